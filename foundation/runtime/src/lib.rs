@@ -1,0 +1,1 @@
+//! Crate `foundation-runtime`.

@@ -1,1 +1,17 @@
-//! Crate `foundation-runtime`.
+//! What every program of DWCP needs and no domain word belongs to: tasks with an owner, time as an argument, retries with
+//! jitter, files that are replaced whole, a folder held by one process.
+
+mod backoff;
+mod clock;
+mod dir_lock;
+pub mod durable;
+mod ports;
+mod signals;
+mod task_group;
+
+pub use backoff::Backoff;
+pub use clock::{Clock, ManualClock};
+pub use dir_lock::{DirLock, DirLockError};
+pub use ports::{PortsError, RememberedPorts};
+pub use signals::{Hangups, Stop, stop_signal};
+pub use task_group::{Cancelled, OnEnd, TaskGroup, Unfinished};

@@ -1,0 +1,104 @@
+//! Files and folders that survive a power cut whole: write beside, fsync, rename, fsync of the folder.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+/// Puts `bytes` at `path` with the permission bits `mode`: whoever opens it sees the old contents or the new, never a part.
+///
+/// # Errors
+/// What the file system answers; the old file is then still in place.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = parent(path)?;
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut temporary = name.to_os_string();
+    temporary.push(format!(".{:016x}.new", rand::random::<u64>()));
+    let temporary = folder.join(temporary);
+    let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // The first error is what the caller needs; a temporary file that cannot be removed does no harm.
+        drop(fs::remove_file(&temporary));
+        return Err(error);
+    }
+    sync_folder(folder)
+}
+
+/// Puts `bytes` at `path` only where nothing is yet.
+///
+/// # Errors
+/// `AlreadyExists`, or what the file system answers.
+pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = parent(path)?;
+    write_new(path, bytes, mode)?;
+    sync_folder(folder)
+}
+
+/// Makes a folder, and those above it, where they are missing; an existing one keeps its mode.
+///
+/// # Errors
+/// What the file system answers.
+pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    sync_folder(path)
+}
+
+/// Removes a file durably; one that is not there is fine.
+///
+/// # Errors
+/// What the file system answers.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(parent(path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes renames in a folder durable.
+///
+/// # Errors
+/// What the file system answers.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    let folder = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Ok(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // The mode as asked for, whatever the umask.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_a_file_whole_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        replace(&path, b"one", 0o600).unwrap();
+        replace(&path, b"two", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn create_refuses_to_replace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        create(&path, b"one", 0o600).unwrap();
+        assert_eq!(create(&path, b"two", 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+    }
+}

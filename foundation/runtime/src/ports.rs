@@ -1,0 +1,91 @@
+//! A port given as 0 is chosen once and kept, so that what was published of a host stays true after a restart.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::durable;
+
+/// The ports that were chosen in a data directory, by the name of their use; kept in `ports.json`.
+#[derive(Debug)]
+pub struct RememberedPorts {
+    path: PathBuf,
+    ports: BTreeMap<String, u16>,
+}
+
+/// Why the file of chosen ports cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// It cannot be read or written.
+    #[error("cannot use {path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        source: io::Error,
+    },
+    /// It is no list of ports.
+    #[error("{path} is damaged; remove it to have ports chosen anew", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl RememberedPorts {
+    /// Reads the file of a data directory; one without a file has none.
+    ///
+    /// # Errors
+    /// See [`PortsError`].
+    pub fn load(dir: &Path) -> Result<Self, PortsError> {
+        let path = dir.join("ports.json");
+        let ports = match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| PortsError::Damaged { path: path.clone(), source })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => return Err(PortsError::Io { path, source }),
+        };
+        Ok(Self { path, ports })
+    }
+
+    /// The port to bind for a use: the one asked for, or for 0 the one chosen before, if any.
+    #[must_use]
+    pub fn wanted(&self, usage: &str, asked: u16) -> u16 {
+        if asked == 0 { self.ports.get(usage).copied().unwrap_or(0) } else { asked }
+    }
+
+    /// Keeps what the kernel chose where 0 was asked for.
+    ///
+    /// # Errors
+    /// See [`PortsError`].
+    pub fn keep(&mut self, usage: &str, asked: u16, bound: u16) -> Result<(), PortsError> {
+        if asked != 0 || self.ports.get(usage) == Some(&bound) {
+            return Ok(());
+        }
+        self.ports.insert(usage.to_owned(), bound);
+        let bytes = serde_json::to_vec(&self.ports)
+            .map_err(|source| PortsError::Damaged { path: self.path.clone(), source })?;
+        durable::replace(&self.path, &bytes, 0o600).map_err(|source| PortsError::Io { path: self.path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chosen_port_is_kept_and_an_asked_one_is_obeyed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ports = RememberedPorts::load(dir.path()).unwrap();
+        assert_eq!(ports.wanted("quic", 0), 0);
+        ports.keep("quic", 0, 4711).unwrap();
+        let again = RememberedPorts::load(dir.path()).unwrap();
+        assert_eq!(again.wanted("quic", 0), 4711);
+        assert_eq!(again.wanted("quic", 99), 99);
+    }
+}

@@ -24,7 +24,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // The raw bytes: a pass through prost_types would lose extension options.
     fs::write(out.join("dwcp.fds.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().include_file("packages.rs").compile_fds(compiler.file_descriptor_set())?;
+    // Type names for JSON; ordered maps, so that the same message is always the same bytes.
+    let mut config = prost_build::Config::new();
+    config.enable_type_names().btree_map(["."]);
+    tonic_prost_build::configure()
+        .include_file("packages.rs")
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
 
     let mut operators = protox::Compiler::new([".."])?;
     operators.include_imports(true).include_source_info(true);

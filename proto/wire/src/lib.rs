@@ -1,1 +1,3 @@
 //! Crate `proto-wire`.
+
+pub mod hde;

@@ -1,3 +1,10 @@
-//! Crate `proto-wire`.
+//! What two processes of DWCP put between themselves besides gRPC: signed bytes, grants and roster entries, the frames and
+//! pieces of a transfer, its manifest, and the container of an encoded segment. Pure encode and decode, no I/O.
+//!
+//! Everything here meets bytes that a stranger may have made, so every decoder has a bound and none panics.
 
 pub mod hde;
+pub mod renew;
+pub mod signed;
+
+pub use signed::Signed;

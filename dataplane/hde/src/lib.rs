@@ -1,1 +1,24 @@
-//! Crate `dataplane-hde`.
+//! Hybrid delta encoding: makes one segment small, and whole again.
+//!
+//! An [`Encoder`] takes for each stretch of a segment the cheapest of: zeros, a reference to equal aligned blocks of what the
+//! receiver holds ([`BasisIndex`]), literals by zstd, lz4 or snappy, literals as they are. What it writes is a container of
+//! `proto_wire::hde`; it is never longer than the segment plus [`OVERHEAD_BYTES`]. A [`Decoder`] takes any bytes: it never
+//! panics, and neither its memory nor its output passes the length that the caller expects. [`encode_file`] and
+//! [`decode_file`] do the same for whole files. Pure but for the clock and the counters of a [`Meter`].
+
+mod basis;
+mod decoder;
+mod encoder;
+mod file;
+mod literals;
+mod meter;
+mod options;
+mod zeros;
+
+pub use basis::{BasisError, BasisIndex, DIGEST_BYTES, MAX_BASIS_BLOCKS, MIN_BLOCK_BYTES, block_digests};
+pub use decoder::{DecodeError, Decoder};
+pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong};
+pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encode_file};
+pub use meter::{CodecTotals, Meter, Stats};
+pub use options::{Algorithm, Level, Options, UnknownAlgorithm};
+pub use proto_wire::hde::MAX_SEGMENT_BYTES;

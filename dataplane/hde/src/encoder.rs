@@ -1,0 +1,246 @@
+//! Encodes segments.
+
+use std::fmt;
+
+use proto_wire::hde::{HEAD_BYTES, LiteralCodec, MAX_SEGMENT_BYTES, Op, head_bytes, write_head};
+
+use crate::{basis::BasisIndex, literals::Literals, meter::Meter, options::Options, zeros::all_zero};
+
+/// By how much an encoded segment may be longer than the segment.
+pub const OVERHEAD_BYTES: usize = HEAD_BYTES;
+/// The longest encoded segment.
+pub const MAX_ENCODED_BYTES: usize = MAX_SEGMENT_BYTES as usize + OVERHEAD_BYTES;
+
+/// Without a basis, stretches of zeros are looked for in units of this size: small enough for the holes of images, large
+/// enough that their operations cost nothing.
+const ZERO_UNIT_BYTES: usize = 64 << 10;
+/// A stretch shorter than this is a literal: its operations (18 bytes) would cost more than they save.
+const MIN_STRETCH_BYTES: usize = 64;
+
+/// What carries most of a segment; the `codec` of metrics and reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Codec {
+    /// Zeros only.
+    Zero,
+    /// References only, or references and zeros.
+    Reference,
+    /// Literals as they are.
+    Raw,
+    /// Literals by zstd.
+    Zstd,
+    /// Literals by lz4.
+    Lz4,
+    /// Literals by snappy.
+    Snappy,
+}
+
+impl Codec {
+    /// All there are.
+    pub const ALL: [Self; 6] = [Self::Zero, Self::Reference, Self::Raw, Self::Zstd, Self::Lz4, Self::Snappy];
+
+    /// Its name in metrics and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Zero => "zero",
+            Self::Reference => "reference",
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+            Self::Lz4 => "lz4",
+            Self::Snappy => "snappy",
+        }
+    }
+
+    const fn of(literals: LiteralCodec) -> Self {
+        match literals {
+            LiteralCodec::Raw => Self::Raw,
+            LiteralCodec::Zstd => Self::Zstd,
+            LiteralCodec::Lz4 => Self::Lz4,
+            LiteralCodec::Snappy => Self::Snappy,
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// How a segment was encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// What carries it.
+    pub codec: Codec,
+    /// Bytes of the segment.
+    pub input_bytes: u64,
+    /// Bytes that were appended to the output.
+    pub output_bytes: u64,
+    /// How many operations.
+    pub ops: u32,
+    /// Bytes that are references to what the receiver holds.
+    pub referenced_bytes: u64,
+    /// Bytes that are zeros.
+    pub zero_bytes: u64,
+    /// Bytes that are literals, before compression.
+    pub literal_bytes: u64,
+}
+
+/// A segment is at most [`MAX_SEGMENT_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a segment of {0} bytes is longer than 4 MiB")]
+pub struct SegmentTooLong(pub usize);
+
+/// Encodes segments, one after another; keeps its contexts and buffers (about 8 MiB after the first long segment).
+pub struct Encoder {
+    options: Options,
+    literals: Literals,
+    ops: Vec<Op>,
+    gathered: Vec<u8>,
+    meter: Option<Meter>,
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Encoder").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Encoder {
+    /// An encoder that nothing measures.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let literals = Literals::new(options.algorithm, options.level);
+        Self { options, literals, ops: Vec::new(), gathered: Vec::new(), meter: None }
+    }
+
+    /// The same, measured.
+    #[must_use]
+    pub fn metered(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
+    /// Appends the encoded segment to `out`: at most [`OVERHEAD_BYTES`] more than the segment has. `basis` is what the receiver
+    /// holds, at the position that the segment's decoder will be given.
+    ///
+    /// # Errors
+    /// Only for a segment that is too long.
+    pub fn encode(
+        &mut self,
+        segment: &[u8],
+        basis: Option<&BasisIndex>,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoding, SegmentTooLong> {
+        let length = u32::try_from(segment.len()).ok().filter(|length| *length <= MAX_SEGMENT_BYTES);
+        let length = length.ok_or(SegmentTooLong(segment.len()))?;
+        let started = self.meter.as_ref().map(Meter::now);
+        let before = out.len();
+        if self.options.enabled {
+            self.plan(segment, basis.filter(|_| self.options.references));
+        } else {
+            self.ops.clear();
+        }
+        let mut encoding = counts(&self.ops, segment.len());
+        let mut codec = LiteralCodec::Raw;
+        let mut bytes: &[u8] = segment;
+        if !self.ops.is_empty() {
+            gather(&self.ops, segment, &mut self.gathered);
+            bytes = &self.gathered;
+        }
+        if self.options.enabled {
+            (codec, bytes) = self.literals.compress(bytes);
+        }
+        out.reserve(head_bytes(&self.ops) + bytes.len());
+        write_head(codec, length, &self.ops, out).expect("the plan keeps to the bounds: blocks of at least 1 KiB");
+        out.extend_from_slice(bytes);
+        encoding.output_bytes = wide(out.len() - before);
+        if encoding.literal_bytes > 0 || encoding.input_bytes == 0 {
+            encoding.codec = Codec::of(codec);
+        }
+        if let (Some(meter), Some(started)) = (&self.meter, started) {
+            meter.record(&encoding, started);
+        }
+        Ok(encoding)
+    }
+
+    /// Divides the segment into zeros, references and literals; leaves no operations where all of it is literal.
+    fn plan(&mut self, segment: &[u8], basis: Option<&BasisIndex>) {
+        self.ops.clear();
+        let unit = basis.and_then(|basis| usize::try_from(basis.block_bytes()).ok()).unwrap_or(ZERO_UNIT_BYTES);
+        let mut after = None;
+        for block in segment.chunks(unit) {
+            let length = u32::try_from(block.len()).expect("a part of a segment, whose length is a u32");
+            let op = if block.len() < MIN_STRETCH_BYTES {
+                Op::Literal { length }
+            } else if all_zero(block) {
+                Op::Zero { length }
+            } else if let Some(offset) = basis.and_then(|basis| basis.find(block, after)) {
+                after = Some(offset + u64::from(length));
+                Op::Copy { length, offset }
+            } else {
+                Op::Literal { length }
+            };
+            push_merged(&mut self.ops, op);
+        }
+        if let [Op::Literal { .. }] = self.ops[..] {
+            self.ops.clear();
+        }
+    }
+}
+
+fn push_merged(ops: &mut Vec<Op>, op: Op) {
+    match (ops.last_mut(), op) {
+        (Some(Op::Literal { length }), Op::Literal { length: more })
+        | (Some(Op::Zero { length }), Op::Zero { length: more }) => *length += more,
+        (Some(Op::Copy { length, offset }), Op::Copy { length: more, offset: next })
+            if *offset + u64::from(*length) == next =>
+        {
+            *length += more;
+        }
+        (_, op) => ops.push(op),
+    }
+}
+
+fn gather(ops: &[Op], segment: &[u8], gathered: &mut Vec<u8>) {
+    gathered.clear();
+    let mut rest = segment;
+    for op in ops {
+        let (stretch, after) = rest.split_at(usize::try_from(op.length()).unwrap_or(rest.len()));
+        rest = after;
+        if let Op::Literal { .. } = op {
+            gathered.extend_from_slice(stretch);
+        }
+    }
+}
+
+fn counts(ops: &[Op], length: usize) -> Encoding {
+    let mut encoding = Encoding {
+        codec: Codec::Zero,
+        input_bytes: wide(length),
+        output_bytes: 0,
+        ops: u32::try_from(ops.len()).unwrap_or(u32::MAX),
+        referenced_bytes: 0,
+        zero_bytes: 0,
+        literal_bytes: 0,
+    };
+    for op in ops {
+        let bytes = match op {
+            Op::Literal { .. } => &mut encoding.literal_bytes,
+            Op::Zero { .. } => &mut encoding.zero_bytes,
+            Op::Copy { .. } => &mut encoding.referenced_bytes,
+        };
+        *bytes += u64::from(op.length());
+    }
+    if ops.is_empty() {
+        encoding.literal_bytes = encoding.input_bytes;
+    }
+    if encoding.referenced_bytes > 0 {
+        encoding.codec = Codec::Reference;
+    }
+    encoding
+}
+
+fn wide(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -1,1 +1,15 @@
-//! Crate `control-plane-audit`.
+//! The audit log's form, and the verification of a log: pure.
+//!
+//! A [`Record`] is one leaf of an RFC 6962 tree; its bytes are canonical JSON ([RFC 8785](https://www.rfc-editor.org/rfc/rfc8785)), so
+//! that what is stored in columns and what was hashed can be compared. A [`LogVerifier`] reads a whole log in order and says what was done
+//! to it.
+
+mod canonical;
+mod head;
+mod record;
+mod verify;
+
+pub use canonical::canonical_json;
+pub use head::{key_name, origin};
+pub use record::{LeafError, Outcome, OutcomeError, Record};
+pub use verify::{Anchor, Event, Finding, LogVerifier, Report};

@@ -4,7 +4,11 @@
 //! Everything here meets bytes that a stranger may have made, so every decoder has a bound and none panics.
 
 pub mod hde;
+pub mod manifest;
+pub mod piece;
 pub mod renew;
 pub mod signed;
+pub mod tree_path;
 
 pub use signed::Signed;
+pub use tree_path::TreePath;

@@ -1,0 +1,395 @@
+//! What one stream carries: a part of an encoded segment, in a fixed binary form.
+//!
+//! ```text
+//! u8  version, 1      u8  kind        u8  part   u8  parts   u8  attempt   3 bytes 0
+//! u32 bytes of all parts together     u32 bytes once decoded
+//! u64 file (number in the manifest)   u64 segment (number in the file)     u64 size of the file
+//! 32 bytes value
+//! the part
+//! ```
+//!
+//! Numbers are little-endian. Kinds: a *segment* of one file (value: its BLAKE3 chaining value, or the file's root where it is
+//! the only one); a *bundle* of whole small files (value: BLAKE3 of the decoded bundle; file: the first; segment: how many); *known*:
+//! a list of segments that the receiver makes of what it holds (value: BLAKE3 of the list). Segments and bundles are HDE
+//! containers, a list is [`Known`] entries of 48 bytes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    hde::MAX_SEGMENT_BYTES,
+    manifest::{MAX_ENTRIES, MAX_FILE_BYTES, Mtime},
+};
+
+/// Bytes before the part.
+pub const HEADER_BYTES: usize = 72;
+/// A piece, header included: what one stream may carry.
+pub const MAX_PIECE_BYTES: usize = (1 << 20) + (4 << 10);
+/// Parts of a segment: the longest encoded segment in pieces of 1 MiB, and one for what encoding adds.
+pub const MAX_PARTS: u8 = 5;
+/// An encoded segment: the longest one, and what a container adds to it.
+pub const MAX_ENCODED_BYTES: usize = MAX_SEGMENT_BYTES as usize + 1024;
+/// The smallest segment: below it the headers would weigh more than one part in a hundred.
+pub const MIN_SEGMENT_BYTES: u32 = 64 << 10;
+/// Files of a bundle, so that their table is at most a sixteenth of a segment of 1 MiB.
+pub const MAX_BUNDLE_FILES: usize = 1024;
+/// Bytes of a file's row in the table of a bundle.
+pub const BUNDLE_ROW_BYTES: usize = 61;
+/// Bytes of an entry of a list of known segments.
+pub const KNOWN_BYTES: usize = 48;
+/// Entries of such a list: what fits one piece.
+pub const MAX_KNOWN: usize = (1 << 20) / KNOWN_BYTES;
+
+const VERSION: u8 = 1;
+const ZEROS: u64 = u64::MAX;
+
+/// What the parts together are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceKind {
+    /// A segment of one file.
+    Segment,
+    /// Whole small files.
+    Bundle,
+    /// Segments that the receiver makes of what it holds.
+    Known,
+}
+
+/// The head of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the parts together are.
+    pub kind: PieceKind,
+    /// The number of this part.
+    pub part: u8,
+    /// How many there are.
+    pub parts: u8,
+    /// How often reading the file began anew.
+    pub attempt: u8,
+    /// Bytes of all parts together.
+    pub encoded_bytes: u32,
+    /// Bytes once decoded.
+    pub decoded_bytes: u32,
+    /// The file's number in the manifest; of a bundle the first one's.
+    pub file: u64,
+    /// The segment's number in the file; of a bundle how many files.
+    pub segment: u64,
+    /// The file's size.
+    pub file_bytes: u64,
+    /// What proves it.
+    pub value: [u8; 32],
+}
+
+/// Why bytes are no piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPiece {
+    /// It ends too early.
+    #[error("the piece is cut short")]
+    Short,
+    /// A version or kind of the future.
+    #[error("version or kind {0} of a piece is not known")]
+    Unknown(u8),
+    /// A number out of range.
+    #[error("{0} of a piece is out of range")]
+    Range(&'static str),
+}
+
+/// How many bytes of a segment each part takes, all but the last.
+const PART_BYTES: usize = MAX_PIECE_BYTES - HEADER_BYTES;
+
+impl Header {
+    /// The pieces that carry `encoded`. `part`, `parts` and `encoded_bytes` are set here.
+    ///
+    /// # Errors
+    /// When the segment is longer than [`MAX_ENCODED_BYTES`].
+    pub fn pieces(mut self, encoded: &[u8]) -> Result<Vec<Bytes>, BadPiece> {
+        if encoded.len() > MAX_ENCODED_BYTES {
+            return Err(BadPiece::Range("the length"));
+        }
+        let parts = encoded.len().div_ceil(PART_BYTES).max(1);
+        self.parts = u8::try_from(parts).map_err(|_many| BadPiece::Range("the number of parts"))?;
+        self.encoded_bytes = u32::try_from(encoded.len()).map_err(|_long| BadPiece::Range("the length"))?;
+        let mut pieces = Vec::with_capacity(parts);
+        for part in 0..self.parts {
+            self.part = part;
+            let start = usize::from(part) * PART_BYTES;
+            let bytes = &encoded[start..encoded.len().min(start + PART_BYTES)];
+            let mut piece = BytesMut::with_capacity(HEADER_BYTES + bytes.len());
+            self.write(&mut piece);
+            piece.extend_from_slice(bytes);
+            pieces.push(piece.freeze());
+        }
+        Ok(pieces)
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        let kind = match self.kind {
+            PieceKind::Segment => 0,
+            PieceKind::Bundle => 1,
+            PieceKind::Known => 2,
+        };
+        out.extend_from_slice(&[VERSION, kind, self.part, self.parts, self.attempt, 0, 0, 0]);
+        out.put_u32_le(self.encoded_bytes);
+        out.put_u32_le(self.decoded_bytes);
+        out.put_u64_le(self.file);
+        out.put_u64_le(self.segment);
+        out.put_u64_le(self.file_bytes);
+        out.extend_from_slice(&self.value);
+    }
+
+    /// Header and part of a piece, with every number within its bound.
+    ///
+    /// # Errors
+    /// [`BadPiece`].
+    pub fn parse(piece: &Bytes) -> Result<(Self, Bytes), BadPiece> {
+        if piece.len() > MAX_PIECE_BYTES {
+            return Err(BadPiece::Range("the length"));
+        }
+        let mut rest: &[u8] = piece;
+        let [version, kind, part, parts, attempt, ..] = take::<8>(&mut rest)?;
+        if version != VERSION {
+            return Err(BadPiece::Unknown(version));
+        }
+        let kind = match kind {
+            0 => PieceKind::Segment,
+            1 => PieceKind::Bundle,
+            2 => PieceKind::Known,
+            other => return Err(BadPiece::Unknown(other)),
+        };
+        let header = Self {
+            kind,
+            part,
+            parts,
+            attempt,
+            encoded_bytes: u32::from_le_bytes(take(&mut rest)?),
+            decoded_bytes: u32::from_le_bytes(take(&mut rest)?),
+            file: u64::from_le_bytes(take(&mut rest)?),
+            segment: u64::from_le_bytes(take(&mut rest)?),
+            file_bytes: u64::from_le_bytes(take(&mut rest)?),
+            value: take(&mut rest)?,
+        };
+        header.check(rest.len())?;
+        Ok((header, piece.slice(HEADER_BYTES..)))
+    }
+
+    fn check(&self, part_len: usize) -> Result<(), BadPiece> {
+        let encoded = usize::try_from(self.encoded_bytes).unwrap_or(usize::MAX);
+        let parts = usize::from(self.parts);
+        let start = usize::from(self.part) * PART_BYTES;
+        let in_range = |ok: bool, what| if ok { Ok(()) } else { Err(BadPiece::Range(what)) };
+        in_range(encoded <= MAX_ENCODED_BYTES, "the length of the segment")?;
+        in_range(self.decoded_bytes <= MAX_SEGMENT_BYTES, "the decoded length")?;
+        in_range(self.parts <= MAX_PARTS && parts == encoded.div_ceil(PART_BYTES).max(1), "the number of parts")?;
+        in_range(self.part < self.parts, "the part's number")?;
+        in_range(part_len == PART_BYTES.min(encoded - start), "the length of the part")?;
+        in_range(self.file < MAX_ENTRIES, "the file's number")?;
+        in_range(self.file_bytes <= MAX_FILE_BYTES, "the file's size")?;
+        in_range(self.attempt <= 1, "the attempt")
+    }
+}
+
+/// A small file in a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundleRow {
+    /// Its number in the manifest.
+    pub file: u64,
+    /// Its bytes, as they were read.
+    pub size: u32,
+    /// Its permission bits, as it was read.
+    pub mode: u32,
+    /// When it was last changed, as it was read.
+    pub mtime: Mtime,
+    /// How often reading it began anew.
+    pub attempt: u8,
+    /// BLAKE3 of its contents.
+    pub root: [u8; 32],
+}
+
+/// Writes the table of a bundle; the contents follow, one after another.
+pub fn write_bundle_table(rows: &[BundleRow], out: &mut Vec<u8>) {
+    for row in rows {
+        out.extend_from_slice(&row.file.to_le_bytes());
+        out.extend_from_slice(&row.size.to_le_bytes());
+        out.extend_from_slice(&row.mode.to_le_bytes());
+        out.extend_from_slice(&row.mtime.seconds.to_le_bytes());
+        out.extend_from_slice(&row.mtime.nanos.to_le_bytes());
+        out.push(row.attempt);
+        out.extend_from_slice(&row.root);
+    }
+}
+
+/// The files of a decoded bundle of `count` files, each with its contents; all of them together are all of the bundle.
+///
+/// # Errors
+/// [`BadPiece`] where the table and the contents do not fit each other.
+pub fn read_bundle(bundle: &[u8], count: u64) -> Result<Vec<(BundleRow, &[u8])>, BadPiece> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    if count == 0 || count > MAX_BUNDLE_FILES {
+        return Err(BadPiece::Range("the number of files"));
+    }
+    let (mut table, mut contents) = bundle.split_at_checked(count * BUNDLE_ROW_BYTES).ok_or(BadPiece::Short)?;
+    let mut files = Vec::with_capacity(count);
+    for _ in 0..count {
+        let row = read_row(&mut table)?;
+        let size = usize::try_from(row.size).unwrap_or(usize::MAX);
+        let (bytes, rest) = contents.split_at_checked(size).ok_or(BadPiece::Short)?;
+        contents = rest;
+        files.push((row, bytes));
+    }
+    if contents.is_empty() { Ok(files) } else { Err(BadPiece::Range("the length of the bundle")) }
+}
+
+fn read_row(table: &mut &[u8]) -> Result<BundleRow, BadPiece> {
+    let row = BundleRow {
+        file: u64::from_le_bytes(take(table)?),
+        size: u32::from_le_bytes(take(table)?),
+        mode: u32::from_le_bytes(take(table)?),
+        mtime: Mtime { seconds: i64::from_le_bytes(take(table)?), nanos: u32::from_le_bytes(take(table)?) },
+        attempt: u8::from_le_bytes(take(table)?),
+        root: take(table)?,
+    };
+    let ok = row.file < MAX_ENTRIES && row.mode & !0o777 == 0 && row.mtime.nanos < 1_000_000_000 && row.attempt <= 1;
+    if ok { Ok(row) } else { Err(BadPiece::Range("a row of the bundle")) }
+}
+
+/// Where the receiver finds a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// All of it is zero.
+    Zeros,
+    /// In its old version of the file.
+    Basis {
+        /// From this offset.
+        offset: u64,
+    },
+}
+
+/// A segment that need not travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its number in the file.
+    pub segment: u64,
+    /// Where the receiver finds it.
+    pub source: Source,
+    /// As in [`Header::value`] of a segment.
+    pub value: [u8; 32],
+}
+
+/// Writes a list of known segments.
+pub fn write_known(list: &[Known], out: &mut Vec<u8>) {
+    for known in list {
+        let offset = match known.source {
+            Source::Zeros => ZEROS,
+            Source::Basis { offset } => offset,
+        };
+        out.extend_from_slice(&known.segment.to_le_bytes());
+        out.extend_from_slice(&offset.to_le_bytes());
+        out.extend_from_slice(&known.value);
+    }
+}
+
+/// Reads a list of known segments.
+///
+/// # Errors
+/// [`BadPiece`] where its length is not that of a list.
+pub fn read_known(mut list: &[u8]) -> Result<Vec<Known>, BadPiece> {
+    if list.is_empty() || !list.len().is_multiple_of(KNOWN_BYTES) || list.len() / KNOWN_BYTES > MAX_KNOWN {
+        return Err(BadPiece::Range("the length of the list"));
+    }
+    let mut known = Vec::with_capacity(list.len() / KNOWN_BYTES);
+    while !list.is_empty() {
+        let segment = u64::from_le_bytes(take(&mut list)?);
+        let source = match u64::from_le_bytes(take(&mut list)?) {
+            ZEROS => Source::Zeros,
+            offset if offset <= MAX_FILE_BYTES => Source::Basis { offset },
+            _ => return Err(BadPiece::Range("the offset")),
+        };
+        known.push(Known { segment, source, value: take(&mut list)? });
+    }
+    Ok(known)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], BadPiece> {
+    let (head, tail) = rest.split_first_chunk::<N>().ok_or(BadPiece::Short)?;
+    *rest = tail;
+    Ok(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> Header {
+        Header {
+            kind: PieceKind::Segment,
+            part: 0,
+            parts: 0,
+            attempt: 0,
+            encoded_bytes: 0,
+            decoded_bytes: 7,
+            file: 3,
+            segment: 9,
+            file_bytes: 1 << 40,
+            value: [8; 32],
+        }
+    }
+
+    #[test]
+    fn the_longest_segment_travels_in_five_parts_and_comes_back() {
+        let encoded: Vec<u8> = (0_u8..=250).cycle().take(MAX_ENCODED_BYTES).collect();
+        for len in [0, 1, PART_BYTES, PART_BYTES + 1, MAX_ENCODED_BYTES] {
+            let pieces = header().pieces(&encoded[..len]).unwrap();
+            let mut whole = Vec::new();
+            for (part, piece) in pieces.iter().enumerate() {
+                let (head, bytes) = Header::parse(piece).unwrap();
+                assert_eq!((usize::from(head.part), usize::from(head.parts)), (part, pieces.len()));
+                assert_eq!((head.file, head.segment, head.value), (3, 9, [8; 32]));
+                whole.extend_from_slice(&bytes);
+            }
+            assert_eq!(whole, encoded[..len]);
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_exactly_its_files() {
+        let row = |file, size| BundleRow {
+            file,
+            size,
+            mode: 0o644,
+            mtime: Mtime { seconds: 5, nanos: 6 },
+            attempt: 0,
+            root: [1; 32],
+        };
+        let mut bundle = Vec::new();
+        write_bundle_table(&[row(4, 3), row(5, 0)], &mut bundle);
+        bundle.extend_from_slice(b"abc");
+        assert_eq!(read_bundle(&bundle, 2).unwrap(), [(row(4, 3), b"abc".as_slice()), (row(5, 0), b"".as_slice())]);
+        assert!(read_bundle(&bundle[..bundle.len() - 1], 2).is_err());
+        assert!(read_bundle(&[bundle.as_slice(), b"d"].concat(), 2).is_err());
+        assert!(read_bundle(&bundle, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_list_of_known_segments_comes_back() {
+        let list = [
+            Known { segment: 1, source: Source::Zeros, value: [1; 32] },
+            Known { segment: 2, source: Source::Basis { offset: 77 }, value: [2; 32] },
+        ];
+        let mut bytes = Vec::new();
+        write_known(&list, &mut bytes);
+        assert_eq!(read_known(&bytes).unwrap(), list);
+        assert!(read_known(&bytes[1..]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300), count: u64) {
+            if let [version, kind, ..] = bytes.as_mut_slice() {
+                *version = 1;
+                *kind %= 3;
+            }
+            drop(Header::parse(&bytes.clone().into()));
+            drop(read_bundle(&bytes, count % 6));
+            drop(read_known(&bytes));
+        }
+    }
+}

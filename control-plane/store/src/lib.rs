@@ -1,1 +1,20 @@
-//! Crate `control-plane-store`.
+//! The control plane's state in PostgreSQL: the only crate of this plane with SQL, one module per aggregate.
+//!
+//! [`Db::write`] is the one way to change what an operator decides, and it appends to the audit log in the same transaction or
+//! does nothing. Revisions come from one locked counter; the bell ([`Db::bell`]) only says "read again".
+
+pub mod audit_log;
+mod bell;
+mod context;
+mod db;
+mod error;
+mod migrations;
+mod requests;
+mod tx;
+
+pub use audit_log::AuditKey;
+pub use context::{Actor, Context, Event, RequestKey};
+pub use db::{Db, Options};
+pub use error::Error;
+pub use migrations::MigrateError;
+pub use tx::{Tx, Unaudited};

@@ -1,0 +1,159 @@
+//! One transaction, and what it must have before it may be committed.
+//!
+//! [`Tx`] is for what is audited (D13): it collects events, and a commit without any is refused. [`Unaudited`] is for what is only
+//! observed (heartbeats, progress). Functions of this crate ask for the one that fits, and no other crate speaks SQL.
+//!
+//! Locks are taken in one order, so that nobody waits in a circle: rows of the aggregates, the revision counter, the audit head. So
+//! [`Unaudited::next_revision`] comes after all rows have been locked, and the head's lock is taken by the commit.
+
+use std::{fmt, time::Duration};
+
+use chrono::{DateTime, SubsecRound as _, Utc};
+use proto_model::Revision;
+use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+
+use crate::{Context, Error, Event};
+
+/// How long PostgreSQL may take for BEGIN, COMMIT or ROLLBACK before the connection is given up: above the statement's own limit.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// A transaction for what is observed, not decided: no audit record is written.
+pub struct Unaudited {
+    connection: PoolConnection<Postgres>,
+    now: DateTime<Utc>,
+    ring: bool,
+}
+
+/// A transaction whose changes are audited.
+pub struct Tx {
+    inner: Unaudited,
+    context: Context,
+    events: Vec<Event>,
+    discard: bool,
+}
+
+impl Unaudited {
+    pub(crate) async fn begin(connection: PoolConnection<Postgres>, now: DateTime<Utc>) -> Result<Self, Error> {
+        let mut begun = Self { connection, now: now.trunc_subsecs(3), ring: false };
+        begun.control("BEGIN").await?;
+        Ok(begun)
+    }
+
+    /// Where statements go.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// The time of this transaction, in whole milliseconds: the one time of all that it writes.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.now
+    }
+
+    /// The next revision, for one changed row that is watched. Locks the counter until the commit: call it after all other locks.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn next_revision(&mut self) -> Result<Revision, Error> {
+        self.ring = true;
+        let value: i64 = sqlx::query_scalar("UPDATE revision_counter SET value = value + 1 RETURNING value")
+            .fetch_one(self.connection())
+            .await?;
+        u64::try_from(value).map(Revision::new).map_err(|_negative| Error::Damaged("revision"))
+    }
+
+    /// Rings the bell after the commit, for a change that has no revision.
+    pub fn ring(&mut self) {
+        self.ring = true;
+    }
+
+    /// Whether the bell is to be rung.
+    pub(crate) async fn commit(mut self) -> Result<bool, Error> {
+        self.control("COMMIT").await?;
+        Ok(self.ring)
+    }
+
+    pub(crate) async fn roll_back(mut self) {
+        if let Err(error) = self.control("ROLLBACK").await {
+            tracing::debug!(error = error.chain(), "a rollback failed; its connection is closed");
+        }
+    }
+
+    /// For a transaction whose state is not known: PostgreSQL rolls it back when its connection is gone.
+    pub(crate) fn give_up(mut self) {
+        self.connection.close_on_drop();
+    }
+
+    async fn control(&mut self, statement: &'static str) -> Result<(), Error> {
+        let done = tokio::time::timeout(CONTROL_TIMEOUT, sqlx::raw_sql(statement).execute(&mut *self.connection)).await;
+        let result = match done {
+            Ok(Ok(_done)) => return Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_elapsed) => Err(Error::TimedOut),
+        };
+        self.connection.close_on_drop();
+        result
+    }
+}
+
+impl Tx {
+    pub(crate) fn new(inner: Unaudited, context: Context) -> Self {
+        Self { inner, context, events: Vec::new(), discard: false }
+    }
+
+    /// The same transaction, for functions that only observe.
+    pub fn unaudited(&mut self) -> &mut Unaudited {
+        &mut self.inner
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        self.inner.connection()
+    }
+
+    /// As [`Unaudited::now`].
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.inner.now()
+    }
+
+    /// As [`Unaudited::next_revision`].
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn next_revision(&mut self) -> Result<Revision, Error> {
+        self.inner.next_revision().await
+    }
+
+    /// Who changes something.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Records what is changed; appended to the log, in order, by the commit.
+    pub fn audit(&mut self, event: Event) {
+        self.inner.ring = true;
+        self.events.push(event);
+    }
+
+    /// Nothing of this transaction shall be kept: a check only, or a repeat of a request that was done.
+    pub fn discard(&mut self) {
+        self.discard = true;
+    }
+
+    pub(crate) fn into_parts(self) -> (Unaudited, Context, Vec<Event>, bool) {
+        (self.inner, self.context, self.events, self.discard)
+    }
+}
+
+impl fmt::Debug for Unaudited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unaudited").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("context", &self.context).field("events", &self.events).finish_non_exhaustive()
+    }
+}

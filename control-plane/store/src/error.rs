@@ -93,7 +93,5 @@ impl From<sqlx::Error> for Error {
 
 /// Whether this is a violation of the unique index or key of this name.
 pub(crate) fn violates(error: &sqlx::Error, constraint: &str) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.is_unique_violation() && error.constraint() == Some(constraint))
+    error.as_database_error().is_some_and(|error| error.is_unique_violation() && error.constraint() == Some(constraint))
 }

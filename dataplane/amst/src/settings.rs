@@ -1,0 +1,96 @@
+//! What an operator sets, and what bounds a process.
+
+use std::time::Duration;
+
+use proto_model::ByteCount;
+
+/// What can be changed while the endpoint runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportSettings {
+    /// Streams of pieces that a session may send at once, at least.
+    pub min_streams: u32,
+    /// At most.
+    pub max_streams: u32,
+    /// To begin with; until there is a scaler also the number that is kept.
+    pub initial_streams: u32,
+    /// QUIC connections of a session that this end dials.
+    pub lanes: u32,
+    /// A stream on which nothing arrives for so long is given up.
+    pub read_timeout: Duration,
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The three numbers of streams contradict one another.
+    #[error(
+        "transport: min_streams {min} ≤ initial_streams {initial} ≤ max_streams {max} does not hold, or max_streams is over {most}"
+    )]
+    Streams {
+        /// `min_streams`.
+        min: u32,
+        /// `initial_streams`.
+        initial: u32,
+        /// `max_streams`.
+        max: u32,
+        /// What is possible.
+        most: u32,
+    },
+    /// Too many lanes, or none.
+    #[error("transport: lanes is {0}, and has to be between 1 and {most}", most = TransportSettings::MAX_LANES)]
+    Lanes(u32),
+}
+
+impl TransportSettings {
+    /// Lanes of a session at most: more cost fairness and buy nothing on the hosts that were measured.
+    pub const MAX_LANES: u32 = 8;
+
+    /// Streams of a session at most; with pieces of 1 MiB each that is 1 GiB under way.
+    pub const MAX_STREAMS: u32 = 1024;
+
+    /// Checks what one number cannot say.
+    ///
+    /// # Errors
+    /// See [`SettingsError`].
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let Self { min_streams: min, max_streams: max, initial_streams: initial, lanes, .. } = *self;
+        if min == 0 || min > initial || initial > max || max > Self::MAX_STREAMS {
+            return Err(SettingsError::Streams { min, initial, max, most: Self::MAX_STREAMS });
+        }
+        if lanes == 0 || lanes > Self::MAX_LANES {
+            return Err(SettingsError::Lanes(lanes));
+        }
+        Ok(())
+    }
+}
+
+impl Default for TransportSettings {
+    /// The DW manual's numbers (DW-2), one lane.
+    fn default() -> Self {
+        Self { min_streams: 16, max_streams: 256, initial_streams: 32, lanes: 1, read_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// What bounds a process; fixed at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory for pieces that arrive: promised to peers, arriving, or in the hands of who reads them.
+    pub receive_budget: ByteCount,
+    /// Sessions that peers dialled, at most.
+    pub incoming_sessions: usize,
+    /// A peer that is not heard of for so long is taken for dead. Below three probe time-outs of the path quinn waits for these.
+    pub idle_timeout: Duration,
+    /// How often a silent session is kept alive; a quarter of the idle time-out or less survives lost packets.
+    pub keep_alive: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            receive_budget: ByteCount::new(128 * 1024 * 1024),
+            incoming_sessions: 1024,
+            idle_timeout: Duration::from_secs(6),
+            keep_alive: Duration::from_millis(1500),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A mainline node of this process as a [`Directory`].
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
+
+use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use futures::{StreamExt, future::BoxFuture};
+use mainline::{MutableItem, async_dht::AsyncDht, errors};
+use metrics::{counter, histogram};
+use proto_model::PublicKey;
+use tokio::sync::Semaphore;
+
+use crate::{
+    directory::{Directory, Lookup, LookupEvent, LookupSender, PublishError, Stored, lookup_channel},
+    record::MAX_RECORD_BYTES,
+    signed::SignedRecord,
+    supervisor::{Fallen, Supervisor},
+};
+
+/// Queries under way at once: with more, the answers overflow the socket's receive buffer of 208 KiB (measured from three on).
+const MAX_QUERIES: usize = 2;
+/// A query ends by itself after its requests have timed out; this is for the case that it does not.
+const QUERY_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Asks and stores; nobody asks it.
+    Client,
+    /// Stores what others bring.
+    Ring,
+}
+
+/// How to start a node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// What it is for.
+    pub mode: Mode,
+    /// Where it listens; port 0 is chosen once and kept as long as the node lives.
+    pub listen: SocketAddrV4,
+    /// The ring, `HOST:PORT` each: always explicit, never the public one. A client with an empty list waits for a ring.
+    pub ring: Vec<String>,
+    /// When a request of a client is given up: 300 to 500 ms in a private network.
+    pub request_timeout: Duration,
+}
+
+impl NodeOptions {
+    /// A client.
+    #[must_use]
+    pub fn client(listen: SocketAddrV4, ring: Vec<String>) -> Self {
+        Self { mode: Mode::Client, listen, ring, request_timeout: Duration::from_millis(400) }
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port cannot be used.
+    #[error("cannot listen on {listen}/udp for the DHT")]
+    Bind {
+        /// Asked for.
+        listen: SocketAddrV4,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The DHT is IPv4 only.
+    #[error("the DHT is IPv4 only and cannot listen on {0}")]
+    NoIpv4(SocketAddr),
+    /// The node's thread fell at once.
+    #[error("the DHT node did not start")]
+    Panicked,
+    /// The program is going down.
+    #[error("the program is shutting down")]
+    ShuttingDown,
+}
+
+/// The IPv4 address that the DHT listens on, for an address of either family: all addresses stay all addresses.
+///
+/// # Errors
+/// For an address that only IPv6 has.
+pub fn ipv4_listen(listen: SocketAddr) -> Result<SocketAddrV4, StartError> {
+    let ip = match listen.ip().to_canonical() {
+        IpAddr::V4(ip) => ip,
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(ip) if ip.is_loopback() => Ipv4Addr::LOCALHOST,
+        IpAddr::V6(_) => return Err(StartError::NoIpv4(listen)),
+    };
+    Ok(SocketAddrV4::new(ip, listen.port()))
+}
+
+/// What a node sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Where it listens, while it is up.
+    pub local: Option<SocketAddrV4>,
+    /// The ring as it was given.
+    pub ring: Vec<String>,
+    /// How many nodes are in its routing table.
+    pub known_nodes: usize,
+}
+
+/// A mainline node, kept alive. Clones are the same node; it ends with its task group.
+#[derive(Clone)]
+pub struct DhtNode {
+    supervisor: Supervisor,
+    queries: Arc<Semaphore>,
+    clock: Clock,
+    tasks: TaskGroup,
+}
+
+impl fmt::Debug for DhtNode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("DhtNode").field("supervisor", &self.supervisor).finish_non_exhaustive()
+    }
+}
+
+impl DhtNode {
+    /// Starts a node.
+    ///
+    /// # Errors
+    /// Where its port cannot be used.
+    pub async fn start(options: NodeOptions, clock: Clock, tasks: &TaskGroup) -> Result<Self, StartError> {
+        let tasks = tasks.child("dht");
+        let supervisor = Supervisor::start(options, clock.clone(), &tasks).await?;
+        Ok(Self { supervisor, queries: Arc::new(Semaphore::new(MAX_QUERIES)), clock, tasks })
+    }
+
+    /// What it sees.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            local: self.supervisor.live().ok().map(|live| live.local),
+            ring: self.supervisor.ring(),
+            known_nodes: self.supervisor.known(),
+        }
+    }
+
+    /// Replaces the list of ring nodes. A client is built anew at once, on the same port; a ring node keeps what it stores (its
+    /// list only fills its own table) and uses the new list when it starts again.
+    pub fn set_ring(&self, ring: Vec<String>) {
+        self.supervisor.set_ring(ring);
+    }
+
+    async fn put(&self, record: SignedRecord) -> Result<Stored, PublishError> {
+        if record.value.len() > MAX_RECORD_BYTES {
+            return Err(PublishError::TooLong(record.value.len()));
+        }
+        let _permit = self.queries.acquire().await.map_err(|_closed| PublishError::ShuttingDown)?;
+        let live = self.supervisor.live()?;
+        let started = self.clock.now();
+        let item = MutableItem::new_signed_unchecked(
+            record.key.to_bytes(),
+            record.signature,
+            &record.value,
+            record.seq,
+            None,
+        );
+        let work = self.supervisor.call(put_twice(&live.dht, item));
+        let result = match tokio::time::timeout(QUERY_LIMIT, work).await {
+            Ok(Ok(Ok(stored_at))) => Ok(Stored { stored_at, ring: live.ring }),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Err(fallen)) => Err(fallen.into()),
+            Err(_elapsed) => Err(PublishError::Unreachable),
+        };
+        let outcome = match &result {
+            Ok(stored) if stored.is_enough() => "stored",
+            Ok(_) => "stored_in_part",
+            Err(PublishError::NotMostRecent) => "superseded",
+            Err(_) => "no_answer",
+        };
+        self.count("put", outcome, started);
+        result
+    }
+
+    async fn look_up(self, key: PublicKey, sender: LookupSender) {
+        let Ok(_permit) = self.queries.acquire().await else { return };
+        let Ok(live) = self.supervisor.live() else { return };
+        let started = self.clock.now();
+        let mut found = 0_usize;
+        let work = async {
+            let query = live.dht.get_mutable_detailed(key.as_bytes(), None, None);
+            let mut items = query.items;
+            while let Some(item) = items.next().await {
+                found += 1;
+                if let Some(record) = signed(&item) {
+                    sender.send(LookupEvent::Found(record));
+                }
+            }
+            query.outcome.recv().await.valid_responses()
+        };
+        let done = tokio::time::timeout(QUERY_LIMIT, self.supervisor.call(work)).await;
+        let responses = match done {
+            Ok(Ok(responses)) => usize::try_from(responses).unwrap_or(usize::MAX),
+            Ok(Err(_)) | Err(_) => 0,
+        };
+        sender.send(LookupEvent::Done { responses });
+        let outcome = match (found, responses) {
+            (0, 0) => "no_answer",
+            (0, _) => "absent",
+            (_, _) => "found",
+        };
+        self.count("get", outcome, started);
+    }
+
+    fn count(&self, op: &'static str, result: &'static str, started: std::time::Instant) {
+        let took = self.clock.now().saturating_duration_since(started);
+        counter!("dwcp_dht_queries_total", "op" => op, "result" => result).increment(1);
+        histogram!("dwcp_dht_query_duration_seconds", "op" => op).record(took);
+    }
+}
+
+impl Directory for DhtNode {
+    fn publish(&self, record: SignedRecord) -> BoxFuture<'_, Result<Stored, PublishError>> {
+        let node = self.clone();
+        // A put that was begun is ended, also when nobody waits for it any more.
+        let task = self.tasks.run("dht put", async move { node.put(record).await });
+        Box::pin(async move { task.await.unwrap_or(Err(PublishError::ShuttingDown)) })
+    }
+
+    fn resolve(&self, key: PublicKey) -> Lookup {
+        let (sender, lookup) = lookup_channel();
+        let (node, tasks) = (self.clone(), self.tasks.clone());
+        self.tasks.spawn("dht get", OnEnd::Expected, async move {
+            tokio::select! {
+                () = tasks.cancelled() => {}
+                () = node.look_up(key, sender) => {}
+            }
+        });
+        lookup
+    }
+}
+
+impl From<Fallen> for PublishError {
+    fn from(fallen: Fallen) -> Self {
+        match fallen {
+            Fallen::NoRing => Self::NoRing,
+            Fallen::Restarting => Self::Restarting,
+        }
+    }
+}
+
+/// A put; and after a time-out a get and a put: tokens of ring nodes that were restarted are kept up to 5 minutes, and every put
+/// with them fails until a get of the same key brings new ones.
+async fn put_twice(dht: &AsyncDht, item: MutableItem) -> Result<usize, PublishError> {
+    let first = dht.put_mutable(item.clone(), None).await;
+    let answer = match first {
+        Err(errors::PutMutableError::Query(errors::PutQueryError::Timeout | errors::PutQueryError::ErrorResponse(_))) => {
+            let mut again = dht.get_mutable(item.key(), None, None);
+            while again.next().await.is_some() {}
+            dht.put_mutable(item, None).await
+        }
+        other => other,
+    };
+    match answer {
+        Ok(outcome) => Ok(usize::try_from(outcome.stored_at).unwrap_or(usize::MAX)),
+        Err(errors::PutMutableError::Query(_)) => Err(PublishError::Unreachable),
+        Err(errors::PutMutableError::Concurrency(_)) => Err(PublishError::NotMostRecent),
+    }
+}
+
+/// mainline has checked the signature; the reader checks it again, since it may come from elsewhere too.
+fn signed(item: &MutableItem) -> Option<SignedRecord> {
+    let key = PublicKey::from_bytes(item.key()).ok()?;
+    Some(SignedRecord { key, seq: item.seq(), value: item.value().to_vec(), signature: *item.signature() })
+}

@@ -9,8 +9,8 @@ use std::{
 use futures::future::BoxFuture;
 use proto_model::PublicKey;
 
-use crate::signed::VerifiedRecord;
 use crate::signed::SignedRecord;
+use crate::signed::VerifiedRecord;
 
 /// A store that failed, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -28,8 +28,11 @@ pub use memory::MemoryDirectory;
 pub use node::{DhtNode, Mode, NodeOptions, NodeStatus, StartError, ipv4_listen};
 pub use publisher::{Announcement, Publisher, PublisherOptions};
 pub use record::{
-    FleetTag, MAX_ADDRESSES, MAX_RECORD_BYTES, MAX_RELAYS, MAX_TTL, Nat, NodeType, Record, RecordError, WANTED_RECORD_BYTES,
+    FleetTag, MAX_ADDRESSES, MAX_RECORD_BYTES, MAX_RELAYS, MAX_TTL, Nat, NodeType, Record, RecordError,
+    WANTED_RECORD_BYTES,
 };
-pub use resolver::{Fallback, FallbackAnswer, FallbackError, Resolved, ResolveError, Resolver, ResolverOptions, Source};
+pub use resolver::{
+    Fallback, FallbackAnswer, FallbackError, ResolveError, Resolved, Resolver, ResolverOptions, Source,
+};
 pub use ring::{RingNode, RingOptions};
 pub use signed::{Acceptance, MAX_SEQ_AHEAD, MAX_SKEW, RecordSigner, SignedRecord, Unacceptable, VerifiedRecord};

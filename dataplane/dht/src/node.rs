@@ -153,13 +153,8 @@ impl DhtNode {
         let _permit = self.queries.acquire().await.map_err(|_closed| PublishError::ShuttingDown)?;
         let live = self.supervisor.live()?;
         let started = self.clock.now();
-        let item = MutableItem::new_signed_unchecked(
-            record.key.to_bytes(),
-            record.signature,
-            &record.value,
-            record.seq,
-            None,
-        );
+        let item =
+            MutableItem::new_signed_unchecked(record.key.to_bytes(), record.signature, &record.value, record.seq, None);
         let work = self.supervisor.call(put_twice(&live.dht, item));
         let result = match tokio::time::timeout(QUERY_LIMIT, work).await {
             Ok(Ok(Ok(stored_at))) => Ok(Stored { stored_at, ring: live.ring }),
@@ -249,7 +244,9 @@ impl From<Fallen> for PublishError {
 async fn put_twice(dht: &AsyncDht, item: MutableItem) -> Result<usize, PublishError> {
     let first = dht.put_mutable(item.clone(), None).await;
     let answer = match first {
-        Err(errors::PutMutableError::Query(errors::PutQueryError::Timeout | errors::PutQueryError::ErrorResponse(_))) => {
+        Err(errors::PutMutableError::Query(
+            errors::PutQueryError::Timeout | errors::PutQueryError::ErrorResponse(_),
+        )) => {
             let mut again = dht.get_mutable(item.key(), None, None);
             while again.next().await.is_some() {}
             dht.put_mutable(item, None).await

@@ -200,7 +200,10 @@ impl Worker {
         let record = self.record(announcement, interval);
         let signed = SignedRecord::sign(self.signer.as_ref(), seq, &record)?;
         if signed.value.len() > WANTED_RECORD_BYTES {
-            tracing::warn!(bytes = signed.value.len(), "the node's record is larger than small tunnels carry in one packet");
+            tracing::warn!(
+                bytes = signed.value.len(),
+                "the node's record is larger than small tunnels carry in one packet"
+            );
         }
         // Before the DHT has it: whoever serves it otherwise should not wait for the ring.
         self.signed.send_replace(Some(signed.clone()));

@@ -302,11 +302,7 @@ impl Inner {
     }
 
     fn acceptance(&self, known: Option<&SignedRecord>) -> Acceptance {
-        Acceptance {
-            fleet: self.options.fleet,
-            now_ms: self.clock.unix_ms(),
-            known_seq: known.map(|known| known.seq),
-        }
+        Acceptance { fleet: self.options.fleet, now_ms: self.clock.unix_ms(), known_seq: known.map(|known| known.seq) }
     }
 
     /// Keeps an answer, for a while in the cache and its `seq` on disk.
@@ -414,11 +410,7 @@ impl Search {
         }
     }
 
-    async fn on_fallback(
-        &mut self,
-        answer: Result<Option<FallbackAnswer>, FallbackError>,
-        progress: &mut Progress,
-    ) {
+    async fn on_fallback(&mut self, answer: Result<Option<FallbackAnswer>, FallbackError>, progress: &mut Progress) {
         progress.fallback_done = true;
         match answer {
             Ok(Some(FallbackAnswer { record: Some(record), observed })) => {
@@ -443,7 +435,13 @@ impl Search {
     }
 
     /// Takes a record if it is acceptable, and newer than one taken before.
-    async fn offer(&mut self, record: SignedRecord, observed: Vec<SocketAddr>, source: Source, progress: &mut Progress) {
+    async fn offer(
+        &mut self,
+        record: SignedRecord,
+        observed: Vec<SocketAddr>,
+        source: Source,
+        progress: &mut Progress,
+    ) {
         if progress.answered && self.known.as_ref().is_some_and(|known| known.seq >= record.seq) {
             return;
         }
@@ -475,7 +473,8 @@ impl Search {
         let kept = self.known.clone().and_then(|known| known.verify_signature().ok());
         let usable = kept.filter(|kept| {
             // A node that took itself back (validity 0) is not looked for at its old place.
-            kept.record().ttl_s > 0 && now < kept.record().issued_s.saturating_add(self.inner.options.stale_for.as_secs())
+            kept.record().ttl_s > 0
+                && now < kept.record().issued_s.saturating_add(self.inner.options.stale_for.as_secs())
         });
         let negative = self.inner.options.negative_ttl;
         let answer = if let Some(record) = usable {
@@ -483,7 +482,8 @@ impl Search {
             if stale {
                 tracing::info!("Peer metadata is stale: {peer}");
             }
-            let resolved = Resolved { key: self.key, record: Some(record), observed: Vec::new(), source: Source::Kept, stale };
+            let resolved =
+                Resolved { key: self.key, record: Some(record), observed: Vec::new(), source: Source::Kept, stale };
             let resolved = Arc::new(resolved);
             self.inner.cache(self.key, Cached::Known(Arc::clone(&resolved)), negative);
             Ok(resolved)

@@ -71,7 +71,10 @@ struct Inner {
 
 impl fmt::Debug for Supervisor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Supervisor").field("mode", &self.0.mode).field("listen", &self.0.listen).finish_non_exhaustive()
+        out.debug_struct("Supervisor")
+            .field("mode", &self.0.mode)
+            .field("listen", &self.0.listen)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,163 @@
+//! Binding: `[::]` is all addresses, a port of 0 is remembered, and a port that is taken names its holder.
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use foundation_runtime::{PortsError, RememberedPorts};
+use tokio::net::{TcpListener, TcpSocket};
+
+/// How many connections the kernel holds that were not accepted yet; it bounds this itself by `net.core.somaxconn`.
+const BACKLOG: u32 = 1024;
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another process has the port.
+    #[error("cannot listen on {address} ({usage}): the port is taken by {holder}")]
+    Taken {
+        /// Where.
+        address: SocketAddr,
+        /// What for.
+        usage: &'static str,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// The address cannot be used.
+    #[error("cannot listen on {address} ({usage})")]
+    Io {
+        /// Where.
+        address: SocketAddr,
+        /// What for.
+        usage: &'static str,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The chosen ports cannot be kept.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+}
+
+/// Who has a port, as far as `/proc` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder(Option<(String, u32)>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((name, pid)) => write!(f, "{name} (process {pid})"),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// Listens on TCP; a port of 0 is the one chosen before, or is chosen now and kept.
+///
+/// # Errors
+/// See [`ListenError`].
+pub fn tcp(ports: &mut RememberedPorts, usage: &'static str, asked: SocketAddr) -> Result<TcpListener, ListenError> {
+    let address = SocketAddr::new(asked.ip(), ports.wanted(usage, asked.port()));
+    let listener = bind(address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::Taken { address, usage, holder: holder_of_tcp(address.port()) },
+        _ => ListenError::Io { address, usage, source },
+    })?;
+    let bound = listener.local_addr().map_err(|source| ListenError::Io { address, usage, source })?;
+    ports.keep(usage, asked.port(), bound.port())?;
+    Ok(listener)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match address.ip() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => match dual_stack(address) {
+            // No IPv6 on this host: all addresses are the IPv4 ones.
+            Err(error) if no_ipv6(&error) => plain(TcpSocket::new_v4()?, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port())),
+            bound => bound,
+        },
+        IpAddr::V6(_) => plain(TcpSocket::new_v6()?, address),
+        IpAddr::V4(_) => plain(TcpSocket::new_v4()?, address),
+    }
+}
+
+fn dual_stack(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    plain(socket, address)
+}
+
+fn plain(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+/// An address that a program on this machine can connect to: all addresses become the loopback one.
+#[must_use]
+pub fn reachable_here(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()) } else { address }
+}
+
+/// Which process listens on a TCP port. Other users' processes can be seen by root only.
+#[must_use]
+pub fn holder_of_tcp(port: u16) -> Holder {
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| table.lines().filter_map(|line| listening_inode(line, port)).collect::<Vec<_>>())
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    let Ok(processes) = fs::read_dir("/proc") else { return Holder(None) };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    Holder(pids.into_iter().find(|pid| has_one_of(*pid, &inodes)).map(|pid| (name_of(pid), pid)))
+}
+
+/// `sl local_address rem_address st … inode …`; state 0A is listening.
+fn listening_inode(line: &str, port: u16) -> Option<String> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
+    let listening = *fields.get(3)? == "0A" && u16::from_str_radix(local_port, 16).ok()? == port;
+    listening.then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
+}
+
+fn has_one_of(pid: u32, inodes: &[String]) -> bool {
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    files
+        .flatten()
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .any(|target: PathBuf| target.to_str().is_some_and(|target| inodes.iter().any(|inode| inode == target)))
+}
+
+fn name_of(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_gone| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families_and_a_taken_port_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ports = RememberedPorts::load(dir.path()).unwrap();
+        let all = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let listener = tcp(&mut ports, "grpc", all).unwrap();
+        let here = reachable_here(listener.local_addr().unwrap());
+        assert!(here.is_ipv4());
+        tokio::net::TcpStream::connect(here).await.unwrap();
+
+        let error = tcp(&mut ports, "http", here).unwrap_err().to_string();
+        assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+
+        // The port of the first stays its own.
+        drop(listener);
+        let again = tcp(&mut RememberedPorts::load(dir.path()).unwrap(), "grpc", all).unwrap();
+        assert_eq!(again.local_addr().unwrap().port(), here.port());
+    }
+}

@@ -17,11 +17,11 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// How long a client may take for its first bytes after the handshake.
-pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection with a cut and a deadline for its first bytes.
 #[derive(Debug)]
-pub struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     inner: S,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until so many bytes have arrived.
@@ -30,9 +30,9 @@ pub struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Guards a connection: `cut` ends it, and its first `first_bytes` must arrive in time.
-    pub fn new(inner: S, cut: CancellationToken, first_bytes: usize) -> Self {
-        let deadline = Some(Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT)));
+    /// Guards a connection: `cut` ends it, and its first `first_bytes` must arrive within `wait`.
+    pub(crate) fn new(inner: S, cut: CancellationToken, first_bytes: usize, wait: Duration) -> Self {
+        let deadline = Some(Box::pin(tokio::time::sleep(wait)));
         Self { inner, cut: Box::pin(cut.cancelled_owned()), awaited: first_bytes, deadline }
     }
 
@@ -97,19 +97,22 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    const WAIT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
     async fn a_silent_client_is_dropped_and_one_that_spoke_is_not() {
         let (mut client, server) = tokio::io::duplex(64);
-        let mut silent = Guarded::new(server, CancellationToken::new(), 4);
+        let mut silent = Guarded::new(server, CancellationToken::new(), 4, WAIT);
         client.write_all(b"abc").await.unwrap();
         let mut buffer = [0; 4];
         assert_eq!(silent.read_exact(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
 
         let (mut client, server) = tokio::io::duplex(64);
-        let mut speaking = Guarded::new(server, CancellationToken::new(), 4);
+        let mut speaking = Guarded::new(server, CancellationToken::new(), 4, WAIT);
         client.write_all(b"abcd").await.unwrap();
         speaking.read_exact(&mut buffer).await.unwrap();
-        tokio::time::advance(FIRST_BYTES_TIMEOUT * 2).await;
+        // Past the deadline, which is over since the client spoke.
+        let _elapsed = tokio::time::timeout(WAIT * 2, speaking.read(&mut buffer)).await.unwrap_err();
         client.write_all(b"efgh").await.unwrap();
         speaking.read_exact(&mut buffer).await.unwrap();
     }
@@ -118,7 +121,7 @@ mod tests {
     async fn a_cut_ends_a_read_that_waits() {
         let (_client, server) = tokio::io::duplex(64);
         let cut = CancellationToken::new();
-        let mut guarded = Guarded::new(server, cut.clone(), 0);
+        let mut guarded = Guarded::new(server, cut.clone(), 0, WAIT);
         let mut buffer = [0; 4];
         let (read, ()) = tokio::join!(guarded.read(&mut buffer), async { cut.cancel() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);

@@ -72,7 +72,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match address.ip() {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => match dual_stack(address) {
             // No IPv6 on this host: all addresses are the IPv4 ones.
-            Err(error) if no_ipv6(&error) => plain(TcpSocket::new_v4()?, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port())),
+            Err(error) if no_ipv6(&error) => {
+                plain(TcpSocket::new_v4()?, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+            }
             bound => bound,
         },
         IpAddr::V6(_) => plain(TcpSocket::new_v6()?, address),
@@ -135,7 +137,8 @@ fn has_one_of(pid: u32, inodes: &[String]) -> bool {
 }
 
 fn name_of(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_gone| "unknown".to_owned(), |name| name.trim().to_owned())
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map_or_else(|_gone| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

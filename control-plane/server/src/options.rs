@@ -348,7 +348,9 @@ impl FromStr for DhtListen {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "none" => Ok(Self::None),
-            _ => text.parse().map(Self::At).map_err(|_form| "an address with a port, or `none`, is expected".to_owned()),
+            _ => {
+                text.parse().map(Self::At).map_err(|_form| "an address with a port, or `none`, is expected".to_owned())
+            }
         }
     }
 }

@@ -175,15 +175,15 @@ impl Postgres {
     pub async fn start(options: Options, clock: Clock) -> Result<Self, StartError> {
         let (stop, stopping) = std::sync::mpsc::sync_channel(1);
         let (started, first) = oneshot::channel();
-        let (over, ended) = oneshot::channel();
+        let (over, ended) = oneshot::channel::<()>();
         let (publish, state) = watch::channel(State::Starting);
         let path = options.data_dir.clone();
         thread::Builder::new()
             .name("postgres".to_owned())
             .spawn(move || {
                 supervisor::run(&options, &clock, &stopping, &publish, started);
-                // Whoever does not wait for the end needs no answer.
-                drop(over.send(()));
+                // Closes the channel: that is the answer.
+                drop(over);
             })
             .map_err(|source| StartError::Io { doing: "start a thread for", path, source })?;
         let Started { socket_folder, major } = first.await.unwrap_or(Err(StartError::Stopped))?;
@@ -220,8 +220,8 @@ impl Postgres {
             // Already asked, or already over.
             Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
         }
-        // The thread drops its end also when it panicked: then there is nothing to wait for.
-        drop(self.ended.await);
+        // The thread closes its end when it is over, also by a panic.
+        let _closed: Result<(), oneshot::error::RecvError> = self.ended.await;
     }
 }
 

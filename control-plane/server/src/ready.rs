@@ -11,29 +11,29 @@ use serde::Serialize;
 
 /// The addresses of a serving process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// gRPC, for a program on this machine.
-    pub grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     /// HTTP.
-    pub http: SocketAddr,
+    pub(crate) http: SocketAddr,
     /// Metrics.
-    pub metrics: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     /// The DHT; nothing where it is switched off.
-    pub dht: Option<SocketAddr>,
+    pub(crate) dht: Option<SocketAddr>,
     /// The process.
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 /// The file, until dropped.
 #[derive(Debug)]
-pub struct ReadyFile(PathBuf);
+pub(crate) struct ReadyFile(PathBuf);
 
 impl Ready {
     /// Writes the file, by rename.
     ///
     /// # Errors
     /// What the file system answers.
-    pub fn announce(&self, dir: &Path) -> io::Result<ReadyFile> {
+    pub(crate) fn announce(&self, dir: &Path) -> io::Result<ReadyFile> {
         let path = dir.join("ready.json");
         let mut bytes = serde_json::to_vec(self)?;
         bytes.push(b'\n');
@@ -46,7 +46,7 @@ impl Ready {
 ///
 /// # Errors
 /// What the file system answers.
-pub fn clear(dir: &Path) -> io::Result<()> {
+pub(crate) fn clear(dir: &Path) -> io::Result<()> {
     durable::remove(&dir.join("ready.json"))
 }
 

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// The server's certificate could not be made.
     #[error("the server's certificate could not be made")]
     Certificate(#[from] CaError),
@@ -34,21 +34,21 @@ pub enum TlsError {
 
 /// The server's present certificate.
 #[derive(Clone, Debug)]
-pub struct ServerIdentity(Arc<ArcSwap<CertifiedKey>>);
+pub(crate) struct ServerIdentity(Arc<ArcSwap<CertifiedKey>>);
 
 /// The uids of nodes that are out of the fleet; kept fresh by whoever follows the roster.
 #[derive(Clone, Debug, Default)]
-pub struct Revoked(Arc<ArcSwap<HashSet<Uuid>>>);
+pub(crate) struct Revoked(Arc<ArcSwap<HashSet<Uuid>>>);
 
 impl Revoked {
     /// Replaces the set.
-    pub fn replace(&self, uids: HashSet<Uuid>) {
+    pub(crate) fn replace(&self, uids: HashSet<Uuid>) {
         self.0.store(Arc::new(uids));
     }
 
     /// Whether a node is out.
     #[must_use]
-    pub fn contains(&self, uid: Uuid) -> bool {
+    pub(crate) fn contains(&self, uid: Uuid) -> bool {
         self.0.load().contains(&uid)
     }
 }
@@ -58,7 +58,7 @@ impl ServerIdentity {
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn issue(ca: &FleetCa, names: &ServerNames, now: DateTime<Utc>) -> Result<Self, TlsError> {
+    pub(crate) fn issue(ca: &FleetCa, names: &ServerNames, now: DateTime<Utc>) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(ArcSwap::from_pointee(certify(ca, names, now)?))))
     }
 
@@ -66,7 +66,7 @@ impl ServerIdentity {
     ///
     /// # Errors
     /// See [`TlsError`]; the one before stays in use.
-    pub fn renew(&self, ca: &FleetCa, names: &ServerNames, now: DateTime<Utc>) -> Result<(), TlsError> {
+    pub(crate) fn renew(&self, ca: &FleetCa, names: &ServerNames, now: DateTime<Utc>) -> Result<(), TlsError> {
         self.0.store(Arc::new(certify(ca, names, now)?));
         Ok(())
     }
@@ -75,7 +75,7 @@ impl ServerIdentity {
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn grpc_config(&self, ca: &FleetCa, revoked: Revoked) -> Result<ServerConfig, TlsError> {
+    pub(crate) fn grpc_config(&self, ca: &FleetCa, revoked: Revoked) -> Result<ServerConfig, TlsError> {
         let mut roots = RootCertStore::empty();
         roots.add(ca.certificate_der().clone())?;
         let stock =
@@ -95,7 +95,7 @@ impl ServerIdentity {
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn http_config(&self) -> Result<ServerConfig, TlsError> {
+    pub(crate) fn http_config(&self) -> Result<ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()

@@ -53,7 +53,7 @@ async fn takes_over_from_a_cluster_that_was_left_running() {
     while cluster.ready_pid() != Some(orphan.id()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let reaper = std::thread::spawn(move || orphan.wait().unwrap());
+    let reaper = thread::spawn(move || orphan.wait().unwrap());
     let postgres = start(dir.path()).await.unwrap();
     reaper.join().unwrap();
     ready(&mut postgres.state()).await;

@@ -1,0 +1,172 @@
+//! How the agent's parts are, in words for people and programs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::watch;
+
+/// A part of the agent, by the name it has in health answers and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// QUIC between agents.
+    AmstTransport,
+    /// The codec.
+    HdeCompression,
+    /// What is in force against what should be.
+    Configuration,
+    /// The session with the control plane.
+    ControlPlane,
+    /// The DHT.
+    Dht,
+    /// Key, certificate, roster.
+    Identity,
+    /// `agent.db`.
+    LocalStore,
+    /// The metrics port.
+    Metrics,
+    /// `agent.sock`.
+    LocalApi,
+    /// Transfers.
+    Transfers,
+    /// The audit log, as this agent witnessed it.
+    AuditLog,
+}
+
+impl Component {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AmstTransport => "amst_transport",
+            Self::HdeCompression => "hde_compression",
+            Self::Configuration => "configuration",
+            Self::ControlPlane => "control_plane",
+            Self::Dht => "dht",
+            Self::Identity => "identity",
+            Self::LocalStore => "local_store",
+            Self::Metrics => "metrics",
+            Self::LocalApi => "local_api",
+            Self::Transfers => "transfers",
+            Self::AuditLog => "audit_log",
+        }
+    }
+
+    /// Whether the agent can do its work without it: then it is degraded at most.
+    const fn is_vital(self) -> bool {
+        match self {
+            Self::AmstTransport | Self::HdeCompression | Self::Configuration | Self::Transfers | Self::Identity => true,
+            Self::ControlPlane | Self::Dht | Self::LocalStore | Self::Metrics | Self::LocalApi | Self::AuditLog => false,
+        }
+    }
+}
+
+/// How well a part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Healthy,
+    /// Of use, but not as it should be.
+    Degraded,
+    /// Of no use at present.
+    Unhealthy,
+}
+
+impl Level {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// A part's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// How well.
+    pub level: Level,
+    /// Why, where it is not healthy; what else is worth saying, where it is.
+    pub message: String,
+}
+
+/// All parts' states. Clones are the same board.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<watch::Sender<BTreeMap<Component, State>>>);
+
+impl Health {
+    /// The part is as it should be.
+    pub fn healthy(&self, component: Component) {
+        self.set(component, Level::Healthy, String::new());
+    }
+
+    /// The part is of use, but.
+    pub fn degraded(&self, component: Component, why: impl Into<String>) {
+        self.set(component, Level::Degraded, why.into());
+    }
+
+    /// The part is of no use at present.
+    pub fn unhealthy(&self, component: Component, why: impl Into<String>) {
+        self.set(component, Level::Unhealthy, why.into());
+    }
+
+    /// The part is switched off.
+    pub fn absent(&self, component: Component) {
+        self.0.send_if_modified(|board| board.remove(&component).is_some());
+    }
+
+    /// Sets a part's state; only a change wakes those who watch.
+    pub fn set(&self, component: Component, level: Level, message: String) {
+        let state = State { level, message };
+        self.0.send_if_modified(|board| board.insert(component, state.clone()).as_ref() != Some(&state));
+    }
+
+    /// The whole board.
+    pub fn board(&self) -> BTreeMap<Component, State> {
+        self.0.borrow().clone()
+    }
+
+    /// Every change of it.
+    pub fn watch(&self) -> watch::Receiver<BTreeMap<Component, State>> {
+        self.0.subscribe()
+    }
+
+    /// One word for all: what the agent can work without only degrades it.
+    pub fn overall(&self) -> Level {
+        overall(&self.0.borrow())
+    }
+}
+
+/// One word for a board.
+pub fn overall(board: &BTreeMap<Component, State>) -> Level {
+    let weight = |(component, state): (&Component, &State)| {
+        if component.is_vital() { state.level } else { state.level.min(Level::Degraded) }
+    };
+    board.iter().map(weight).max().unwrap_or(Level::Healthy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_control_plane_never_makes_the_agent_unhealthy() {
+        let health = Health::default();
+        health.healthy(Component::AmstTransport);
+        health.unhealthy(Component::ControlPlane, "away");
+        assert_eq!(health.overall(), Level::Degraded);
+        health.unhealthy(Component::AmstTransport, "the port is taken");
+        assert_eq!(health.overall(), Level::Unhealthy);
+    }
+
+    #[test]
+    fn only_a_change_wakes_the_watchers() {
+        let health = Health::default();
+        health.healthy(Component::Dht);
+        let mut watch = health.watch();
+        watch.mark_unchanged();
+        health.healthy(Component::Dht);
+        assert!(!watch.has_changed().unwrap());
+        health.degraded(Component::Dht, "two nodes");
+        assert!(watch.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,170 @@
+//! The agent's HTTP side: health, status and metrics for people, probes and Prometheus.
+//!
+//! Everything is read only. A loopback peer sees all, behind a check that no web page asks; others see the liveness paths
+//! in one word (D27). Requests are limited by class of path and address, those of probes and scrapes are not.
+
+mod guard;
+mod limit;
+mod pages;
+mod serve;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Query, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use foundation_runtime::Clock;
+use futures::future::BoxFuture;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+pub(crate) use pages::{ConfigView, Snapshot};
+pub(crate) use serve::serve;
+
+use guard::Detail;
+use limit::{Class, Limiter};
+
+/// What the pages show.
+pub(crate) trait View: Send + Sync + fmt::Debug + 'static {
+    /// The agent as it is now.
+    fn snapshot(&self) -> Snapshot;
+    /// Metrics in Prometheus' text form.
+    fn metrics(&self) -> String;
+    /// The peers that are known, one JSON object each.
+    fn peers(&self) -> BoxFuture<'_, Vec<Value>>;
+    /// Where metrics are served, `/metrics` besides.
+    fn metrics_path(&self) -> String;
+}
+
+#[derive(Debug, Clone)]
+struct Served {
+    view: Arc<dyn View>,
+    clock: Clock,
+    limiter: Arc<Mutex<Limiter>>,
+}
+
+/// All paths.
+pub(crate) fn router(view: Arc<dyn View>, clock: Clock) -> Router {
+    let served = Served { view, clock, limiter: Arc::default() };
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/ping", get(async || Json(json!({"status": "ok"}))))
+        .route("/health", get(health))
+        .route("/status", get(async |State(served): State<Served>| Json(pages::status(&served.view.snapshot()))))
+        .route("/peers", get(async |State(served): State<Served>| Json(Value::Array(served.view.peers().await))))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/dwcp/status", get(async |State(served): State<Served>| Json(pages::dwcp_status(&served.view.snapshot()))))
+        .route("/api/v1/dwcp/amst/config", get(async |State(served): State<Served>| Json(served.view.snapshot().amst)))
+        .route("/api/v1/dwcp/hde/config", get(async |State(served): State<Served>| Json(served.view.snapshot().hde)))
+        .route("/api/v1/dwcp/hde/stats", get(async |State(served): State<Served>| Json(served.view.snapshot().hde_stats)))
+        .route("/api/dht/bootstrap", get(async |State(served): State<Served>| Json(served.view.snapshot().dht_bootstrap)))
+        .route("/api/dht/topology", get(async |State(served): State<Served>| Json(served.view.snapshot().dht_topology)))
+        .route("/api/dht/stats", get(async |State(served): State<Served>| Json(served.view.snapshot().dht_stats)))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .layer(middleware::from_fn_with_state(served.clone(), admit))
+        .with_state(served)
+}
+
+/// The metrics port: `/metrics`, the configured path, and whether it lives.
+pub(crate) fn metrics_router(view: Arc<dyn View>, clock: Clock) -> Router {
+    let served = Served { view, clock, limiter: Arc::default() };
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .fallback(async |State(served): State<Served>, request: Request| {
+            let path = request.uri().path();
+            if path == "/metrics" || path == served.view.metrics_path() {
+                metrics(State(served)).await
+            } else {
+                refuse(StatusCode::NOT_FOUND, "metrics are at /metrics")
+            }
+        })
+        .with_state(served)
+}
+
+async fn admit(
+    State(served): State<Served>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let began = served.clock.now();
+    let path = request.uri().path().to_owned();
+    let class = Class::of(&path);
+    let answer = match guard::check(peer.ip(), request.method(), &path, request.headers()) {
+        Err(refusal) => refuse(refusal.status(), &refusal.to_string()),
+        Ok(detail) => {
+            let admitted = served.limiter.lock().unwrap_or_else(PoisonError::into_inner).admit(class, peer.ip(), began);
+            match admitted {
+                Ok(()) => {
+                    request.extensions_mut().insert(detail);
+                    next.run(request).await
+                }
+                Err(wait) => slow_down(wait),
+            }
+        }
+    };
+    let took = served.clock.now().saturating_duration_since(began);
+    // A health answer of 503 is what was asked for, not an error of ours.
+    let error = answer.status().is_server_error() && class != Class::Exempt;
+    crate::metrics::served("http", error, took);
+    answer
+}
+
+async fn readyz(State(served): State<Served>, request: Request) -> Response {
+    let snapshot = served.view.snapshot();
+    let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let detail = request.extensions().get::<Detail>().copied().unwrap_or(Detail::Word);
+    let status = if pages::is_ready(&snapshot) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if verbose && detail == Detail::Full {
+        (status, pages::readyz(&snapshot)).into_response()
+    } else {
+        (status, if status == StatusCode::OK { "ok\n" } else { "not ready\n" }).into_response()
+    }
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct HealthQuery {
+    verbose: Option<String>,
+}
+
+async fn health(State(served): State<Served>, Query(query): Query<HealthQuery>, request: Request) -> Response {
+    let snapshot = served.view.snapshot();
+    let detail = request.extensions().get::<Detail>().copied().unwrap_or(Detail::Word);
+    let verbose = query.verbose.is_some_and(|verbose| verbose != "false" && verbose != "0");
+    let body = match (detail, verbose) {
+        (Detail::Word, _) => pages::health_word(&snapshot),
+        (Detail::Full, false) => pages::health(&snapshot),
+        (Detail::Full, true) => pages::health_verbose(&snapshot),
+    };
+    let unhealthy = snapshot.overall == crate::health::Level::Unhealthy;
+    (if unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, Json(body)).into_response()
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], served.view.metrics()).into_response()
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({"error": {"code": status.as_u16(), "message": why}}))).into_response()
+}
+
+fn slow_down(wait: std::time::Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, &format!("too many requests; try again in {seconds} s"));
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    answer
+}
+
+#[cfg(test)]
+mod tests;

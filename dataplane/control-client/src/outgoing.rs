@@ -1,0 +1,211 @@
+//! What waits to be said to the control plane: the newest of each kind, never a growing queue.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use proto_rpc::agent::{
+    AgentMessage, AuditWitness, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, TransferReport,
+    agent_message::Message,
+};
+use tokio::sync::Notify;
+
+use crate::outbox::{self, Key};
+
+/// So many questions may wait for an answer at once: each transfer that begins asks one.
+pub(crate) const MAX_LOOKUPS: usize = 64;
+
+/// So many transfers' progress is kept at most; ends do not count, the outbox bounds them. Far above the agent's own
+/// limit of transfers at once.
+const MAX_PROGRESS: usize = 1024;
+
+/// Latest wins, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    waiting: Mutex<Waiting>,
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    status: Option<ConfigStatus>,
+    observed: Option<Observed>,
+    record: Option<NodeRecord>,
+    witness: Option<AuditWitness>,
+    ends: BTreeMap<Key, TransferReport>,
+    progress: BTreeMap<Key, TransferReport>,
+    lookups: VecDeque<LookupNodes>,
+    /// What a new session is told again.
+    newest_status: Option<ConfigStatus>,
+    newest_observed: Option<Observed>,
+    newest_record: Option<NodeRecord>,
+}
+
+impl Outgoing {
+    /// A new session: what was said in the last one is said again, and its questions are void.
+    pub(crate) fn reopened(&self, ends: impl Iterator<Item = TransferReport>) {
+        let mut waiting = self.lock();
+        waiting.status = None; // stands in the Hello
+        waiting.observed = waiting.newest_observed.clone();
+        waiting.record = waiting.newest_record.clone();
+        waiting.ends = ends.map(|report| (outbox::key(&report), report)).collect();
+        waiting.lookups.clear();
+        self.bell.notify_one();
+    }
+
+    /// The newest answer to a desired configuration.
+    pub(crate) fn newest_status(&self) -> Option<ConfigStatus> {
+        self.lock().newest_status.clone()
+    }
+
+    pub(crate) fn status(&self, status: ConfigStatus) {
+        self.put(|waiting| {
+            waiting.newest_status = Some(status.clone());
+            waiting.status = Some(status);
+        });
+    }
+
+    pub(crate) fn observed(&self, observed: Observed) {
+        self.put(|waiting| {
+            waiting.newest_observed = Some(observed.clone());
+            // Facts that wait to be said are not lost.
+            let facts = waiting.observed.take().and_then(|waiting| waiting.facts);
+            waiting.observed = Some(Observed { facts, ..observed });
+        });
+    }
+
+    /// Says what changed of the host.
+    pub(crate) fn facts(&self, facts: HostFacts) {
+        self.put(|waiting| {
+            let mut observed = waiting.newest_observed.clone().unwrap_or_default();
+            observed.facts = Some(facts);
+            waiting.observed = Some(observed);
+        });
+    }
+
+    /// Says again what was observed last.
+    pub(crate) fn heartbeat(&self) {
+        self.put(|waiting| {
+            waiting.observed.get_or_insert_with(|| waiting.newest_observed.clone().unwrap_or_default());
+        });
+    }
+
+    pub(crate) fn record(&self, record: NodeRecord) {
+        self.put(|waiting| {
+            waiting.newest_record = Some(record.clone());
+            waiting.record = Some(record);
+        });
+    }
+
+    pub(crate) fn witness(&self, witness: AuditWitness) {
+        self.put(|waiting| waiting.witness = Some(witness));
+    }
+
+    pub(crate) fn end(&self, report: TransferReport) {
+        self.put(|waiting| {
+            let key = outbox::key(&report);
+            waiting.progress.remove(&key);
+            waiting.ends.insert(key, report);
+        });
+    }
+
+    pub(crate) fn progress(&self, report: TransferReport) {
+        self.put(|waiting| {
+            let key = outbox::key(&report);
+            if waiting.progress.len() < MAX_PROGRESS || waiting.progress.contains_key(&key) {
+                waiting.progress.insert(key, report);
+            }
+        });
+    }
+
+    /// False where too many wait already.
+    pub(crate) fn lookup(&self, lookup: LookupNodes) -> bool {
+        self.put(|waiting| {
+            let room = waiting.lookups.len() < MAX_LOOKUPS;
+            if room {
+                waiting.lookups.push_back(lookup);
+            }
+            room
+        })
+    }
+
+    /// Whether there is something to say.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let waiting = self.lock();
+        waiting.status.is_some()
+            || waiting.observed.is_some()
+            || waiting.record.is_some()
+            || waiting.witness.is_some()
+            || !waiting.ends.is_empty()
+            || !waiting.progress.is_empty()
+            || !waiting.lookups.is_empty()
+    }
+
+    /// What to say next: somebody waits for lookups, a rollout for the status, a person for ends.
+    pub(crate) fn next(&self) -> Option<AgentMessage> {
+        let mut waiting = self.lock();
+        let message = if let Some(lookup) = waiting.lookups.pop_front() {
+            Message::LookupNodes(lookup)
+        } else if let Some(status) = waiting.status.take() {
+            Message::ConfigStatus(status)
+        } else if let Some((_key, report)) = waiting.ends.pop_first() {
+            Message::TransferReport(report)
+        } else if let Some(observed) = waiting.observed.take() {
+            Message::Observed(observed)
+        } else if let Some(record) = waiting.record.take() {
+            Message::NodeRecord(record)
+        } else if let Some(witness) = waiting.witness.take() {
+            Message::AuditWitness(witness)
+        } else if let Some((_key, report)) = waiting.progress.pop_first() {
+            Message::TransferReport(report)
+        } else {
+            return None;
+        };
+        Some(AgentMessage { message: Some(message) })
+    }
+
+    /// Resolves when something was put in. Cancel safe; for one waiter.
+    pub(crate) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    fn put<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+        let answer = change(&mut self.lock());
+        self.bell.notify_one();
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_of_a_kind_is_said_and_again_after_a_reconnect() {
+        let outgoing = Outgoing::default();
+        for seq in 1..=3 {
+            outgoing.record(NodeRecord { seq, ..NodeRecord::default() });
+        }
+        let newest =
+            Some(AgentMessage { message: Some(Message::NodeRecord(NodeRecord { seq: 3, ..NodeRecord::default() })) });
+        assert_eq!(outgoing.next(), newest);
+        assert_eq!(outgoing.next(), None);
+        outgoing.reopened(std::iter::empty());
+        assert_eq!(outgoing.next(), newest);
+    }
+
+    #[test]
+    fn an_end_takes_the_place_of_progress() {
+        let outgoing = Outgoing::default();
+        let report = |issue_count| TransferReport { issue_count, ..TransferReport::default() };
+        outgoing.progress(report(1));
+        outgoing.end(report(2));
+        assert_eq!(outgoing.next(), Some(AgentMessage { message: Some(Message::TransferReport(report(2))) }));
+        assert!(!outgoing.is_waiting());
+    }
+}

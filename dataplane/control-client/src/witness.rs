@@ -1,0 +1,231 @@
+//! The agent as a witness of the audit log: it accepts a signed head only where that continues the one it saw before, and
+//! remembers it on disk, so that a log that was rewritten or cut is found out.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use foundation_merkle::{
+    Checkpoint, CheckpointError, Hash, HashError, MAX_PROOF_HASHES, VerifierKey, VerifyError, verify_consistency,
+};
+use foundation_runtime::durable;
+use proto_rpc::agent::AuditCheckpoint;
+use serde::{Deserialize, Serialize};
+
+/// The file's name in the data directory.
+const FILE: &str = "audit-witness.json";
+
+/// A checkpoint is a few lines; what is longer is none.
+const MAX_CHECKPOINT_BYTES: usize = 64 * 1024;
+
+/// The head that was accepted last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    epoch: u64,
+    checkpoint: String,
+}
+
+/// Remembers the head that was accepted last.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    path: PathBuf,
+    seen: Option<Seen>,
+}
+
+/// Why a head is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum WitnessError {
+    /// It is not signed as it should be.
+    #[error("the audit log's head is not acceptable: {0}")]
+    Unsigned(#[from] CheckpointError),
+    /// It is larger than any head.
+    #[error("the audit log's head has {0} bytes")]
+    TooLong(usize),
+    /// Its proof is not a list of hashes.
+    #[error("the audit log's proof is malformed: {0}")]
+    Proof(#[from] HashError),
+    /// The log was cut.
+    #[error("the audit log shrank from {seen} to {offered} records")]
+    Shrank {
+        /// Records that were seen.
+        seen: u64,
+        /// Records that are offered.
+        offered: u64,
+    },
+    /// The log was rewritten.
+    #[error("the audit log is not a continuation of what this agent saw: {0}")]
+    Rewritten(#[from] VerifyError),
+    /// Another log, and no restore that would explain it.
+    #[error("the audit log is another one (`{offered}` in place of `{seen}`)")]
+    OtherLog {
+        /// The origin that was seen.
+        seen: String,
+        /// The origin that is offered.
+        offered: String,
+    },
+    /// The proof begins elsewhere: to be asked for again, by a new session.
+    #[error("the audit log's proof starts from {from} records, not from {seen}")]
+    OtherStart {
+        /// Where the proof starts.
+        from: u64,
+        /// Where it should.
+        seen: u64,
+    },
+    /// The disk.
+    #[error("cannot remember the audit log's head: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl WitnessError {
+    /// Whether somebody tampered with the log, as far as can be told.
+    pub const fn is_tampering(&self) -> bool {
+        match self {
+            Self::Unsigned(_) | Self::Shrank { .. } | Self::Rewritten(_) | Self::OtherLog { .. } => true,
+            Self::TooLong(_) | Self::Proof(_) | Self::OtherStart { .. } | Self::Io(_) => false,
+        }
+    }
+}
+
+impl Witness {
+    /// Reads what was seen; a damaged file counts as none, with a line in the log.
+    pub(crate) fn load(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(FILE);
+        let seen = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .inspect_err(|cause| tracing::warn!(%cause, "The remembered audit head is damaged: the next one is taken as the first"))
+                .ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path, seen })
+    }
+
+    /// The checkpoint that was accepted last.
+    pub(crate) fn checkpoint(&self) -> Option<&str> {
+        self.seen.as_ref().map(|seen| seen.checkpoint.as_str())
+    }
+
+    /// Takes a head, or says why not. The first one is taken on its signature alone.
+    pub(crate) fn offer(
+        &mut self,
+        offered: &AuditCheckpoint,
+        key: &VerifierKey,
+        epoch: u64,
+    ) -> Result<(), WitnessError> {
+        if offered.checkpoint.len() > MAX_CHECKPOINT_BYTES {
+            return Err(WitnessError::TooLong(offered.checkpoint.len()));
+        }
+        let head = Checkpoint::parse_and_verify(&offered.checkpoint, key)?;
+        if let Some(seen) = &self.seen {
+            let before = Checkpoint::parse_unverified(&seen.checkpoint)?;
+            if before == head {
+                return Ok(());
+            }
+            if before.origin == head.origin {
+                continues(&before, &head, offered)?;
+            } else if epoch <= seen.epoch {
+                // D12: only a restore, which opens a new epoch, begins another log.
+                return Err(WitnessError::OtherLog { seen: before.origin, offered: head.origin });
+            }
+        }
+        let seen = Seen { epoch, checkpoint: offered.checkpoint.clone() };
+        let bytes = serde_json::to_vec(&seen).expect("a number and a text always make JSON");
+        durable::replace(&self.path, &bytes, 0o600)?;
+        self.seen = Some(seen);
+        Ok(())
+    }
+}
+
+fn continues(before: &Checkpoint, head: &Checkpoint, offered: &AuditCheckpoint) -> Result<(), WitnessError> {
+    if head.size < before.size {
+        return Err(WitnessError::Shrank { seen: before.size, offered: head.size });
+    }
+    if head.size > before.size && before.size > 0 && offered.from_size != before.size {
+        return Err(WitnessError::OtherStart { from: offered.from_size, seen: before.size });
+    }
+    let proof = if head.size == before.size { &[][..] } else { offered.consistency.as_slice() };
+    let hash = |bytes: &Vec<u8>| bytes.as_slice().try_into().map(Hash).map_err(|_length| HashError);
+    let proof = proof.iter().take(MAX_PROOF_HASHES + 1).map(hash).collect::<Result<Vec<_>, _>>()?;
+    verify_consistency(before.size, &before.root, head.size, &head.root, &proof)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use ed25519_dalek::SigningKey;
+    use foundation_merkle::{Frontier, NodeAddress, consistency_proof, leaf_hash, root_at};
+
+    use super::*;
+
+    struct Log {
+        key: SigningKey,
+        nodes: HashMap<NodeAddress, Hash>,
+        frontier: Frontier,
+    }
+
+    impl Log {
+        fn of(records: &[&str]) -> Self {
+            let mut log =
+                Self { key: SigningKey::from_bytes(&[7; 32]), nodes: HashMap::new(), frontier: Frontier::default() };
+            for record in records {
+                log.nodes.extend(log.frontier.append(leaf_hash(record.as_bytes())));
+            }
+            log
+        }
+
+        fn verifier(&self) -> VerifierKey {
+            VerifierKey::new("audit", self.key.verifying_key()).unwrap()
+        }
+
+        fn head(&self, origin: &str, from_size: u64, size: u64) -> AuditCheckpoint {
+            let node = |address: NodeAddress| self.nodes.get(&address).copied();
+            let root = root_at(size, node).unwrap();
+            let proof = consistency_proof(from_size.min(size), size, node).unwrap();
+            AuditCheckpoint {
+                checkpoint: Checkpoint { origin: origin.to_owned(), size, root }.sign("audit", &self.key).unwrap(),
+                consistency: proof.iter().map(|hash| hash.0.to_vec()).collect(),
+                from_size,
+            }
+        }
+    }
+
+    #[test]
+    fn follows_a_log_that_grows_and_remembers_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::of(&["a", "b", "c", "d", "e"]);
+        let mut witness = Witness::load(dir.path()).unwrap();
+        witness.offer(&log.head("fleet", 0, 3), &log.verifier(), 1).unwrap();
+        witness.offer(&log.head("fleet", 3, 5), &log.verifier(), 1).unwrap();
+        let mut witness = Witness::load(dir.path()).unwrap();
+        assert_eq!(witness.checkpoint(), Some(log.head("fleet", 0, 5).checkpoint.as_str()));
+        let shrank = witness.offer(&log.head("fleet", 0, 4), &log.verifier(), 1).unwrap_err();
+        assert!(matches!(shrank, WitnessError::Shrank { seen: 5, offered: 4 }) && shrank.is_tampering());
+    }
+
+    #[test]
+    fn a_rewritten_log_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut witness = Witness::load(dir.path()).unwrap();
+        let log = Log::of(&["a", "b", "c"]);
+        witness.offer(&log.head("fleet", 0, 3), &log.verifier(), 1).unwrap();
+        let rewritten = Log::of(&["a", "X", "c", "d"]);
+        let refused = witness.offer(&rewritten.head("fleet", 3, 4), &log.verifier(), 1).unwrap_err();
+        assert!(matches!(refused, WitnessError::Rewritten(_)), "{refused}");
+        let equal_size = witness.offer(&rewritten.head("fleet", 0, 3), &log.verifier(), 1).unwrap_err();
+        assert!(equal_size.is_tampering(), "{equal_size}");
+    }
+
+    #[test]
+    fn another_log_is_taken_only_with_a_new_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut witness = Witness::load(dir.path()).unwrap();
+        let log = Log::of(&["a", "b", "c"]);
+        witness.offer(&log.head("fleet", 0, 3), &log.verifier(), 1).unwrap();
+        let restored = log.head("fleet/2", 0, 2);
+        assert!(matches!(witness.offer(&restored, &log.verifier(), 1), Err(WitnessError::OtherLog { .. })));
+        witness.offer(&restored, &log.verifier(), 2).unwrap();
+    }
+}

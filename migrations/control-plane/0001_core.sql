@@ -61,7 +61,7 @@ CREATE TABLE audit_nodes (
 CREATE TABLE audit_head (
     only       boolean PRIMARY KEY DEFAULT true CHECK (only),
     origin     text NOT NULL,
-    key_name   text NOT NULL,
+    verifier_key text NOT NULL,
     size       bigint NOT NULL CHECK (size >= 0),
     frontier   bytea NOT NULL,
     root       bytea NOT NULL CHECK (length(root) = 32),

@@ -154,17 +154,20 @@ impl FleetCa {
         fingerprint(&self.certificate)
     }
 
+    /// The Ed25519 key of a node's request, which is signed by that key.
+    ///
+    /// # Errors
+    /// The request is not one, or not over an Ed25519 key.
+    pub fn request_key(request: &[u8]) -> Result<[u8; 32], CaError> {
+        read_request(request).map(|(_request, key)| key)
+    }
+
     /// A certificate for a node over the key of its request, whose names are ignored.
     ///
     /// # Errors
     /// The request is not one, or not over an Ed25519 key.
     pub fn issue_node(&self, uid: Uuid, request: &[u8], now: DateTime<Utc>) -> Result<NodeCertificate, CaError> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
-            .map_err(|source| CaError::Request { source })?;
-        if request.public_key.algorithm() != &PKCS_ED25519 {
-            return Err(CaError::NotEd25519);
-        }
-        let public_key = request.public_key.der_bytes().try_into().map_err(|_length| CaError::NotEd25519)?;
+        let (request, public_key) = read_request(request)?;
         let mut params = parameters(&node_name(uid), now, NODE_CERTIFICATE_DAYS);
         params.subject_alt_names = vec![dns(&node_name(uid))?];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -208,6 +211,17 @@ impl FleetCa {
 }
 
 /// A leaf's parameters; times are whole seconds, as X.509 has them.
+/// A request over an Ed25519 key, and that key.
+fn read_request(request: &[u8]) -> Result<(CertificateSigningRequestParams, [u8; 32]), CaError> {
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
+        .map_err(|source| CaError::Request { source })?;
+    if request.public_key.algorithm() != &PKCS_ED25519 {
+        return Err(CaError::NotEd25519);
+    }
+    let key = request.public_key.der_bytes().try_into().map_err(|_length| CaError::NotEd25519)?;
+    Ok((request, key))
+}
+
 fn parameters(common_name: &str, now: DateTime<Utc>, days: u64) -> CertificateParams {
     let now = SystemTime::from(now);
     let mut params = CertificateParams::default();

@@ -44,6 +44,19 @@ pub fn node_uid_of(certificate: &[u8]) -> Result<Uuid, CertificateError> {
     if parsed.to_string() == uid { Ok(parsed) } else { Err(CertificateError::NoNode) }
 }
 
+/// The Ed25519 key of a certificate.
+///
+/// # Errors
+/// It cannot be read, or is over a key of another kind.
+pub fn public_key_of(certificate: &[u8]) -> Result<[u8; 32], CertificateError> {
+    let certificate = parse(certificate)?;
+    let key = certificate.public_key();
+    if key.algorithm.algorithm != x509_parser::oid_registry::OID_SIG_ED25519 {
+        return Err(CertificateError::NoNode);
+    }
+    key.subject_public_key.data.as_ref().try_into().map_err(|_length| CertificateError::NoNode)
+}
+
 /// When a certificate ends.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ pub use ca::{
     BACKDATED, CONTROL_PLANE_NAME, CaError, FleetCa, NODE_CERTIFICATE_DAYS, NodeCertificate, SERVER_CERTIFICATE_DAYS,
     ServerCertificate, ServerNames,
 };
-pub use certificate::{CertificateError, NODE_NAME_SUFFIX, fingerprint, node_name, node_uid_of, not_after_of};
+pub use certificate::{
+    CertificateError, NODE_NAME_SUFFIX, fingerprint, node_name, node_uid_of, not_after_of, public_key_of,
+};
 pub use seal::{SealError, SealKey};
 pub use secret::{JoinSecret, OperatorSecret, SecretError};

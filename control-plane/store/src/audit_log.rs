@@ -113,6 +113,7 @@ impl std::fmt::Debug for AuditKey {
 #[derive(FromRow)]
 struct LockedHead {
     origin: String,
+    verifier_key: String,
     size: i64,
     frontier: Vec<u8>,
     time: DateTime<Utc>,
@@ -133,9 +134,13 @@ pub(crate) async fn append(
     context: &Context,
     events: &[Event],
 ) -> Result<(), Error> {
-    let head: LockedHead = sqlx::query_as("SELECT origin, size, frontier, time FROM audit_head FOR UPDATE")
-        .fetch_one(transaction.connection())
-        .await?;
+    let head: LockedHead =
+        sqlx::query_as("SELECT origin, verifier_key, size, frontier, time FROM audit_head FOR UPDATE")
+            .fetch_one(transaction.connection())
+            .await?;
+    if head.verifier_key != key.verifier().to_string() {
+        return Err(Error::NoAuditKey);
+    }
     // Servers' clocks differ a little; the log's times never go back.
     let time = transaction.now().max(head.time).trunc_subsecs(3);
     let mut frontier = frontier(&head)?;

@@ -1,0 +1,540 @@
+//! The hosts of the fleet: what an operator decided of them (audited, with an etag), and what they report (not audited).
+//!
+//! Every change gives the row a new revision, so a watch asks for what is above the newest revision it has seen.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use prost::Message as _;
+use proto_model::{
+    AppliedConfig, ApplyStatus, ComponentHealth, Etag, HealthStatus, HostFacts, Labels, NodeId, NodeName, NodeRef,
+    NodeUid, PublicKey, Revision,
+};
+use proto_rpc::{agent, v1};
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use crate::{Db, Error, Event, Keys, Tx, Unaudited, roster};
+
+/// A host of the fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The identity that survives a change of key or name.
+    pub uid: NodeUid,
+    /// Its name.
+    pub name: NodeName,
+    /// Its present key.
+    pub public_key: PublicKey,
+    /// What an operator or its token said of it.
+    pub labels: Labels,
+    /// Whether it may relay.
+    pub relay: bool,
+    /// Counts changes by operators.
+    pub version: u64,
+    /// When its certificate ends.
+    pub certificate_expire_time: DateTime<Utc>,
+    /// When it was enrolled.
+    pub create_time: DateTime<Utc>,
+    /// When its row last changed.
+    pub update_time: DateTime<Utc>,
+    /// When it was deleted, if it was.
+    pub revoke_time: Option<DateTime<Utc>>,
+    /// Whether it is connected and does what it should.
+    pub state: NodeState,
+    /// Why it is not ready, in a sentence.
+    pub state_reason: String,
+    /// Whether an agent's session stands.
+    pub connected: bool,
+    /// What the host reports of itself.
+    pub facts: HostFacts,
+    /// What is in force on it.
+    pub applied: AppliedConfig,
+    /// Its components' health.
+    pub components: Vec<ComponentHealth>,
+    /// How far its clock is ahead of ours.
+    pub clock_skew_ms: i64,
+    /// When it was last heard of.
+    pub last_seen_time: Option<DateTime<Utc>>,
+    /// Of its newest change.
+    pub revision: Revision,
+    /// At which it appeared.
+    pub create_revision: Revision,
+}
+
+/// Whether a node is connected and does what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeState {
+    /// Connected, its configuration applied, no component failing.
+    Ready,
+    /// Connected, but a component fails or the configuration was rejected.
+    Degraded,
+    /// Not connected.
+    Offline,
+    /// Deleted.
+    Revoked,
+}
+
+/// What was newly observed of a node; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Whether an agent's session stands.
+    pub connected: Option<bool>,
+    /// What the host reports of itself.
+    pub facts: Option<HostFacts>,
+    /// What is in force on it.
+    pub applied: Option<AppliedConfig>,
+    /// Its components' health.
+    pub components: Option<Vec<ComponentHealth>>,
+    /// How far its clock is ahead of ours.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// What an operator changes of a node; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// All labels.
+    pub labels: Option<Labels>,
+    /// Whether it may relay.
+    pub relay: Option<bool>,
+}
+
+/// Which nodes are listed; each that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFilter {
+    /// Labels that a node must have.
+    pub labels: Labels,
+    /// The state it must be in; without it, deleted nodes are left out.
+    pub state: Option<NodeState>,
+}
+
+/// A node cannot be changed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// There is none.
+    #[error("there is no such node")]
+    NotFound,
+    /// It was deleted.
+    #[error("the node was deleted")]
+    Revoked,
+    /// It changed since it was read.
+    #[error("the node changed since it was read")]
+    Stale {
+        /// The present etag.
+        current: Etag,
+    },
+}
+
+impl Node {
+    /// `nodes/{node}`.
+    #[must_use]
+    pub fn resource_name(&self) -> String {
+        self.name.resource_name()
+    }
+
+    /// The address of its key in the DHT.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.public_key.node_id()
+    }
+
+    /// Changes with every change by an operator.
+    #[must_use]
+    pub fn etag(&self) -> Etag {
+        Etag::of_number(self.version)
+    }
+}
+
+impl NodeState {
+    /// As it is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Offline => "offline",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, Error> {
+        match text {
+            "ready" => Ok(Self::Ready),
+            "degraded" => Ok(Self::Degraded),
+            "offline" => Ok(Self::Offline),
+            "revoked" => Ok(Self::Revoked),
+            _ => Err(Error::Damaged("node state")),
+        }
+    }
+}
+
+impl NodeFilter {
+    /// Whether a node is meant.
+    #[must_use]
+    pub fn matches(&self, node: &Node) -> bool {
+        let state = match self.state {
+            Some(state) => node.state == state,
+            None => node.state != NodeState::Revoked,
+        };
+        state && self.labels.iter().all(|(key, value)| node.labels.value(key) == Some(value))
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Rows
+
+#[derive(FromRow)]
+struct Row {
+    uid: Uuid,
+    name: String,
+    public_key: Vec<u8>,
+    labels: Json<BTreeMap<String, String>>,
+    relay: bool,
+    version: i64,
+    certificate_expire_time: DateTime<Utc>,
+    create_time: DateTime<Utc>,
+    update_time: DateTime<Utc>,
+    revoke_time: Option<DateTime<Utc>>,
+    state: String,
+    state_reason: String,
+    connected: bool,
+    facts: Vec<u8>,
+    applied: Vec<u8>,
+    components: Vec<u8>,
+    clock_skew_ms: i64,
+    last_seen_time: Option<DateTime<Utc>>,
+    revision: i64,
+    create_revision: i64,
+}
+
+/// A list has no message of its own, so that of `Observed` carries it.
+pub(crate) fn encode_components(components: &[ComponentHealth]) -> Vec<u8> {
+    let components = components.iter().cloned().map(Into::into).collect();
+    agent::Observed { components, ..agent::Observed::default() }.encode_to_vec()
+}
+
+fn decode_components(bytes: &[u8]) -> Option<Vec<ComponentHealth>> {
+    let observed = agent::Observed::decode(bytes).ok()?;
+    observed.components.into_iter().map(|component| component.try_into().ok()).collect()
+}
+
+impl TryFrom<Row> for Node {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let damaged = || Error::Damaged("node");
+        let number = |value: i64| u64::try_from(value).map_err(|_negative| damaged());
+        let facts = agent::HostFacts::decode(row.facts.as_slice()).map_err(|_form| damaged())?;
+        let applied = v1::AppliedConfig::decode(row.applied.as_slice()).map_err(|_form| damaged())?;
+        Ok(Self {
+            uid: NodeUid::new(row.uid),
+            name: row.name.parse().map_err(|_form| damaged())?,
+            public_key: PublicKey::try_from(row.public_key.as_slice()).map_err(|_form| damaged())?,
+            labels: row.labels.0.try_into().map_err(|_form| damaged())?,
+            relay: row.relay,
+            version: number(row.version)?,
+            certificate_expire_time: row.certificate_expire_time,
+            create_time: row.create_time,
+            update_time: row.update_time,
+            revoke_time: row.revoke_time,
+            state: NodeState::parse(&row.state)?,
+            state_reason: row.state_reason,
+            connected: row.connected,
+            facts: facts.try_into().map_err(|_form| damaged())?,
+            applied: applied.try_into().map_err(|_form| damaged())?,
+            components: decode_components(&row.components).ok_or_else(damaged)?,
+            clock_skew_ms: row.clock_skew_ms,
+            last_seen_time: row.last_seen_time,
+            revision: Revision::new(number(row.revision)?),
+            create_revision: Revision::new(number(row.create_revision)?),
+        })
+    }
+}
+
+const BY_NAME: &str = "SELECT * FROM nodes WHERE name = $1 AND holds_name";
+const BY_UID: &str = "SELECT * FROM nodes WHERE uid = $1";
+const BY_ID: &str = "SELECT * FROM nodes WHERE node_id = $1";
+const LOCK_BY_NAME: &str = "SELECT * FROM nodes WHERE name = $1 AND holds_name FOR UPDATE";
+const LOCK_BY_UID: &str = "SELECT * FROM nodes WHERE uid = $1 FOR UPDATE";
+const LOCK_BY_ID: &str = "SELECT * FROM nodes WHERE node_id = $1 FOR UPDATE";
+
+async fn fetch(
+    connection: &mut sqlx::PgConnection,
+    node: &NodeRef,
+    [by_name, by_uid, by_id]: [&'static str; 3],
+) -> Result<Option<Node>, Error> {
+    let query = match node {
+        NodeRef::Name(name) => sqlx::query_as(by_name).bind(name.as_str().to_owned()),
+        NodeRef::Uid(uid) => sqlx::query_as(by_uid).bind(uid.uuid()),
+        NodeRef::Id(id) => sqlx::query_as(by_id).bind(id.as_bytes().to_vec()),
+    };
+    let row: Option<Row> = query.fetch_optional(connection).await?;
+    row.map(Node::try_from).transpose()
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading
+
+/// One node, also a deleted one.
+///
+/// # Errors
+/// The database failed.
+pub async fn get(db: &Db, node: NodeRef) -> Result<Option<Node>, Error> {
+    db.read(move |connection| Box::pin(async move { fetch(connection, &node, [BY_NAME, BY_UID, BY_ID]).await })).await
+}
+
+/// One node, as the transaction sees it.
+///
+/// # Errors
+/// The database failed.
+pub async fn find(tx: &mut Unaudited, node: &NodeRef) -> Result<Option<Node>, Error> {
+    fetch(tx.connection(), node, [BY_NAME, BY_UID, BY_ID]).await
+}
+
+/// One node, locked until the end of the transaction. Locks are taken before [`Unaudited::next_revision`].
+///
+/// # Errors
+/// The database failed.
+pub async fn lock(tx: &mut Unaudited, node: &NodeRef) -> Result<Option<Node>, Error> {
+    fetch(tx.connection(), node, [LOCK_BY_NAME, LOCK_BY_UID, LOCK_BY_ID]).await
+}
+
+/// At most `limit` nodes in order of their names, after `after`.
+///
+/// # Errors
+/// The database failed.
+pub async fn list(
+    db: &Db,
+    filter: NodeFilter,
+    after: Option<(NodeName, NodeUid)>,
+    limit: u32,
+) -> Result<Vec<Node>, Error> {
+    let (name, uid) = after.map(|(name, uid)| (String::from(name), uid.uuid())).unzip();
+    db.read(move |connection| {
+        Box::pin(async move {
+            let rows: Vec<Row> = sqlx::query_as(
+                "SELECT * FROM nodes
+                 WHERE labels @> $1 AND (($2::text IS NULL AND state <> 'revoked') OR state = $2)
+                   AND ($3::text IS NULL OR (name, uid) > ($3, $4))
+                 ORDER BY name, uid LIMIT $5",
+            )
+            .bind(Json(BTreeMap::from(filter.labels)))
+            .bind(filter.state.map(NodeState::as_str))
+            .bind(name)
+            .bind(uid)
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await?;
+            rows.into_iter().map(Node::try_from).collect()
+        })
+    })
+    .await
+}
+
+/// At most `limit` nodes that changed after `after`, in the order of their newest changes; deleted ones too.
+///
+/// # Errors
+/// The database failed.
+pub async fn changed_after(db: &Db, after: Revision, limit: u32) -> Result<Vec<Node>, Error> {
+    let after = i64::try_from(after.value()).unwrap_or(i64::MAX);
+    db.read(move |connection| {
+        Box::pin(async move {
+            let rows: Vec<Row> = sqlx::query_as("SELECT * FROM nodes WHERE revision > $1 ORDER BY revision LIMIT $2")
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(connection)
+                .await?;
+            rows.into_iter().map(Node::try_from).collect()
+        })
+    })
+    .await
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What an operator decides
+
+/// Changes a node: its labels, whether it may relay.
+///
+/// # Errors
+/// There is none, it was deleted, it changed since it was read, or the database failed.
+pub async fn update(
+    tx: &mut Tx,
+    keys: &Keys,
+    node: &NodeRef,
+    etag: Option<&Etag>,
+    change: Change,
+) -> Result<Node, ChangeError> {
+    if let Some(resource) = tx.repeated(&node.resource_name()).await? {
+        let first = NodeRef::from_resource_name(&resource).map_err(|_form| Error::Damaged("request"))?;
+        return find(tx.unaudited(), &first).await?.ok_or(ChangeError::NotFound);
+    }
+    let mut node = lock_unchanged(tx, node, etag).await?;
+    let labels = change.labels.unwrap_or_else(|| node.labels.clone());
+    let relay = change.relay.unwrap_or(node.relay);
+    if (&labels, relay) == (&node.labels, node.relay) {
+        tx.discard();
+        return Ok(node);
+    }
+    let mut event = Event::new("node.update", node.resource_name());
+    if labels != node.labels {
+        event = event.with("labels", labels.to_string()).with("former_labels", node.labels.to_string());
+    }
+    if relay != node.relay {
+        event = event.with("relay", relay);
+    }
+    node.labels = labels;
+    node.relay = relay;
+    store_decided(tx, keys, &mut node, "").await?;
+    tx.audit(event);
+    Ok(node)
+}
+
+/// Deletes, that is revokes, a node: its roster entry says so, its name stays reserved. Does nothing to one that is deleted.
+///
+/// # Errors
+/// There is none, it changed since it was read, or the database failed.
+pub async fn delete(tx: &mut Tx, keys: &Keys, node: &NodeRef, etag: Option<&Etag>) -> Result<Node, ChangeError> {
+    if let Some(resource) = tx.repeated(&node.resource_name()).await? {
+        let first = NodeRef::from_resource_name(&resource).map_err(|_form| Error::Damaged("request"))?;
+        return find(tx.unaudited(), &first).await?.ok_or(ChangeError::NotFound);
+    }
+    let mut node = lock_unchanged(tx, node, etag).await?;
+    node.revoke_time = Some(tx.now());
+    node.state = NodeState::Revoked;
+    node.connected = false;
+    store_decided(tx, keys, &mut node, "deleted by an operator").await?;
+    tx.audit(
+        Event::new("node.delete", node.resource_name())
+            .with("uid", node.uid.to_string())
+            .with("node_id", node.node_id().to_string()),
+    );
+    Ok(node)
+}
+
+async fn lock_unchanged(tx: &mut Tx, node: &NodeRef, etag: Option<&Etag>) -> Result<Node, ChangeError> {
+    let node = lock(tx.unaudited(), node).await?.ok_or(ChangeError::NotFound)?;
+    if node.revoke_time.is_some() {
+        return Err(ChangeError::Revoked);
+    }
+    if etag.is_some_and(|etag| *etag != node.etag()) {
+        return Err(ChangeError::Stale { current: node.etag() });
+    }
+    Ok(node)
+}
+
+async fn store_decided(tx: &mut Tx, keys: &Keys, node: &mut Node, reason: &str) -> Result<(), Error> {
+    node.version += 1;
+    node.update_time = tx.now();
+    node.revision = tx.next_revision().await?;
+    reason.clone_into(&mut node.state_reason);
+    let entry = roster::sign(keys, node);
+    sqlx::query(
+        "UPDATE nodes SET labels = $2, relay = $3, version = $4, update_time = $5, revoke_time = $6, state = $7,
+             state_reason = CASE WHEN $6::timestamptz IS NULL THEN state_reason ELSE $8 END, connected = $9,
+             revision = $10, roster_epoch = $11, roster_sequence = $10, roster_payload = $12, roster_signature = $13
+         WHERE uid = $1",
+    )
+    .bind(node.uid.uuid())
+    .bind(Json(BTreeMap::from(node.labels.clone())))
+    .bind(node.relay)
+    .bind(column(node.version)?)
+    .bind(node.update_time)
+    .bind(node.revoke_time)
+    .bind(node.state.as_str())
+    .bind(&node.state_reason)
+    .bind(node.connected)
+    .bind(column(node.revision.value())?)
+    .bind(column(keys.epoch().value())?)
+    .bind(entry.payload)
+    .bind(entry.signature.as_slice())
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+pub(crate) fn column(number: u64) -> Result<i64, Error> {
+    i64::try_from(number).map_err(|_too_large| Error::Damaged("number"))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is observed
+
+/// Enters what was observed of a node. Only a change of something that is shown makes a new revision; that a node was heard of does
+/// not. Absent for a node that is unknown or deleted.
+///
+/// # Errors
+/// The database failed.
+pub async fn observe(tx: &mut Unaudited, uid: NodeUid, observed: Observed) -> Result<Option<Node>, Error> {
+    let Some(before) = lock(tx, &NodeRef::Uid(uid)).await?.filter(|node| node.revoke_time.is_none()) else {
+        return Ok(None);
+    };
+    let mut node = before.clone();
+    if let Some(connected) = observed.connected {
+        node.connected = connected;
+    }
+    if let Some(facts) = observed.facts {
+        node.facts = facts;
+    }
+    if let Some(applied) = observed.applied {
+        node.applied = applied;
+    }
+    if let Some(components) = observed.components {
+        node.components = components;
+    }
+    if let Some(skew) = observed.clock_skew_ms {
+        node.clock_skew_ms = skew;
+    }
+    node.last_seen_time = Some(tx.now());
+    (node.state, node.state_reason) = judge(&node);
+    if shown(&node) == shown(&before) {
+        sqlx::query("UPDATE nodes SET last_seen_time = $2, clock_skew_ms = $3 WHERE uid = $1")
+            .bind(uid.uuid())
+            .bind(node.last_seen_time)
+            .bind(node.clock_skew_ms)
+            .execute(tx.connection())
+            .await?;
+        return Ok(Some(node));
+    }
+    node.update_time = tx.now();
+    node.revision = tx.next_revision().await?;
+    sqlx::query(
+        "UPDATE nodes SET connected = $2, facts = $3, applied = $4, components = $5, clock_skew_ms = $6, last_seen_time = $7,
+             state = $8, state_reason = $9, update_time = $10, revision = $11 WHERE uid = $1",
+    )
+    .bind(uid.uuid())
+    .bind(node.connected)
+    .bind(agent::HostFacts::from(node.facts.clone()).encode_to_vec())
+    .bind(v1::AppliedConfig::from(node.applied.clone()).encode_to_vec())
+    .bind(encode_components(&node.components))
+    .bind(node.clock_skew_ms)
+    .bind(node.last_seen_time)
+    .bind(node.state.as_str())
+    .bind(&node.state_reason)
+    .bind(node.update_time)
+    .bind(column(node.revision.value())?)
+    .execute(tx.connection())
+    .await?;
+    Ok(Some(node))
+}
+
+/// What a watch should hear of.
+fn shown(node: &Node) -> (bool, &HostFacts, &AppliedConfig, &[ComponentHealth], NodeState, &str) {
+    (node.connected, &node.facts, &node.applied, &node.components, node.state, &node.state_reason)
+}
+
+/// The state, and why.
+fn judge(node: &Node) -> (NodeState, String) {
+    if !node.connected {
+        return (NodeState::Offline, "not connected".to_owned());
+    }
+    if node.applied.status == ApplyStatus::Rejected {
+        let why = node.applied.errors.first().map_or("no reason was given", String::as_str);
+        return (NodeState::Degraded, format!("the configuration was rejected: {why}"));
+    }
+    match node.components.iter().find(|component| component.status != HealthStatus::Healthy) {
+        Some(bad) => (NodeState::Degraded, format!("{} is {}: {}", bad.component, bad.status, bad.message)),
+        None => (NodeState::Ready, String::new()),
+    }
+}

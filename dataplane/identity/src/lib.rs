@@ -12,6 +12,8 @@ mod identity;
 mod membership;
 mod node_key;
 mod roster;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls;
 mod trust_store;
 

@@ -128,3 +128,6 @@ fn for_grpc(mut config: ClientConfig) -> ClientConfig {
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,3 +174,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, TrustStoreError> {
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrustStoreError> {
     durable::replace(path, bytes, 0o600).map_err(|source| TrustStoreError::Io { path: path.to_path_buf(), source })
 }
+
+#[cfg(test)]
+mod tests;

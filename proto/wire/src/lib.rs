@@ -3,10 +3,13 @@
 //!
 //! Everything here meets bytes that a stranger may have made, so every decoder has a bound and none panics.
 
+pub mod frames;
+pub mod grant;
 pub mod hde;
 pub mod manifest;
 pub mod piece;
 pub mod renew;
+pub mod roster;
 pub mod signed;
 pub mod tree_path;
 

@@ -1,1 +1,23 @@
-//! Crate `dataplane-local-store`.
+//! The agent's local store: `agent.db`, an SQLite file that the operator may look into, copy, vacuum or remove while the agent
+//! runs (RN-7, D31).
+//!
+//! Nothing in it is the only copy of what matters. A broken file is set aside at start, a removed one is noticed by its inode,
+//! and both are made anew. Transactions are short, begin as writers (`BEGIN IMMEDIATE`) and run to their end even when their
+//! caller goes away.
+
+mod baselines;
+mod cleaning;
+mod file;
+mod peers;
+mod records;
+mod store;
+mod transfers;
+mod user_profiles;
+
+pub use baselines::Baseline;
+pub use cleaning::{BASELINE_DAYS, Cleaned, MAX_TRANSFERS, PEER_DAYS, TRANSFER_DAYS};
+pub use peers::{KnownPeer, PeerMetadata};
+pub use records::KeptRecord;
+pub use store::{FILE_NAME, LocalStore, StoreError};
+pub use transfers::StoredTransfer;
+pub use user_profiles::UserProfile;

@@ -1,1 +1,14 @@
-//! Crate `control-plane-console`.
+//! The control plane over HTTP: liveness, health, status, metrics, and the fleet's view of the paths that the manuals name.
+//!
+//! Whoever serves puts a [`Peer`] into each request's extensions, and what is answered comes from a [`Backend`]; so this crate knows neither
+//! sockets nor the database. Who may ask what is [`access`]'s, and how often [`limits`]'.
+
+pub mod access;
+mod backend;
+pub mod limits;
+mod routes;
+
+pub use access::Peer;
+pub use backend::{Backend, Component, ComponentState, FleetStatus, Unavailable};
+pub use limits::{Limits, Rate};
+pub use routes::{metrics_only, router};

@@ -73,7 +73,7 @@ fn push_bytes(out: &mut String, bytes: &[u8]) {
 }
 
 /// Control characters (C0, DEL, C1), line and paragraph separators, and what turns the direction of text.
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use proto_rpc::agent as rpc;
 
 use crate::{
-    Epoch, FleetId, InvalidField, NodeUid, PublicKey, RootPath, TransferId, TransferOptions, TransferSpec, from_unix_ms,
+    Epoch, FleetId, InvalidField, NodeUid, PublicKey, RootPath, TransferId, TransferOptions, TransferSpec,
+    from_unix_ms,
     invalid_field::{at, each},
 };
 
@@ -120,7 +121,18 @@ impl TryFrom<rpc::Grant> for Grant {
             return Err(InvalidField::new("not_after_ms", "is not after not_before_ms"));
         }
         let DirectRequest { transfer, source_paths, destination_path, options } = grant.try_into()?;
-        Ok(Self { fleet, epoch, transfer, source, destination, source_paths, destination_path, options, not_before, not_after })
+        Ok(Self {
+            fleet,
+            epoch,
+            transfer,
+            source,
+            destination,
+            source_paths,
+            destination_path,
+            options,
+            not_before,
+            not_after,
+        })
     }
 }
 

@@ -4,11 +4,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use proto_rpc::agent as rpc;
 
-use crate::{
-    InvalidField, ParseRootNameError, RootName,
-    invalid_field::each,
-    transfer_error::bounded_text,
-};
+use crate::{InvalidField, ParseRootNameError, RootName, invalid_field::each, transfer_error::bounded_text};
 
 /// What a host reports of itself; nothing of it authorises (D3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

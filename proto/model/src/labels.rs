@@ -20,7 +20,9 @@ pub struct Labels(BTreeMap<LabelKey, LabelValue>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLabelError {
     /// As a key.
-    #[error("{0:?} is not a label key: 1 to 63 of A-Z, a-z, 0-9, `-`, `_`, `.` and `/` are expected, a letter or digit first")]
+    #[error(
+        "{0:?} is not a label key: 1 to 63 of A-Z, a-z, 0-9, `-`, `_`, `.` and `/` are expected, a letter or digit first"
+    )]
     Key(String),
     /// As a value.
     #[error("{0:?} is not a label value: at most 63 of A-Z, a-z, 0-9, `-`, `_`, `.`, `:` and `/` are expected")]
@@ -101,7 +103,9 @@ impl Labels {
     ///
     /// # Errors
     /// Where one is malformed or there are too many.
-    pub fn from_pairs<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, LabelsError> {
+    pub fn from_pairs<K: AsRef<str>, V: AsRef<str>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, LabelsError> {
         let mut labels = BTreeMap::new();
         for (key, value) in pairs {
             labels.insert(key.as_ref().parse()?, value.as_ref().parse()?);

@@ -56,7 +56,12 @@ impl FromStr for NodeName {
         let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
         let outer = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let dots_apart = !text.contains("..");
-        if bytes.len() > Self::MAX_BYTES || !bytes.iter().all(inner) || !outer(bytes.first()) || !outer(bytes.last()) || !dots_apart {
+        if bytes.len() > Self::MAX_BYTES
+            || !bytes.iter().all(inner)
+            || !outer(bytes.first())
+            || !outer(bytes.last())
+            || !dots_apart
+        {
             return Err(ParseNodeNameError::Form(shortened(text)));
         }
         if text.parse::<NodeUid>().is_ok() || text.parse::<NodeId>().is_ok() {

@@ -9,7 +9,7 @@ use crate::{
     newtype::serde_as_text,
 };
 
-/// The name that a host's owner gave to a folder.
+/// The name that a host's owner gave to a folder. Without dots, so that it can stand in a path of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RootName(String);
 
@@ -30,7 +30,7 @@ pub struct RootPath {
 
 /// The text is no name of a root.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a root's name: 1 to 63 of A-Z, a-z, 0-9, `-`, `_` and `.` are expected, a letter or digit first")]
+#[error("{0:?} is not a root's name: 1 to 63 of A-Z, a-z, 0-9, `-` and `_` are expected, a letter or digit first")]
 pub struct ParseRootNameError(String);
 
 /// The bytes are no path.
@@ -77,7 +77,7 @@ impl FromStr for RootName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         if first && rest && text.len() <= Self::MAX_BYTES {
             Ok(Self(text.to_owned()))
         } else {
@@ -253,7 +253,18 @@ mod tests {
 
     #[test]
     fn a_path_never_leads_out_of_its_root() {
-        for bad in ["data", "data:x", "data:/../x", "data:/a/../b", "data:/a//b", "data:/.", "data://", ":/x", "a b:/x", "data:/\0"] {
+        for bad in [
+            "data",
+            "data:x",
+            "data:/../x",
+            "data:/a/../b",
+            "data:/a//b",
+            "data:/.",
+            "data://",
+            ":/x",
+            "a b:/x",
+            "data:/\0",
+        ] {
             assert!(RootPath::from_bytes(bad.as_bytes()).is_err(), "{bad}");
         }
         let long = format!("data:/{}", "a".repeat(256));

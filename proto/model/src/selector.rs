@@ -38,7 +38,8 @@ impl FromStr for Selector {
             let (key, value) = term.split_once('=')?;
             Some((key.trim().parse().ok()?, value.trim().parse().ok()?))
         };
-        let terms = text.split(',').take(Self::MAX_TERMS + 1).map(term).collect::<Option<Vec<_>>>().ok_or_else(refused)?;
+        let terms =
+            text.split(',').take(Self::MAX_TERMS + 1).map(term).collect::<Option<Vec<_>>>().ok_or_else(refused)?;
         if terms.len() > Self::MAX_TERMS { Err(refused()) } else { Ok(Self(terms)) }
     }
 }

@@ -68,7 +68,9 @@ mod tests {
     fn only_well_formed_ones_are_taken() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(good.parse::<Traceparent>().expect("one").trace_id(), "0af7651916cd43dd8448eb211c80319c");
-        for bad in ["", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01", &good.to_uppercase(), &format!("{good}-x")] {
+        for bad in
+            ["", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01", &good.to_uppercase(), &format!("{good}-x")]
+        {
             assert_eq!(bad.parse::<Traceparent>(), Err(ParseTraceparentError), "{bad}");
         }
     }

@@ -28,8 +28,9 @@ impl TransferId {
     /// # Errors
     /// Where the name is not of that form.
     pub fn from_resource_name(name: &str) -> Result<Self, ParseTransferIdError> {
-        name.strip_prefix("transfers/").unwrap_or_default().parse().map_err(|_refused: ParseTransferIdError| {
-            ParseTransferIdError(crate::escape::shortened(name))
-        })
+        name.strip_prefix("transfers/")
+            .unwrap_or_default()
+            .parse()
+            .map_err(|_refused: ParseTransferIdError| ParseTransferIdError(crate::escape::shortened(name)))
     }
 }

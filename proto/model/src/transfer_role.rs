@@ -33,7 +33,9 @@ impl TransferRole {
         match rpc::TransferRole::try_from(number) {
             Ok(rpc::TransferRole::Sender) => Ok(Self::Sender),
             Ok(rpc::TransferRole::Receiver) => Ok(Self::Receiver),
-            Ok(rpc::TransferRole::Unspecified) | Err(_) => Err(InvalidField::new("role", "is neither SENDER nor RECEIVER")),
+            Ok(rpc::TransferRole::Unspecified) | Err(_) => {
+                Err(InvalidField::new("role", "is neither SENDER nor RECEIVER"))
+            }
         }
     }
 }

@@ -83,7 +83,12 @@ impl FromStr for TransferState {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let state = State::from_str_name(&text.to_ascii_uppercase()).and_then(Self::known);
-        state.ok_or_else(|| InvalidField::new("state", "is none of PENDING, RUNNING, WAITING, SUCCEEDED, SUCCEEDED_IN_PART, FAILED, CANCELLED"))
+        state.ok_or_else(|| {
+            InvalidField::new(
+                "state",
+                "is none of PENDING, RUNNING, WAITING, SUCCEEDED, SUCCEEDED_IN_PART, FAILED, CANCELLED",
+            )
+        })
     }
 }
 

@@ -1,0 +1,58 @@
+//! Keys that are known and checked, but that nothing acts on yet (or that say what cannot be had here).
+
+/// When a key has no effect.
+enum When {
+    /// Whenever a layer sets it.
+    Set,
+    /// Where it has one of these values.
+    Is(&'static [&'static str]),
+    /// Where it has any but this value.
+    IsNot(&'static str),
+}
+
+/// A key without effect, and why.
+struct Idle {
+    path: &'static str,
+    when: When,
+    reason: &'static str,
+}
+
+/// Struck from here by whoever builds it.
+const IDLE: [Idle; 12] = [
+    Idle {
+        path: "transport.congestion_algorithm",
+        when: When::Is(&["bbr", "reno"]),
+        reason: "CUBIC governs every connection at present",
+    },
+    Idle { path: "transport.pacing_rate", when: When::IsNot("0"), reason: "the rate is not bounded yet" },
+    Idle { path: "transport.enable_rdma", when: When::Is(&["true"]), reason: "there is no RDMA path; QUIC serves" },
+    Idle { path: "transport.stream_scaling_factor", when: When::Set, reason: "streams are not scaled yet" },
+    Idle { path: "compression.baseline_interval", when: When::Set, reason: "baselines are not kept yet" },
+    Idle { path: "compression.max_delta_chain", when: When::Set, reason: "baselines are not kept yet" },
+    Idle { path: "compression.adaptive_threshold", when: When::Set, reason: "baselines are not kept yet" },
+    Idle {
+        path: "compression.enable_dictionary",
+        when: When::Is(&["true"]),
+        reason: "dictionaries are not trained yet",
+    },
+    Idle { path: "dht.public", when: When::Is(&["true"]), reason: "only the fleet's own ring is used" },
+    Idle { path: "dht.encrypt_records", when: When::Is(&["true"]), reason: "records are signed, not encrypted yet" },
+    Idle { path: "network.relay", when: When::Is(&["true"]), reason: "relaying is not built yet" },
+    Idle { path: "network.reach", when: When::Is(&["private"]), reason: "relaying is not built yet" },
+];
+
+/// Why a key that a layer set to this value (as YAML) has no effect, if it has none.
+pub(super) fn idle_reason(path: &str, yaml: &str) -> Option<&'static str> {
+    let idle = IDLE.iter().find(|idle| idle.path == path)?;
+    let applies = match idle.when {
+        When::Set => true,
+        When::Is(values) => values.contains(&yaml),
+        When::IsNot(value) => yaml != value,
+    };
+    applies.then_some(idle.reason)
+}
+
+#[cfg(test)]
+pub(super) fn idle_paths() -> impl Iterator<Item = &'static str> {
+    IDLE.iter().map(|idle| idle.path)
+}

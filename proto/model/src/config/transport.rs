@@ -1,0 +1,87 @@
+//! Section `transport`: AMST.
+
+use std::time::Duration;
+
+use super::section::{Reader, choice};
+
+/// How data travels between agents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transport {
+    /// The scaler never goes below.
+    pub min_streams: u32,
+    /// The scaler never goes above.
+    pub max_streams: u32,
+    /// Where it starts.
+    pub initial_streams: u32,
+    /// By how much streams grow when growing pays.
+    pub stream_scaling_factor: f64,
+    /// What should govern the rate.
+    pub congestion_algorithm: CongestionAlgorithm,
+    /// Bits a second that one session may send at most.
+    pub pacing_rate: Option<u64>,
+    /// Whether to look for RDMA.
+    pub enable_rdma: bool,
+    /// A peer from which nothing came for so long is given up.
+    pub read_timeout: Duration,
+    /// How long a handshake may take.
+    pub connect_timeout: Duration,
+    /// How often a silent connection is kept open.
+    pub keep_alive_interval: Duration,
+    /// A session that carries nothing is closed after this.
+    pub idle_timeout: Duration,
+    /// QUIC connections to one peer.
+    pub lanes: u32,
+    /// UDP sockets on the one port.
+    pub sockets: u32,
+}
+
+choice! {
+    /// What governs the rate of a connection.
+    CongestionAlgorithm {
+        /// What is best of those there are.
+        Auto = "auto",
+        /// BBR.
+        Bbr = "bbr",
+        /// CUBIC (RFC 9438).
+        Cubic = "cubic",
+        /// New Reno (RFC 9002).
+        Reno = "reno",
+    }
+}
+
+impl Transport {
+    /// More streams than this cost a peer more than they carry.
+    pub const MAX_STREAMS: u32 = 4096;
+    /// More lanes than this have never carried more.
+    pub const MAX_LANES: u32 = 16;
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let mut section = reader.section("transport");
+        let mut transport = Self {
+            min_streams: section.number("min_streams", 1..=Self::MAX_STREAMS),
+            max_streams: section.number("max_streams", 1..=Self::MAX_STREAMS),
+            initial_streams: section.number("initial_streams", 1..=Self::MAX_STREAMS),
+            stream_scaling_factor: section.real("stream_scaling_factor", 1.05..=10.0),
+            congestion_algorithm: section.choice("congestion_algorithm"),
+            pacing_rate: Some(section.number("pacing_rate", 0..=1_000_000_000_000)).filter(|&rate| rate > 0),
+            enable_rdma: section.boolean("enable_rdma"),
+            read_timeout: section.duration("read_timeout", 1..=3600),
+            connect_timeout: section.duration("connect_timeout", 1..=300),
+            keep_alive_interval: section.duration("keep_alive_interval", 1..=300),
+            idle_timeout: section.duration("idle_timeout", 1..=86_400),
+            lanes: section.number("lanes", 1..=Self::MAX_LANES),
+            sockets: section.number("sockets", 1..=Self::MAX_LANES),
+        };
+        section.ordered(("min_streams", transport.min_streams), ("max_streams", transport.max_streams));
+        // A start that nobody chose follows the bounds that somebody did.
+        if section.is_default("initial_streams") && transport.min_streams <= transport.max_streams {
+            transport.initial_streams = transport.initial_streams.clamp(transport.min_streams, transport.max_streams);
+            section.amend("initial_streams", transport.initial_streams);
+        }
+        section.ordered(("min_streams", transport.min_streams), ("initial_streams", transport.initial_streams));
+        section.ordered(("initial_streams", transport.initial_streams), ("max_streams", transport.max_streams));
+        let (keep_alive, timeout) = (transport.keep_alive_interval, transport.read_timeout);
+        section.ordered_durations(("keep_alive_interval", keep_alive), ("read_timeout", timeout));
+        transport
+    }
+}

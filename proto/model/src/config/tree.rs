@@ -1,0 +1,87 @@
+//! [`Tree`]: a layer, parsed.
+
+use std::sync::Arc;
+
+use super::{
+    Diagnostic, LayerName,
+    merge::merge,
+    node::{Content, Entry, Mark, Node},
+    render, scope,
+};
+
+/// A layer, parsed: its values with their places. What they mean is found out by [`super::resolve`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tree {
+    pub(super) name: Arc<LayerName>,
+    pub(super) root: Node,
+    pub(super) warnings: Vec<Diagnostic>,
+}
+
+impl Tree {
+    /// A layer that says nothing.
+    #[must_use]
+    pub fn empty(name: LayerName) -> Self {
+        let name = Arc::new(name);
+        Self { root: Node::empty_map(Mark::nowhere(&name)), name, warnings: Vec::new() }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn name(&self) -> &LayerName {
+        &self.name
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.root.entries().is_empty()
+    }
+
+    /// Sets the value at a path such as `network.quic_listen`: what flags and variables do. A list is separated by commas.
+    pub fn assign(&mut self, path: &str, value: impl Into<String>) {
+        self.put(path, Content::Scalar(value.into()));
+    }
+
+    /// Sets the list at a path.
+    pub fn assign_list(&mut self, path: &str, values: impl IntoIterator<Item = impl Into<String>>) {
+        let mark = Mark::nowhere(&self.name);
+        let items = values.into_iter().map(|value| Node { mark: mark.clone(), content: Content::Scalar(value.into()) });
+        self.put(path, Content::List(items.collect()));
+    }
+
+    fn put(&mut self, path: &str, content: Content) {
+        let mark = Mark::nowhere(&self.name);
+        let mut over = Node { mark: mark.clone(), content };
+        for key in path.rsplit('.') {
+            let entry = Entry { key: key.to_owned(), mark: mark.clone(), value: over };
+            over = Node { mark: mark.clone(), content: Content::Map(vec![entry]) };
+        }
+        merge(&mut self.root, &over);
+    }
+
+    /// What a host reports of its own layers, the lowest first: one YAML document, secrets left out.
+    #[must_use]
+    pub fn report(layers: &[Self]) -> String {
+        let mut whole = Self::empty(LayerName::Environment).root;
+        for layer in layers {
+            let mut root = layer.root.clone();
+            super::shape::unwrap_root(&mut root);
+            merge(&mut whole, &root);
+        }
+        for secret in scope::SECRETS {
+            remove(&mut whole, secret);
+        }
+        render::document(&whole)
+    }
+}
+
+fn remove(node: &mut Node, path: &str) {
+    let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+    let Content::Map(entries) = &mut node.content else { return };
+    match rest {
+        None => entries.retain(|entry| entry.key != key),
+        Some(rest) => {
+            entries.iter_mut().filter(|entry| entry.key == key).for_each(|entry| remove(&mut entry.value, rest))
+        }
+    }
+}

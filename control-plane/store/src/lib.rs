@@ -5,6 +5,7 @@
 
 pub mod audit_log;
 mod bell;
+pub mod configs;
 mod context;
 mod db;
 pub mod enrolment;
@@ -15,7 +16,10 @@ mod migrations;
 pub mod nodes;
 pub mod operator_tokens;
 mod requests;
+pub mod rollouts;
 pub mod roster;
+pub mod sessions;
+pub mod transfers;
 mod tx;
 
 pub use audit_log::AuditKey;

@@ -1,0 +1,306 @@
+//! What an end reports, and what it makes of the transfer.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
+use prost::Message;
+use proto_model::{NodeUid, TransferId, TransferReport, TransferRole, TransferState};
+use sqlx::PgConnection;
+
+use super::{Expiry, Standing, Transfer, lock, role_word, state_word};
+use crate::{Context, Db, Error, Event, Tx, Unaudited};
+
+/// Progress of one transfer is written at most so often (D13).
+const PROGRESS_INTERVAL: TimeDelta = TimeDelta::seconds(1);
+
+/// The receiver's share of that: the sender's figures are those that people look at.
+const RECEIVER_INTERVAL: TimeDelta = TimeDelta::seconds(5);
+
+/// Transfers that are ended in one transaction when their time is over; the next sweep takes the rest.
+const MAX_EXPIRED_AT_ONCE: i64 = 200;
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// It is stored, or was before.
+    Taken,
+    /// Progress was written within the last second: try again in a moment.
+    TooSoon,
+    /// There is no such transfer.
+    Unknown,
+    /// The node does not have this role in this transfer.
+    NotItsOwn,
+}
+
+pub(super) fn decode(bytes: Option<Vec<u8>>) -> Result<Option<Box<TransferReport>>, Error> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    let report = proto_rpc::agent::TransferReport::decode(bytes.as_slice()).ok();
+    let report = report.and_then(|report| TransferReport::try_from(report).ok());
+    report.map(|report| Some(Box::new(report))).ok_or(Error::Damaged("transfer's report"))
+}
+
+impl Transfer {
+    /// What an end last reported.
+    #[must_use]
+    pub fn end(&self, role: TransferRole) -> Option<&TransferReport> {
+        match role {
+            TransferRole::Sender => self.sender.as_deref(),
+            TransferRole::Receiver => self.receiver.as_deref(),
+        }
+    }
+
+    /// Whether a node has this role in this transfer.
+    #[must_use]
+    pub fn is_end_of(&self, node: NodeUid, role: TransferRole) -> bool {
+        match role {
+            TransferRole::Sender => self.source == node,
+            TransferRole::Receiver => self.destination == node,
+        }
+    }
+
+    /// Whether an end has ended; that report is never replaced.
+    #[must_use]
+    pub fn has_ended(&self, role: TransferRole) -> bool {
+        self.end(role).is_some_and(|report| report.state.is_end())
+    }
+}
+
+/// Takes a node's report.
+///
+/// # Errors
+/// The database failed; the report may come again.
+pub async fn report(db: &Db, node: NodeUid, report: &TransferReport) -> Result<Reported, Error> {
+    let report = report.clone();
+    if !report.state.is_end() {
+        return db
+            .observe("transfers.progress", move |tx| async move { take_progress(tx, node, &report).await }.boxed())
+            .await;
+    }
+    let (reported, ended) = db
+        .write("transfers.end", Context::system(), move |tx| async move { take_end(tx, node, &report).await }.boxed())
+        .await?;
+    if let Some(transfer) = ended {
+        count(&transfer);
+    }
+    Ok(reported)
+}
+
+/// An end is kept for good; the sender's first one is the transfer's. Returns the transfer where this ended it.
+async fn take_end(tx: &mut Tx, node: NodeUid, report: &TransferReport) -> Result<(Reported, Option<Transfer>), Error> {
+    let Some(mut transfer) = lock(tx.connection(), report.transfer).await? else {
+        tx.discard();
+        return Ok((Reported::Unknown, None));
+    };
+    if !transfer.is_end_of(node, report.role) {
+        let refusal = Event::refused("transfer.report", report.transfer.resource_name()).with("node", node.to_string());
+        tx.audit(refusal.with("role", role_word(report.role)));
+        return Ok((Reported::NotItsOwn, None));
+    }
+    if transfer.has_ended(report.role) {
+        tx.discard();
+        return Ok((Reported::Taken, None));
+    }
+    let now = tx.now();
+    write_end(tx.connection(), report, now).await?;
+    let next = transfer.standing.on_report(report, now);
+    let ended = next.as_ref().is_some_and(|standing| standing.state.is_end());
+    let standing = next.unwrap_or_else(|| transfer.standing.clone());
+    tx.audit(end_event(&transfer, report));
+    write_standing(tx.unaudited(), report.transfer, &standing, Moved { jobs: true }).await?;
+    transfer.standing = standing;
+    match report.role {
+        TransferRole::Sender => transfer.sender = Some(Box::new(report.clone())),
+        TransferRole::Receiver => transfer.receiver = Some(Box::new(report.clone())),
+    }
+    Ok((Reported::Taken, ended.then_some(transfer)))
+}
+
+fn end_event(transfer: &Transfer, report: &TransferReport) -> Event {
+    let node = match report.role {
+        TransferRole::Sender => &transfer.source_name,
+        TransferRole::Receiver => &transfer.destination_name,
+    };
+    let event = Event::new("transfer.end", report.transfer.resource_name())
+        .with("node", node.resource_name())
+        .with("role", role_word(report.role))
+        .with("state", state_word(report.state))
+        .with("issueCount", report.issue_count);
+    match &report.error {
+        Some(error) => event.with("reason", error.reason.clone()),
+        None => event,
+    }
+}
+
+/// Progress moves the state of a transfer that has not ended, and is never audited.
+async fn take_progress(tx: &mut Unaudited, node: NodeUid, report: &TransferReport) -> Result<Reported, Error> {
+    let Some(transfer) = lock(tx.connection(), report.transfer).await? else { return Ok(Reported::Unknown) };
+    if !transfer.is_end_of(node, report.role) {
+        return Ok(Reported::NotItsOwn);
+    }
+    if transfer.has_ended(report.role) || transfer.standing.state.is_end() {
+        return Ok(Reported::Taken);
+    }
+    let now = tx.now();
+    let next = transfer.standing.on_report(report, now);
+    let decides = next.is_some() || transfer.end(report.role).is_none_or(|held| held.state != report.state);
+    if !decides && too_soon(tx.connection(), report, now).await? {
+        return Ok(Reported::TooSoon);
+    }
+    write_end(tx.connection(), report, now).await?;
+    let standing = next.unwrap_or(transfer.standing);
+    write_standing(tx, report.transfer, &standing, Moved { jobs: false }).await?;
+    Ok(Reported::Taken)
+}
+
+async fn too_soon(connection: &mut PgConnection, report: &TransferReport, now: DateTime<Utc>) -> Result<bool, Error> {
+    let times: (Option<DateTime<Utc>>, Option<DateTime<Utc>>) =
+        sqlx::query_as("SELECT progress_time, receiver_progress_time FROM transfers WHERE id = $1")
+            .bind(report.transfer.uuid())
+            .fetch_one(connection)
+            .await?;
+    let within = |time: Option<DateTime<Utc>>, interval| time.is_some_and(|time| now - time < interval);
+    Ok(within(times.0, PROGRESS_INTERVAL)
+        || (report.role == TransferRole::Receiver && within(times.1, RECEIVER_INTERVAL)))
+}
+
+/// Keeps the report, unless the end it is of has ended.
+async fn write_end(connection: &mut PgConnection, report: &TransferReport, now: DateTime<Utc>) -> Result<(), Error> {
+    let bytes = proto_rpc::agent::TransferReport::from(report.clone()).encode_to_vec();
+    sqlx::query(
+        "INSERT INTO transfer_ends (transfer, role, ended, report, update_time) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (transfer, role) DO UPDATE SET ended = $3, report = $4, update_time = $5 WHERE NOT transfer_ends.ended",
+    )
+    .bind(report.transfer.uuid())
+    .bind(role_word(report.role))
+    .bind(report.state.is_end())
+    .bind(bytes)
+    .bind(now)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE transfers SET progress_time = $2, \
+         receiver_progress_time = CASE WHEN $3 THEN $2 ELSE receiver_progress_time END WHERE id = $1",
+    )
+    .bind(report.transfer.uuid())
+    .bind(now)
+    .bind(report.role == TransferRole::Receiver)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether what the ends should do changed too.
+struct Moved {
+    jobs: bool,
+}
+
+async fn write_standing(tx: &mut Unaudited, id: TransferId, standing: &Standing, moved: Moved) -> Result<(), Error> {
+    let now = tx.now();
+    let revision = tx.next_revision().await?.value().cast_signed();
+    let error = standing.error.as_ref();
+    sqlx::query(
+        "UPDATE transfers SET state = $2, error_reason = $3, error_message = $4, start_time = $5, end_time = $6, \
+         update_time = $7, revision = $8, job_revision = CASE WHEN $9 THEN $8 ELSE job_revision END WHERE id = $1",
+    )
+    .bind(id.uuid())
+    .bind(state_word(standing.state))
+    .bind(error.map_or("", |error| error.reason.as_str()))
+    .bind(error.map_or("", |error| error.message.as_str()))
+    .bind(standing.start_time)
+    .bind(standing.end_time)
+    .bind(now)
+    .bind(revision)
+    .bind(moved.jobs)
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// A transfer that cannot be cancelled any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HasEnded(pub TransferState);
+
+/// Stops a transfer. Cancelled already is fine, and changes nothing; `None` when there is no such transfer.
+///
+/// # Errors
+/// The database failed.
+pub async fn cancel(tx: &mut Tx, id: TransferId) -> Result<Option<Result<Transfer, HasEnded>>, Error> {
+    let Some(mut transfer) = lock(tx.connection(), id).await? else {
+        tx.discard();
+        return Ok(None);
+    };
+    let Some(standing) = transfer.standing.on_cancel(tx.now()) else {
+        tx.discard();
+        let state = transfer.standing.state;
+        let answer = if state == TransferState::Cancelled { Ok(transfer) } else { Err(HasEnded(state)) };
+        return Ok(Some(answer));
+    };
+    tx.audit(Event::new("transfer.cancel", id.resource_name()));
+    write_standing(tx.unaudited(), id, &standing, Moved { jobs: true }).await?;
+    transfer.standing = standing;
+    transfer.update_time = tx.now();
+    count(&transfer);
+    Ok(Some(Ok(transfer)))
+}
+
+/// Ends transfers that can no longer go on: the grant's time is over, or an end was revoked. Any server may do so at any time.
+///
+/// # Errors
+/// The database failed.
+pub async fn expire(db: &Db) -> Result<(), Error> {
+    let now = db.clock().utc();
+    if db.read(move |connection| hopeless(connection, now).boxed()).await?.is_empty() {
+        return Ok(());
+    }
+    let ended = db.write("transfers.expire", Context::system(), |tx| end_hopeless(tx).boxed()).await?;
+    for transfer in &ended {
+        tracing::warn!(transfer = %transfer.id, error = ?transfer.standing.error, "Transfer can no longer go on");
+        count(transfer);
+    }
+    Ok(())
+}
+
+async fn end_hopeless(tx: &mut Tx) -> Result<Vec<Transfer>, Error> {
+    let now = tx.now();
+    let mut ended = Vec::new();
+    for (id, revoked) in hopeless(tx.connection(), now).await? {
+        let Some(mut transfer) = lock(tx.connection(), id).await? else { continue };
+        let expiry = if revoked { Expiry::NodeRevoked } else { Expiry::GrantExpired };
+        let Some(standing) = transfer.standing.on_expiry(expiry, transfer.receiver.as_deref(), now) else { continue };
+        let event = Event::new("transfer.end", id.resource_name()).with("state", state_word(standing.state));
+        let reason = standing.error.as_ref().map_or_else(String::new, |error| error.reason.clone());
+        tx.audit(event.with("reason", reason));
+        transfer.standing = standing;
+        ended.push(transfer);
+    }
+    // The revision counter comes after all rows.
+    for transfer in &ended {
+        write_standing(tx.unaudited(), transfer.id, &transfer.standing, Moved { jobs: true }).await?;
+    }
+    if ended.is_empty() {
+        tx.discard();
+    }
+    Ok(ended)
+}
+
+async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<(TransferId, bool)>, Error> {
+    let rows: Vec<(uuid::Uuid, bool)> = sqlx::query_as(
+        "SELECT t.id, s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL FROM transfers t JOIN nodes s ON s.uid = t.source \
+         JOIN nodes d ON d.uid = t.destination \
+         WHERE t.end_time IS NULL AND (t.grant_expire_time <= $1 OR s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL) ORDER BY t.id LIMIT $2",
+    )
+    .bind(now)
+    .bind(MAX_EXPIRED_AT_ONCE)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(id, revoked)| (TransferId::new(id), revoked)).collect())
+}
+
+/// Counts an end, once, where it was stored.
+fn count(transfer: &Transfer) {
+    metrics::counter!("dwcp_transfers_total", "outcome" => state_word(transfer.standing.state)).increment(1);
+    if let (Some(start), Some(end)) = (transfer.standing.start_time, transfer.standing.end_time)
+        && let Ok(duration) = (end - start).to_std()
+    {
+        metrics::histogram!("dwcp_transfer_duration_seconds").record(duration.as_secs_f64());
+    }
+}

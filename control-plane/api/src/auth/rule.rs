@@ -1,0 +1,91 @@
+//! What a method demands of its caller.
+
+use proto_model::Role;
+
+/// What a method demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Nothing: it checks by itself, or tells nothing.
+    Open,
+    /// A certificate of the fleet.
+    Node,
+    /// A token, or the local socket, of this role or a higher one.
+    Role(Role),
+}
+
+impl Rule {
+    /// The rule of a path such as `/dwcp.v1.NodeService/GetNode`. What is not listed here demands the highest role.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
+            return Self::Role(Role::Admin);
+        };
+        match service {
+            "grpc.health.v1.Health"
+            | "grpc.reflection.v1.ServerReflection"
+            | "grpc.reflection.v1alpha.ServerReflection" => Self::Open,
+            "dwcp.agent.v1.AgentService" => match method {
+                "Enroll" | "Renew" => Self::Open,
+                _ => Self::Node,
+            },
+            _ => match service.strip_prefix("dwcp.v1.") {
+                Some(service) => Self::Role(role(service, method)),
+                None => Self::Role(Role::Admin),
+            },
+        }
+    }
+}
+
+fn role(service: &str, method: &str) -> Role {
+    match (service, method) {
+        ("NodeService", "GetNode" | "ListNodes" | "WatchNodes")
+        | ("JoinTokenService", "GetJoinToken" | "ListJoinTokens")
+        | (
+            "ConfigService",
+            "GetConfig"
+            | "ListConfigs"
+            | "WatchConfigs"
+            | "GetConfigRevision"
+            | "ListConfigRevisions"
+            | "DiffConfigRevisions"
+            | "ValidateConfig"
+            | "GetEffectiveConfig",
+        )
+        | ("RolloutService", "GetRollout" | "ListRollouts" | "WatchRollout" | "ListRolloutTargets")
+        | ("TransferService", "GetTransfer" | "ListTransfers" | "WatchTransfer" | "WatchTransfers")
+        | (
+            "AuditService",
+            "GetAuditEvent"
+            | "ListAuditEvents"
+            | "TailAuditEvents"
+            | "GetAuditHead"
+            | "GetInclusionProof"
+            | "GetConsistencyProof",
+        )
+        | ("SystemService", "GetServerInfo" | "RunChecks") => Role::Viewer,
+        ("NodeService", "UpdateNode" | "DeleteNode")
+        | ("JoinTokenService", "CreateJoinToken" | "RevokeJoinToken")
+        | ("ConfigService", "CreateConfig" | "UpdateConfig" | "RollbackConfig" | "DeleteConfig")
+        | ("TransferService", "CreateTransfer" | "CancelTransfer") => Role::Operator,
+        // Operator tokens, and whatever is not listed.
+        _ => Role::Admin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_is_only_what_must_be() {
+        assert_eq!(Rule::of("/grpc.health.v1.Health/Check"), Rule::Open);
+        assert_eq!(Rule::of("/dwcp.agent.v1.AgentService/Enroll"), Rule::Open);
+        assert_eq!(Rule::of("/dwcp.agent.v1.AgentService/Session"), Rule::Node);
+        assert_eq!(Rule::of("/dwcp.v1.NodeService/ListNodes"), Rule::Role(Role::Viewer));
+        assert_eq!(Rule::of("/dwcp.v1.NodeService/DeleteNode"), Rule::Role(Role::Operator));
+        assert_eq!(Rule::of("/dwcp.v1.OperatorTokenService/ListOperatorTokens"), Rule::Role(Role::Admin));
+        for unknown in ["", "/", "x", "/dwcp.v1.NodeService/Explode", "/other.Service/Get"] {
+            assert_eq!(Rule::of(unknown), Rule::Role(Role::Admin), "{unknown}");
+        }
+    }
+}

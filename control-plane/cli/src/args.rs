@@ -1,0 +1,591 @@
+//! The command line, as clap sees it. Every verb's help ends in examples that work as typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{
+    output::{Color, Format},
+    units::parse_duration,
+};
+
+/// Moves data between hosts over WANs, and steers the fleet that does it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dwcp",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  dwcp check                                  is everything as it should be?
+  dwcp token create                           prints what to type on a new host
+  dwcp send ./dataset site-b:data:/in         sends a folder of this host
+  dwcp config diff fleet new.yaml             what would change, and the command that does it
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 done in part, 5 temporary, 6 refused, 7 conflict,
+8 timed out, 10 check found errors, 12 audit verification failed, 130 interrupted"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags that every verb has.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Global {
+    /// The control plane, HOST:PORT or unix:PATH [default: the selected context, else the local admin.sock]
+    #[arg(long, global = true, env = "DWCP_ENDPOINT", value_name = "ENDPOINT", help_heading = "Global options")]
+    pub(crate) endpoint: Option<String>,
+    /// A file with an operator's token
+    #[arg(long, global = true, env = "DWCP_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The fleet's CA certificate, PEM
+    #[arg(long, global = true, env = "DWCP_CA", value_name = "FILE", help_heading = "Global options")]
+    pub(crate) ca: Option<PathBuf>,
+    /// A context of `dwcp context`
+    #[arg(long, global = true, env = "DWCP_CONTEXT", value_name = "NAME", help_heading = "Global options")]
+    pub(crate) context: Option<String>,
+    /// The local agent's socket
+    #[arg(long, global = true, env = "DWCP_AGENT_SOCKET", value_name = "PATH", help_heading = "Global options")]
+    pub(crate) agent_socket: Option<PathBuf>,
+    /// How results are printed
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Format,
+    /// When colours are used
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Global options")]
+    pub(crate) color: Color,
+    /// Names of the present context's control plane come from this file of flags
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Nouns, and verbs for people in a hurry.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Sends files and folders from one host to another, and waits for the end
+    Send(Send),
+    /// Hosts of the fleet
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(Node),
+    /// Tokens with which hosts join
+    #[command(subcommand)]
+    Token(Token),
+    /// Tokens with which people and scripts call the API
+    #[command(subcommand)]
+    Operator(Operator),
+    /// Configuration of the fleet and of single nodes
+    #[command(subcommand)]
+    Config(Config),
+    /// Transfers, running and ended
+    #[command(subcommand, visible_alias = "transfers")]
+    Transfer(Transfer),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Encodes and decodes files as transfers do
+    #[command(subcommand)]
+    Hde(Hde),
+    /// Measures the way from this host's agent to a node
+    Ping(Ping),
+    /// Checks that everything is as it should be
+    Check(Check),
+    /// Named control planes
+    #[command(subcommand)]
+    Context(Context),
+    /// The control plane itself
+    #[command(subcommand)]
+    System(System),
+    /// Prints a completion script for a shell
+    #[command(after_help = "Example:\n  dwcp completion bash > /etc/bash_completion.d/dwcp")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `dwcp send`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A source file lands in the destination folder under its own name, a source folder as a folder of its own name; with a
+trailing slash (a root itself, data:/, has one) its contents do. Nothing is deleted without --delete.
+
+Examples:
+  dwcp send ./dataset site-b:data:/in             a folder of this host
+  dwcp send --from site-a data:/set/ site-b:data:/in
+  dwcp send --from site-a data:/set site-b:data:/in --dry-run
+  dwcp send ./build site-b:data:/releases --detach")]
+pub(crate) struct Send {
+    /// What is sent, then NODE:ROOT:/PATH: where to
+    #[arg(required = true, num_args = 2.., value_name = "PATH… NODE:ROOT:/PATH")]
+    pub(crate) paths: Vec<std::ffi::OsString>,
+    /// The node that sends; then sources are ROOT:/path [default: this host's agent]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) from: Option<String>,
+    /// Returns at once with the transfer's name
+    #[arg(long, conflicts_with = "direct")]
+    pub(crate) detach: bool,
+    /// Deletes below the destination what the source does not have
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Leaves alone what matches, at both ends; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Compares contents where size and time agree
+    #[arg(long)]
+    pub(crate) checksum: bool,
+    /// Moves nothing, and lists what would be moved
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Asks the local agent alone, without the control plane
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) direct: bool,
+    /// Checks authority, the paths' form and whether both ends can be reached; begins nothing
+    #[arg(long, conflicts_with_all = ["direct", "detach", "dry_run"])]
+    pub(crate) validate_only: bool,
+    /// Gives up waiting after so long; the transfer goes on
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `dwcp node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Lists nodes
+    #[command(visible_alias = "ls", after_help = "Example:\n  dwcp node list --filter environment=staging,state=READY")]
+    List {
+        /// `key=value` of a label, or state=READY; several are separated by commas
+        #[arg(long, default_value = "", hide_default_value = true)]
+        filter: String,
+    },
+    /// Shows one node
+    Get {
+        /// Its name, uid or node id
+        node: String,
+    },
+    /// Changes labels, or whether the node may relay
+    #[command(
+        after_help = "Example:\n  dwcp node set site-a --label environment=staging --remove-label old --relay true"
+    )]
+    Set {
+        /// Its name
+        node: String,
+        /// Adds or replaces a label; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+        labels: Vec<(String, String)>,
+        /// Removes a label; may be repeated
+        #[arg(long = "remove-label", value_name = "KEY")]
+        removed: Vec<String>,
+        /// Whether it may relay and store DHT records
+        #[arg(long)]
+        relay: Option<bool>,
+    },
+    /// Shows every change as it happens
+    Watch {
+        /// As for list
+        #[arg(long, default_value = "", hide_default_value = true)]
+        filter: String,
+    },
+    /// Revokes a node: it is cut off and never admitted again
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its name
+        node: String,
+        /// Does not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// `dwcp token`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Makes a token, and prints what to type on the host
+    #[command(after_help = "\
+Examples:
+  dwcp token create                                one host, within an hour
+  dwcp token create --relay --label region=eu
+  dwcp token create --node site-a                  lets a rebuilt host take its place
+  dwcp token create -o json | jq -r .joinCommand")]
+    Create {
+        /// How long it lives
+        #[arg(long, default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// How many hosts may join with it
+        #[arg(long, default_value_t = 1)]
+        max_uses: i32,
+        /// A label for every host that joins with it; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+        labels: Vec<(String, String)>,
+        /// Lets these hosts relay and store DHT records
+        #[arg(long)]
+        relay: bool,
+        /// The name the host gets
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// Lists tokens
+    #[command(visible_alias = "ls")]
+    List,
+    /// Makes a token useless
+    Revoke {
+        /// Its name
+        token: String,
+    },
+}
+
+/// `dwcp operator`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Operator {
+    /// Makes a token; it is printed once
+    #[command(after_help = "Example:\n  dwcp operator create alice --role operator --ttl 90d > alice.token")]
+    Create {
+        /// Who or what will hold it
+        display_name: String,
+        /// What its holder may do
+        #[arg(long, value_enum)]
+        role: Role,
+        /// How long it lives [default: without end]
+        #[arg(long, value_parser = parse_duration)]
+        ttl: Option<Duration>,
+    },
+    /// Lists tokens
+    #[command(visible_alias = "ls")]
+    List,
+    /// Makes a token useless
+    Revoke {
+        /// Its name
+        token: String,
+    },
+}
+
+/// What a token's holder may do.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Read.
+    Viewer,
+    /// Read; change configurations, transfers and nodes; make join tokens.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// `dwcp config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Prints a document
+    Get {
+        /// `fleet` or node.NAME; all are listed where none is given
+        config: Option<String>,
+        /// An older revision
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Writes a new revision, rolls it out and waits for the agents' answers
+    #[command(after_help = "\
+Examples:
+  dwcp config set fleet dwcp.yaml -m 'more streams'
+  dwcp config set node.site-a - < site-a.yaml
+  dwcp config diff fleet dwcp.yaml       prints this command with the etag that makes it safe")]
+    Set {
+        /// `fleet` or node.NAME
+        config: String,
+        /// The YAML document, or - for standard input
+        file: PathBuf,
+        /// What for
+        #[arg(long, short, default_value = "", hide_default_value = true)]
+        message: String,
+        /// Refuses where somebody else wrote since [default: the present one]
+        #[arg(long)]
+        etag: Option<String>,
+        /// Checks only
+        #[arg(long)]
+        dry_run: bool,
+        /// Does not wait for the agents' answers
+        #[arg(long)]
+        no_wait: bool,
+        /// Gives up waiting after so long; the rollout goes on
+        #[arg(long, default_value = "60s", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// Compares the present document with a file, or two revisions
+    #[command(after_help = "\
+Examples:
+  dwcp config diff fleet dwcp.yaml
+  dwcp config diff fleet --from 3 --to 5
+  dwcp config diff fleet dwcp.yaml --exit-code     0 same, 1 differs")]
+    Diff {
+        /// `fleet` or node.NAME
+        config: String,
+        /// The YAML document, or - for standard input
+        #[arg(required_unless_present = "to", conflicts_with = "to")]
+        file: Option<PathBuf>,
+        /// The revision to start from [default: the newest]
+        #[arg(long)]
+        from: Option<u64>,
+        /// The revision to compare it with
+        #[arg(long)]
+        to: Option<u64>,
+        /// Exits with 1 where something differs
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Says what is wrong with a document, with line and column; needs no control plane
+    #[command(
+        after_help = "Example:\n  dwcp config validate dwcp.staging.yaml      reads dwcp.yaml beside it as its base"
+    )]
+    Validate {
+        /// The YAML document, or - for standard input
+        file: PathBuf,
+        /// Asks the control plane too, for this configuration: `fleet` or node.NAME
+        #[arg(long, value_name = "CONFIG")]
+        online: Option<String>,
+    },
+    /// Lists revisions, newest first
+    History {
+        /// `fleet` or node.NAME
+        config: String,
+    },
+    /// Writes an old revision's document as a new revision
+    Rollback {
+        /// `fleet` or node.NAME
+        config: String,
+        /// The revision to go back to [default: the one before the present]
+        #[arg(long)]
+        revision: Option<u64>,
+        /// What for
+        #[arg(long, short, default_value = "", hide_default_value = true)]
+        message: String,
+        /// Does not wait for the agents' answers
+        #[arg(long)]
+        no_wait: bool,
+        /// Gives up waiting after so long; the rollout goes on
+        #[arg(long, default_value = "60s", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// Shows what a node's configuration comes to
+    Effective {
+        /// The node [default: what a node without layers of its own gets]
+        node: Option<String>,
+        /// Shows where each value comes from
+        #[arg(long)]
+        show_origin: bool,
+    },
+}
+
+/// `dwcp transfer`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Transfer {
+    /// Lists transfers, newest first
+    #[command(visible_alias = "ls", after_help = "Example:\n  dwcp transfer list --filter state=RUNNING,node=site-a")]
+    List {
+        /// state=STATE, node=NAME; several are separated by commas
+        #[arg(long, default_value = "", hide_default_value = true)]
+        filter: String,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Shows one transfer
+    Get {
+        /// Its name
+        transfer: String,
+    },
+    /// Follows a transfer to its end, or all of them
+    Watch {
+        /// Its name [default: all]
+        transfer: Option<String>,
+        /// Gives up after so long; the transfer goes on
+        #[arg(long, value_parser = parse_duration)]
+        timeout: Option<Duration>,
+    },
+    /// Stops a transfer; files that were published stay
+    Cancel {
+        /// Its name
+        transfer: String,
+    },
+    /// Accepts a transfer between two nodes and returns with its name
+    #[command(after_help = "Example:\n  dwcp transfer create --from site-a data:/set site-b:data:/in")]
+    Create(Box<Send>),
+}
+
+/// `dwcp audit`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Lists events
+    #[command(
+        visible_alias = "ls",
+        after_help = "Example:\n  dwcp audit list --filter 'action=config.*' --newest-first"
+    )]
+    List {
+        /// actor=…, action=…, resource=…; a trailing * matches any rest
+        #[arg(long, default_value = "", hide_default_value = true)]
+        filter: String,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// The newest first
+        #[arg(long)]
+        newest_first: bool,
+    },
+    /// Shows events as they are appended
+    Tail {
+        /// Begins with this one
+        #[arg(long)]
+        from: Option<u64>,
+    },
+    /// Reads the whole log and proves that nothing was changed, removed or inserted
+    #[command(after_help = "\
+Every leaf is hashed here, the tree built here, and the signed head checked here: the server's word is not believed.
+The head of the last verification is remembered, so that a cut or rewritten log is found.")]
+    Verify {
+        /// A checkpoint kept elsewhere that the log must continue
+        #[arg(long, value_name = "FILE")]
+        anchor: Option<PathBuf>,
+        /// The log's verifier key, as kept elsewhere [default: remembered from the first verification]
+        #[arg(long, value_name = "KEY")]
+        verifier_key: Option<String>,
+    },
+}
+
+/// `dwcp hde`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Hde {
+    /// Encodes a file
+    Encode(HdeEncode),
+    /// Decodes a file
+    Decode {
+        /// The encoded file
+        file: PathBuf,
+        /// The baseline it was encoded against
+        #[arg(long)]
+        baseline: Option<PathBuf>,
+        /// Where to write
+        #[arg(short = 'O', long = "out")]
+        out: PathBuf,
+    },
+    /// Says how a file would be encoded, segment by segment
+    Explain {
+        /// The file
+        file: PathBuf,
+        /// What the receiver holds
+        #[arg(long)]
+        baseline: Option<PathBuf>,
+        /// The algorithm
+        #[arg(long, default_value = "zstd")]
+        algorithm: String,
+        /// Its level
+        #[arg(long, default_value_t = 3)]
+        level: i32,
+    },
+}
+
+/// `dwcp hde encode`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HdeEncode {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// What the receiver holds
+    #[arg(long)]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Where to write
+    #[arg(short = 'O', long = "out")]
+    pub(crate) out: PathBuf,
+    /// zstd, lz4 or snappy
+    #[arg(long, default_value = "zstd")]
+    pub(crate) algorithm: String,
+    /// Its level
+    #[arg(long, default_value_t = 3)]
+    pub(crate) level: i32,
+}
+
+/// `dwcp ping`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ping {
+    /// The node
+    pub(crate) node: String,
+    /// How many round trips
+    #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) count: u32,
+}
+
+/// `dwcp check`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dwcp check --pre            before anything is installed on this host
+  dwcp check                  the control plane, its database, the audit log, the nodes
+  dwcp check --short          only what is wrong
+  dwcp check --wait 60s       until all is well, or the time is over")]
+pub(crate) struct Check {
+    /// This host, before anything is installed
+    #[arg(long)]
+    pub(crate) pre: bool,
+    /// Only what is wrong
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Checks again until all is well, at most so long
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// `dwcp context`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Context {
+    /// Adds or replaces a context
+    #[command(
+        after_help = "Example:\n  dwcp context add prod --endpoint ctl.example:7442 --ca ca.pem --token-file me.token --use"
+    )]
+    Add {
+        /// Its name
+        name: String,
+        /// Uses it from now on
+        #[arg(long = "use")]
+        select: bool,
+    },
+    /// Lists contexts; * marks the one in use
+    #[command(visible_alias = "ls")]
+    List,
+    /// Uses a context from now on
+    Use {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `dwcp system`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum System {
+    /// What the control plane is and serves
+    Info,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("`{text}` is not KEY=VALUE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,69 @@
+//! Each noun's verbs; this module only dispatches.
+
+mod audit;
+mod check;
+mod config;
+mod context;
+mod hde;
+mod local_check;
+mod node;
+mod operator;
+mod ping;
+mod send;
+mod system;
+mod token;
+mod transfer;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+use crate::{
+    args::{Args, Verb},
+    failure::Failure,
+    output::Output,
+};
+
+/// Runs the verb.
+pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode, Failure> {
+    let Args { global, verb } = args;
+    let done = |()| ExitCode::SUCCESS;
+    match verb {
+        Verb::Send(send) => send::run(&global, output, send).await,
+        Verb::Node(verb) => node::run(&global, output, verb).await.map(done),
+        Verb::Token(verb) => token::run(&global, output, verb).await.map(done),
+        Verb::Operator(verb) => operator::run(&global, output, verb).await.map(done),
+        Verb::Config(verb) => config::run(&global, output, verb).await,
+        Verb::Transfer(verb) => transfer::run(&global, output, verb).await,
+        Verb::Audit(verb) => audit::run(&global, output, verb).await,
+        Verb::Hde(verb) => hde::run(output, verb).map(done),
+        Verb::Ping(ping) => ping::run(&global, output, ping).await.map(done),
+        Verb::Check(check) => check::run(&global, output, check).await,
+        Verb::Context(verb) => context::run(&global, output, verb).map(done),
+        Verb::System(verb) => system::run(&global, output, verb).await.map(done),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "dwcp", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// `nodes/x` from `x`; a full name stays as it is.
+fn resource(collection: &str, name: &str) -> String {
+    if name.starts_with(&format!("{collection}/")) { name.to_owned() } else { format!("{collection}/{name}") }
+}
+
+/// The last part of a resource's name.
+fn short(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, last)| last)
+}
+
+/// An id that makes a repeat of the same call harmless.
+fn request_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// `k=v,k=v`.
+fn labels(labels: &std::collections::BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}

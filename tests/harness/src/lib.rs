@@ -1,1 +1,31 @@
-//! Crate `tests-harness`.
+//! Starts real processes for scenarios: PostgreSQL (embedded or one of its own), control planes, agents, an OTLP receiver.
+//!
+//! Every port is chosen by the kernel, every folder is temporary, and what was started is stopped when its handle is
+//! dropped. Waiting is always for something that can be seen, with a deadline; nothing sleeps to be on the safe side.
+
+mod agent;
+mod api;
+mod binaries;
+mod cli;
+mod control_plane;
+mod fleet;
+mod grpcurl;
+mod otlp;
+mod process;
+mod ready;
+mod scratch;
+mod tree;
+mod wait;
+
+pub use agent::{Agent, AgentOptions, join_arguments};
+pub use api::{Api, Bearer};
+pub use binaries::binary;
+pub use cli::{Cli, Ran};
+pub use control_plane::{ControlPlane, ControlPlaneOptions};
+pub use fleet::{Fleet, FleetOptions};
+pub use grpcurl::{Grpcurl, grpcurls};
+pub use otlp::{OtlpReceiver, SeenSpan};
+pub use process::Process;
+pub use scratch::Scratch;
+pub use tree::{digest_tree, fill_random, write_sample_tree};
+pub use wait::{eventually, eventually_async};

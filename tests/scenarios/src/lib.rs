@@ -1,1 +1,1 @@
-//! Crate `tests-scenarios`.
+//! Scenarios: one file a promise, each with real processes. See `tests/`.

@@ -64,7 +64,7 @@ pub enum PublishError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupEvent {
     /// A node has this.
-    Found(SignedRecord),
+    Found(Box<SignedRecord>),
     /// All have answered or timed out.
     Done {
         /// How many answered, with a record or without.

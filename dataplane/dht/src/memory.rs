@@ -103,7 +103,7 @@ impl Directory for MemoryDirectory {
             return lookup;
         }
         if let Some(record) = found.filter(|_| !away) {
-            sender.send(LookupEvent::Found(record));
+            sender.send(LookupEvent::Found(Box::new(record)));
         }
         sender.send(LookupEvent::Done { responses: usize::from(!away) });
         lookup

@@ -183,7 +183,7 @@ impl DhtNode {
             while let Some(item) = items.next().await {
                 found += 1;
                 if let Some(record) = signed(&item) {
-                    sender.send(LookupEvent::Found(record));
+                    sender.send(LookupEvent::Found(Box::new(record)));
                 }
             }
             query.outcome.recv().await.valid_responses()
@@ -265,3 +265,6 @@ fn signed(item: &MutableItem) -> Option<SignedRecord> {
     let key = PublicKey::from_bytes(item.key()).ok()?;
     Some(SignedRecord { key, seq: item.seq(), value: item.value().to_vec(), signature: *item.signature() })
 }
+
+#[cfg(test)]
+mod tests;

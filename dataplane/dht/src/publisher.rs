@@ -13,9 +13,6 @@ use crate::{
     signed::{MAX_SEQ_AHEAD, RecordSigner, SignedRecord},
 };
 
-/// After a failure: soon, later, then every minute.
-const RETRIES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
-
 /// What a node has to say about itself; the publisher adds fleet, time and signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Announcement {
@@ -38,13 +35,20 @@ pub struct PublisherOptions {
     pub republish_interval: Duration,
     /// How long changes are gathered.
     pub debounce: Duration,
+    /// Delays after failures, the last one for all further.
+    pub retries: [Duration; 3],
 }
 
 impl PublisherOptions {
-    /// Hourly, changes within 2 s.
+    /// Hourly, changes within 2 s; after a failure in 5 s, 15 s, then every minute.
     #[must_use]
     pub fn new(fleet: FleetTag) -> Self {
-        Self { fleet, republish_interval: Duration::from_secs(3600), debounce: Duration::from_secs(2) }
+        Self {
+            fleet,
+            republish_interval: Duration::from_secs(3600),
+            debounce: Duration::from_secs(2),
+            retries: [5, 15, 60].map(Duration::from_secs),
+        }
     }
 }
 
@@ -84,6 +88,7 @@ impl Publisher {
         let worker = Worker {
             fleet: options.fleet,
             debounce: options.debounce,
+            retries: options.retries,
             announcement: this.announcement.subscribe(),
             interval: this.interval.subscribe(),
             again: Arc::clone(&this.again),
@@ -133,6 +138,7 @@ impl Publisher {
 struct Worker {
     fleet: FleetTag,
     debounce: Duration,
+    retries: [Duration; 3],
     announcement: watch::Receiver<Option<Announcement>>,
     interval: watch::Receiver<Duration>,
     again: Arc<Notify>,
@@ -172,7 +178,7 @@ impl Worker {
                     interval.mul_f64(rand::random_range(0.8..=1.2))
                 }
                 Err(reason) => {
-                    let delay = RETRIES[failures.min(RETRIES.len() - 1)];
+                    let delay = self.retries[failures.min(self.retries.len() - 1)];
                     failures += 1;
                     // No ring is a state, not a failure: the control plane serves.
                     if !matches!(reason, Failure::Publish(PublishError::NoRing)) {

@@ -323,4 +323,4 @@ fn address(bytes: &[u8]) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

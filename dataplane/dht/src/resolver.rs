@@ -399,7 +399,7 @@ impl Search {
 
     async fn on_dht(&mut self, event: LookupEvent, progress: &mut Progress) {
         match event {
-            LookupEvent::Found(record) => self.offer(record, Vec::new(), Source::Dht, progress).await,
+            LookupEvent::Found(record) => self.offer(*record, Vec::new(), Source::Dht, progress).await,
             LookupEvent::Done { responses } => {
                 progress.dht_done = true;
                 progress.denied |= responses > 0;

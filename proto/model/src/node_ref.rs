@@ -45,7 +45,7 @@ impl FromStr for NodeRef {
         let uid = || text.parse().map(Self::Uid);
         let id = || text.parse().map(Self::Id);
         let name = || text.parse().map(Self::Name);
-        uid().or_else(|_| id()).or_else(|_| name()).map_err(|_| ParseNodeRefError(shortened(text)))
+        uid().or_else(|_| id()).or_else(|_| name()).map_err(|_neither| ParseNodeRefError(shortened(text)))
     }
 }
 

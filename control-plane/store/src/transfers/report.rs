@@ -91,8 +91,7 @@ async fn take_end(tx: &mut Tx, node: NodeUid, report: &TransferReport) -> Result
         return Ok((Reported::Unknown, None));
     };
     if !transfer.is_end_of(node, report.role) {
-        let refusal = Event::refused("transfer.report", report.transfer.resource_name()).with("node", node.to_string());
-        tx.audit(refusal.with("role", role_word(report.role)));
+        tx.discard();
         return Ok((Reported::NotItsOwn, None));
     }
     if transfer.has_ended(report.role) {

@@ -65,7 +65,7 @@ impl Standing {
     /// An operator stops it; `None` when it has ended.
     #[must_use]
     pub fn on_cancel(&self, now: DateTime<Utc>) -> Option<Self> {
-        (!self.state.is_end()).then(|| Self {
+        (!self.state.is_end()).then_some(Self {
             state: TransferState::Cancelled,
             error: None,
             start_time: self.start_time,

@@ -1,0 +1,135 @@
+//! The handle on the hub, and its two standing tasks: one reads on every bell, one keeps this server's row alive.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use control_plane_store::{Db, Error, Keys, sessions};
+use foundation_runtime::{Backoff, Clock, OnEnd, TaskGroup};
+use futures::Stream;
+use proto_model::{NodeId, NodeName, NodeUid};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    hub::{Hub, Marks},
+    message::{FromAgent, NodeRecord, SessionEnd},
+    options::Options,
+    session::{self, OUTGOING, Outgoing},
+};
+
+/// How often a server says that it lives; [`sessions::SERVER_GONE_AFTER`] is four times as long.
+const SERVER_HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Transfers whose grant is over are looked for every so many heartbeats: a minute is nothing beside the days that a grant lasts.
+const SWEEP_EVERY: u32 = 12;
+
+/// Refreshing rests so long after the database refused, at most.
+const REFRESH_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The agents that are connected to this server, and what they are told. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    hub: Hub,
+    sessions: TaskGroup,
+}
+
+impl Fleet {
+    /// Starts the hub: its tasks run in `tasks`, and its end is theirs.
+    #[must_use]
+    pub fn new(db: Db, keys: Arc<Keys>, options: Options, clock: Clock, tasks: &TaskGroup) -> Self {
+        let tasks = tasks.child("fleet");
+        let hub = Hub::new(db, keys, clock, tasks.clone(), options);
+        tasks.spawn("fleet.refresh", OnEnd::Fatal, refresh(hub.clone()));
+        tasks.spawn("fleet.heartbeat", OnEnd::Fatal, heartbeat(hub.clone()));
+        Self { hub, sessions: tasks.child("sessions") }
+    }
+
+    /// Serves one agent's session. What is returned ends with the session; dropping it ends the session.
+    pub fn session<S, E>(&self, node: NodeUid, remote: String, incoming: S) -> ReceiverStream<Outgoing>
+    where
+        S: Stream<Item = Result<FromAgent, E>> + Send + Unpin + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let (out, receiver) = mpsc::channel(OUTGOING);
+        let serve = session::run(self.hub.clone(), node, remote, incoming, out);
+        self.sessions.spawn("fleet.session", OnEnd::Expected, serve);
+        ReceiverStream::new(receiver)
+    }
+
+    /// How many agents are connected to this server.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.hub.connected()
+    }
+
+    /// The agents that are connected to this server.
+    #[must_use]
+    pub fn connected_nodes(&self) -> Vec<(NodeUid, NodeName)> {
+        self.hub.connected_nodes()
+    }
+
+    /// Cuts a revoked node's session at once; other servers learn of it by the bell.
+    pub fn cut(&self, node: NodeUid) {
+        self.hub.cut(node, SessionEnd::Revoked);
+    }
+
+    /// The ring of nodes that store DHT records, as this server last read it.
+    #[must_use]
+    pub fn ring(&self) -> Vec<String> {
+        self.hub.view().ring.to_vec()
+    }
+
+    /// The records of those nodes that are known.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn lookup(&self, node_ids: &[NodeId]) -> Result<Vec<NodeRecord>, Error> {
+        sessions::records(self.hub.db(), node_ids).await
+    }
+}
+
+/// Reads on every bell until the group ends.
+async fn refresh(hub: Hub) {
+    let mut bell = hub.db().bell();
+    let mut marks = Marks::default();
+    let mut backoff = Backoff::new(Duration::from_millis(100), REFRESH_RETRY_MAX);
+    loop {
+        bell.mark_unchanged();
+        match hub.refresh(&mut marks).await {
+            Ok(()) => backoff.reset(),
+            Err(error) => {
+                tracing::warn!(
+                    error = error.chain(),
+                    "The fleet's state could not be read; agents keep what they have"
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next_delay()) => continue,
+                    () = hub.stopping() => return,
+                }
+            }
+        }
+        tokio::select! {
+            changed = bell.changed() => if changed.is_err() { return },
+            () = hub.stopping() => return,
+        }
+    }
+}
+
+/// Keeps this server's row alive, and tidies up after others, until the group ends; then takes the row away.
+async fn heartbeat(hub: Hub) {
+    let mut beats = 0_u32;
+    loop {
+        let beat = hub.beat().await;
+        let swept = if beats.is_multiple_of(SWEEP_EVERY) { hub.sweep().await } else { Ok(()) };
+        if let Err(error) = beat.and(swept) {
+            tracing::warn!(error = error.chain(), "This server's heartbeat could not be stored");
+        }
+        beats = beats.wrapping_add(1);
+        tokio::select! {
+            () = tokio::time::sleep(SERVER_HEARTBEAT) => {}
+            () = hub.stopping() => break,
+        }
+    }
+    if let Err(error) = sessions::retire(hub.db(), hub.server()).await {
+        tracing::warn!(error = error.chain(), "This server's row could not be taken away; it goes by itself");
+    }
+}

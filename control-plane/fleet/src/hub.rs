@@ -1,0 +1,462 @@
+//! The hub: who is connected here, and what this server last read of what they should know.
+//!
+//! The tables are the truth. On every bell, and at least every two seconds (the bell rings by itself), the hub reads what stands after
+//! the marks it keeps and marks the outboxes of those whom it concerns. Several servers over one database each do so for their own
+//! agents; a session that another server has replaced is found in the same reading.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use chrono::DateTime;
+use control_plane_store::{
+    Db, Error, Keys,
+    audit_log::{self, ProveError},
+    configs,
+    nodes::Observed as Row,
+    rollouts::{self, Answer},
+    roster as entries, sessions, transfers,
+};
+use foundation_merkle::{Checkpoint, VerifierKey};
+use foundation_runtime::{Clock, TaskGroup};
+use proto_model::{NodeName, NodeUid, Revision, RosterSequence, TransferState};
+use proto_wire::roster::open_entry;
+use rand::RngExt;
+use tokio_util::sync::WaitForCancellationFuture;
+use uuid::Uuid;
+
+use crate::{
+    message::{ComeBack, Hello, Observed, RosterPosition, SessionEnd, Welcome},
+    options::Options,
+    outbox::Kind,
+    roster::{Member, Roster},
+    session::{HEARTBEAT, Session},
+    snapshot::{SnapshotLayer, Snapshots, Stored},
+};
+
+/// The newest audit head is sent to agents at most so often: an agent that is a witness every ten seconds leaves no gap that matters,
+/// and a busy log costs each agent six messages a minute.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Roster entries that are read at a time.
+const ROSTER_PAGE: u32 = 5_000;
+
+/// When agents that are sent away come back: spread over this range, so that they do not come together.
+const COME_BACK_SECONDS: std::ops::RangeInclusive<u32> = 2..=20;
+
+/// What this server last read. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) ring: Arc<[String]>,
+    pub(crate) checkpoint: Option<Head>,
+}
+
+/// A signed audit head.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) size: u64,
+    pub(crate) text: Arc<str>,
+}
+
+/// The hub; clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    keys: Arc<Keys>,
+    clock: Clock,
+    tasks: TaskGroup,
+    options: Options,
+    server: Uuid,
+    view: ArcSwap<View>,
+    sessions: Mutex<HashMap<NodeUid, Arc<Session>>>,
+    /// The last consistency path that was made: nearly all agents ask for the same.
+    path: Mutex<Option<Path>>,
+}
+
+/// How the audit log of one size continues that of another.
+#[derive(Clone, Debug)]
+struct Path {
+    first: u64,
+    second: u64,
+    hashes: Arc<[[u8; 32]]>,
+}
+
+/// How far [`Hub::refresh`] has read.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    configs: Option<proto_model::Generation>,
+    jobs: Option<Revision>,
+    checkpoint_at: Option<std::time::Instant>,
+}
+
+impl Hub {
+    pub(crate) fn new(db: Db, keys: Arc<Keys>, clock: Clock, tasks: TaskGroup, options: Options) -> Self {
+        let view = View {
+            roster: Arc::default(),
+            snapshots: Arc::new(Snapshots::empty()),
+            ring: Arc::from([]),
+            checkpoint: None,
+        };
+        Self(Arc::new(Inner {
+            db,
+            keys,
+            clock,
+            tasks,
+            options,
+            server: Uuid::now_v7(),
+            view: ArcSwap::from_pointee(view),
+            sessions: Mutex::default(),
+            path: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn server(&self) -> Uuid {
+        self.0.server
+    }
+
+    pub(crate) fn stopping(&self) -> WaitForCancellationFuture<'_> {
+        self.0.tasks.cancelled()
+    }
+
+    pub(crate) fn view(&self) -> View {
+        View::clone(&self.0.view.load())
+    }
+
+    // ---- who is connected
+
+    /// Registers a session; an older one of the same node is told that it is replaced.
+    pub(crate) async fn join(&self, node: NodeUid, remote: &str, hello: &Hello) -> Result<Arc<Session>, SessionEnd> {
+        let max = self.0.options.max_sessions;
+        if self.connected() >= max && !self.sessions().contains_key(&node) {
+            metrics::counter!("dwcp_agents_sent_away_total").increment(1);
+            return Err(SessionEnd::ComeBack(format!("this server holds its {max} sessions already")));
+        }
+        let id = Uuid::now_v7();
+        let opened = sessions::open(&self.0.db, self.opening(node, id, remote, hello)).await.map_err(|error| {
+            tracing::warn!(node = %node, error = error.chain(), "A session could not be registered");
+            SessionEnd::Unavailable
+        })?;
+        let name = match opened {
+            sessions::Opened::Member(name) => name,
+            sessions::Opened::Revoked => return Err(SessionEnd::Revoked),
+            sessions::Opened::Unknown => return Err(SessionEnd::Unknown),
+        };
+        tracing::info!(node = %name, remote, agent_version = %hello.facts.agent_version, "Agent connected");
+        let session = Arc::new(Session::new(id, node, name, self.0.clock.unix_ms()));
+        let older = self.sessions().insert(node, Arc::clone(&session));
+        if let Some(older) = older {
+            older.finish(SessionEnd::Replaced);
+        }
+        self.count();
+        Ok(session)
+    }
+
+    /// Forgets a session that is over, unless a newer one has its place.
+    pub(crate) async fn leave(&self, session: &Session) {
+        {
+            let mut sessions = self.sessions();
+            if sessions.get(&session.node).is_some_and(|held| held.id == session.id) {
+                sessions.remove(&session.node);
+            }
+        }
+        self.count();
+        let closed = sessions::close(&self.0.db, session.node, session.id).await;
+        if let Err(error) = closed {
+            // The row goes with the server's heartbeat, or when the node connects again.
+            tracing::warn!(node = %session.name, error = error.chain(), "The end of a session could not be stored");
+        }
+    }
+
+    pub(crate) fn connected(&self) -> usize {
+        self.sessions().len()
+    }
+
+    pub(crate) fn connected_nodes(&self) -> Vec<(NodeUid, NodeName)> {
+        self.sessions().values().map(|session| (session.node, session.name.clone())).collect()
+    }
+
+    /// Cuts a node's session, if it has one here.
+    pub(crate) fn cut(&self, node: NodeUid, end: SessionEnd) {
+        let session = self.sessions().get(&node).cloned();
+        if let Some(session) = session {
+            session.finish(end);
+        }
+    }
+
+    fn mark_all(&self, kind: Kind) {
+        for session in self.sessions().values() {
+            session.outbox.mark(kind);
+        }
+    }
+
+    fn count(&self) {
+        let connected = u32::try_from(self.connected()).unwrap_or(u32::MAX);
+        metrics::gauge!("dwcp_agents_connected").set(f64::from(connected));
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<NodeUid, Arc<Session>>> {
+        // The map is changed by single calls only, so a poisoned lock holds a whole map.
+        self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- what is said
+
+    pub(crate) fn welcome(&self, name: &NodeName, remote: String) -> Welcome {
+        let options = &self.0.options;
+        Welcome {
+            time: self.0.clock.utc(),
+            version: options.version.clone(),
+            trust_bundle: self.0.keys.trust_bundle(),
+            endpoints: options.endpoints.clone(),
+            observed_address: remote,
+            name: name.clone(),
+            heartbeat_seconds: u32::try_from(HEARTBEAT.as_secs()).expect("the heartbeat is a few seconds"),
+        }
+    }
+
+    pub(crate) fn come_back(&self, reason: &str) -> ComeBack {
+        ComeBack { after_seconds: rand::rng().random_range(COME_BACK_SECONDS), reason: reason.to_owned() }
+    }
+
+    /// The size of a head that an agent says it holds; `None` when this fleet's key did not sign it.
+    pub(crate) fn checkpoint_size(&self, text: &str) -> Option<u64> {
+        let key: VerifierKey = self.0.keys.audit_verifier_key().parse().ok()?;
+        Checkpoint::parse_and_verify(text, &key).ok().map(|checkpoint| checkpoint.size)
+    }
+
+    /// The path from one size of the audit log to another, made once for all agents that ask for the same. Empty where there is none:
+    /// an agent that holds a head larger than ours finds that out by itself.
+    pub(crate) async fn consistency(&self, first: u64, second: u64) -> Result<Arc<[[u8; 32]]>, Error> {
+        if first == 0 || first >= second {
+            return Ok(Arc::from([]));
+        }
+        let made = self.path().clone().filter(|made| (made.first, made.second) == (first, second));
+        if let Some(made) = made {
+            return Ok(made.hashes);
+        }
+        let hashes: Arc<[[u8; 32]]> = match audit_log::prove_consistency(&self.0.db, first, second).await {
+            Ok(path) => path.into_iter().map(|hash| hash.0).collect(),
+            Err(ProveError::Database(error)) => return Err(error),
+            Err(ProveError::Proof(error)) => {
+                tracing::error!(error = %error, "The audit log cannot prove its own head: run `dwcp audit verify`");
+                Arc::from([])
+            }
+        };
+        *self.path() = Some(Path { first, second, hashes: Arc::clone(&hashes) });
+        Ok(hashes)
+    }
+
+    fn path(&self) -> MutexGuard<'_, Option<Path>> {
+        self.0.path.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- what is written
+
+    fn opening(&self, node: NodeUid, id: Uuid, remote: &str, hello: &Hello) -> sessions::Opening {
+        let now = self.0.clock.utc();
+        sessions::Opening {
+            node,
+            session: id,
+            server: self.0.server,
+            remote_address: remote.to_owned(),
+            facts: hello.facts.clone(),
+            host_layer: hello.host_layer.clone(),
+            host_layer_origin: hello.host_layer_origin.clone(),
+            applied: hello.applied.clone(),
+            clock_skew_ms: hello.time.map(|time| (time - now).num_milliseconds()),
+        }
+    }
+
+    pub(crate) fn observation(&self, observed: &Observed) -> Row {
+        let now = self.0.clock.utc();
+        Row {
+            components: Some(observed.components.clone()),
+            facts: observed.facts.clone(),
+            clock_skew_ms: observed.time.map(|time| (time - now).num_milliseconds()),
+            ..Row::default()
+        }
+    }
+
+    /// Says that this server and its sessions live; ends the sessions that have lost their place.
+    pub(crate) async fn beat(&self) -> Result<(), Error> {
+        let server = sessions::Server {
+            id: self.0.server,
+            version: self.0.options.version.clone(),
+            ring_address: self.0.options.ring_address.clone(),
+        };
+        let held: Vec<_> = self.sessions().values().cloned().collect();
+        let rows = held.iter().map(|session| sessions::Held {
+            node: session.node,
+            session: session.id,
+            heard: DateTime::from_timestamp_millis(session.heard_ms()).unwrap_or_default(),
+        });
+        let lost = sessions::beat(&self.0.db, server, rows.collect()).await?;
+        for session in held.iter().filter(|session| lost.contains(&session.id)) {
+            session.finish(SessionEnd::Replaced);
+        }
+        self.measure().await
+    }
+
+    /// Ends what nobody else ends: transfers without a future, rollouts whose last answer was stored but not counted.
+    pub(crate) async fn sweep(&self) -> Result<(), Error> {
+        transfers::expire(&self.0.db).await?;
+        rollouts::settle(&self.0.db).await
+    }
+
+    // ---- what is read
+
+    /// Reads what stands after the marks and tells whom it concerns.
+    pub(crate) async fn refresh(&self, marks: &mut Marks) -> Result<(), Error> {
+        self.refresh_roster().await?;
+        self.refresh_configs(marks).await?;
+        self.refresh_jobs(marks).await?;
+        self.refresh_ring().await?;
+        self.refresh_checkpoint(marks).await
+    }
+
+    async fn refresh_roster(&self) -> Result<(), Error> {
+        let held = self.view().roster;
+        let position = held.position();
+        let epoch = self.0.keys.epoch();
+        let mut head = entries::head(&self.0.db, epoch, self.0.clock.utc()).await?;
+        if (head.epoch, head.sequence) == (position.epoch, position.sequence) {
+            return Ok(());
+        }
+        let mut roster = Roster::clone(&held);
+        let mut revoked = Vec::new();
+        // A head is signed for just what stands in the roster: when more came while it was read, again.
+        while roster.position() != (RosterPosition { epoch, sequence: head.sequence }) {
+            let held = roster.position();
+            let after = if held.epoch == epoch { held.sequence } else { RosterSequence::default() };
+            let page = entries::entries_after(&self.0.db, after, ROSTER_PAGE).await?;
+            if page.is_empty() {
+                break;
+            }
+            revoked.extend(roster.apply(epoch, page.into_iter().filter_map(|entry| self.member(entry)).collect()));
+            head = entries::head(&self.0.db, epoch, self.0.clock.utc()).await?;
+        }
+        roster.set_head(entries::sign_head(&self.0.keys, head));
+        let roster = Arc::new(roster);
+        self.replace(|view| view.roster = Arc::clone(&roster));
+        for node in revoked {
+            self.cut(node, SessionEnd::Revoked);
+        }
+        self.mark_all(Kind::Roster);
+        Ok(())
+    }
+
+    /// An entry as agents will read it; one that this fleet's key did not sign is left out.
+    fn member(&self, entry: entries::SignedEntry) -> Option<Member> {
+        match open_entry(&self.0.keys.roster().verifying_key(), &entry.signed) {
+            Ok(opened) => Some(Member {
+                sequence: entry.sequence,
+                uid: opened.uid,
+                revoked: opened.revoked,
+                signed: Arc::new(entry.signed),
+            }),
+            Err(error) => {
+                tracing::error!(sequence = %entry.sequence, error = %error, "A stored roster entry is not what was signed");
+                None
+            }
+        }
+    }
+
+    async fn refresh_configs(&self, marks: &mut Marks) -> Result<(), Error> {
+        if marks.configs == Some(configs::newest_generation(&self.0.db).await?) {
+            return Ok(());
+        }
+        let (stored, generation) = configs::all(&self.0.db).await?;
+        let stored = stored.into_iter().map(|config| Stored {
+            generation: config.generation,
+            layer: config.live.then(|| SnapshotLayer {
+                name: config.name.clone(),
+                revision: config.revision,
+                document: config.document.into(),
+            }),
+            name: config.name,
+        });
+        let snapshots = Arc::new(Snapshots::build(stored.collect()));
+        self.replace(|view| view.snapshots = Arc::clone(&snapshots));
+        marks.configs = Some(generation);
+        self.mark_all(Kind::Desired);
+        Ok(())
+    }
+
+    async fn refresh_jobs(&self, marks: &mut Marks) -> Result<(), Error> {
+        let (nodes, revision) = transfers::nodes_with_new_jobs(&self.0.db, marks.jobs).await?;
+        marks.jobs = Some(revision);
+        let sessions = self.sessions();
+        for session in nodes.iter().filter_map(|node| sessions.get(node)) {
+            session.outbox.mark(Kind::Jobs);
+        }
+        Ok(())
+    }
+
+    async fn refresh_ring(&self) -> Result<(), Error> {
+        let ring: Arc<[String]> = sessions::ring(&self.0.db).await?.into();
+        if ring != self.view().ring {
+            self.replace(|view| view.ring = Arc::clone(&ring));
+            self.mark_all(Kind::Ring);
+        }
+        Ok(())
+    }
+
+    async fn refresh_checkpoint(&self, marks: &mut Marks) -> Result<(), Error> {
+        let now = self.0.clock.now();
+        if marks.checkpoint_at.is_some_and(|at| now.saturating_duration_since(at) < CHECKPOINT_INTERVAL) {
+            return Ok(());
+        }
+        let Some(head) = audit_log::head(&self.0.db).await? else { return Ok(()) };
+        if self.view().checkpoint.is_none_or(|held| held.size != head.size) {
+            let head = Head { size: head.size, text: head.checkpoint.into() };
+            self.replace(|view| view.checkpoint = Some(head.clone()));
+            marks.checkpoint_at = Some(now);
+            self.mark_all(Kind::Checkpoint);
+        }
+        Ok(())
+    }
+
+    /// What is in the tables, as gauges: every server shows the same.
+    async fn measure(&self) -> Result<(), Error> {
+        let zero = [TransferState::Pending, TransferState::Running, TransferState::Waiting].map(transfers::state_word);
+        let active = transfers::active(&self.0.db).await?;
+        for state in zero {
+            let count = active.iter().find(|(word, _)| word == state).map_or(0, |(_, count)| *count);
+            metrics::gauge!("dwcp_transfers_active", "state" => state).set(gauge(count));
+        }
+        let targets = rollouts::target_counts(&self.0.db).await?;
+        for answer in [Answer::Offline, Answer::Pending, Answer::Applied, Answer::Rejected].map(Answer::as_str) {
+            let count = targets.iter().find(|(word, _)| word == answer).map_or(0, |(_, count)| *count);
+            metrics::gauge!("dwcp_rollout_targets", "state" => answer).set(gauge(count));
+        }
+        Ok(())
+    }
+
+    fn replace(&self, change: impl Fn(&mut View)) {
+        self.0.view.rcu(|view| {
+            let mut view = View::clone(view);
+            change(&mut view);
+            view
+        });
+    }
+}
+
+fn gauge(count: i64) -> f64 {
+    u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
+}

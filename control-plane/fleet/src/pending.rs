@@ -1,0 +1,176 @@
+//! What an agent said and the database does not have yet: at most one of each kind, the newest wins.
+//!
+//! Pure: time is an argument. Observed state and progress are written at most once in [`MIN_INTERVAL`]; what decides something (an
+//! answer to a configuration, an end, a changed state) is written at once. What could not be written, because the database was
+//! away, is given back and tried again, so nothing that was taken from an agent is lost while its session lives.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::{Duration, Instant},
+};
+
+use proto_model::{TransferId, TransferReport, TransferRole};
+
+use crate::message::{ConfigStatus, NodeRecord, Observed};
+
+/// Observed state and progress are written at most so often (D13).
+pub(crate) const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Transfers whose newest report waits at the same time. An agent runs tens; what is over the bound is dropped when it is progress,
+/// and ends come again, because they are not acknowledged.
+pub(crate) const MAX_REPORTS: usize = 1_000;
+
+/// One thing to write.
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    /// An answer to a desired configuration.
+    Answer(ConfigStatus),
+    /// A transfer's report.
+    Report(Box<TransferReport>),
+    /// The node's record.
+    Record(NodeRecord),
+    /// What the agent observes of itself.
+    Observed(Observed),
+}
+
+#[derive(Debug)]
+struct Report {
+    report: Option<Box<TransferReport>>,
+    /// Not before this time, unless it decides something.
+    due: Instant,
+    /// The state that was last written: a change of it does not wait.
+    written: Option<proto_model::TransferState>,
+}
+
+/// The slots of one session.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    answer: Option<ConfigStatus>,
+    record: Option<NodeRecord>,
+    observed: Option<Observed>,
+    observed_due: Instant,
+    reports: BTreeMap<(TransferId, TransferRole), Report>,
+    /// While the database refuses, nothing is tried before this time.
+    retry_at: Option<Instant>,
+}
+
+impl Pending {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { answer: None, record: None, observed: None, observed_due: now, reports: BTreeMap::new(), retry_at: None }
+    }
+
+    pub(crate) fn on_answer(&mut self, answer: ConfigStatus) {
+        self.answer = Some(answer);
+    }
+
+    pub(crate) fn on_record(&mut self, record: NodeRecord) {
+        self.record = Some(record);
+    }
+
+    /// Takes a state; what the older one said and the newer one does not say again (addresses) is kept.
+    pub(crate) fn on_observed(&mut self, mut observed: Observed) {
+        if let Some(older) = self.observed.take() {
+            observed.facts = observed.facts.or(older.facts);
+        }
+        self.observed = Some(observed);
+    }
+
+    /// Takes a report. An end is not replaced by anything that comes after it.
+    pub(crate) fn on_report(&mut self, report: TransferReport, now: Instant) {
+        if self.reports.len() >= MAX_REPORTS {
+            self.reports.retain(|_, slot| slot.report.is_some());
+        }
+        let full = self.reports.len() >= MAX_REPORTS;
+        match self.reports.entry((report.transfer, report.role)) {
+            Entry::Vacant(_) if full => {}
+            Entry::Vacant(slot) => {
+                slot.insert(Report { report: Some(Box::new(report)), due: now, written: None });
+            }
+            Entry::Occupied(mut slot) => {
+                let slot = slot.get_mut();
+                if !slot.report.as_ref().is_some_and(|held| held.state.is_end()) {
+                    slot.report = Some(Box::new(report));
+                }
+            }
+        }
+    }
+
+    /// Takes the next thing that may be written now; what decides something first.
+    pub(crate) fn next_write(&mut self, now: Instant) -> Option<Write> {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        if let Some(answer) = self.answer.take() {
+            return Some(Write::Answer(answer));
+        }
+        if let Some(slot) = self.reports.values_mut().find(|slot| slot.is_due(now)) {
+            let report = slot.report.take()?;
+            slot.due = now + MIN_INTERVAL;
+            slot.written = Some(report.state);
+            return Some(Write::Report(report));
+        }
+        if let Some(record) = self.record.take() {
+            return Some(Write::Record(record));
+        }
+        if now >= self.observed_due
+            && let Some(observed) = self.observed.take()
+        {
+            self.observed_due = now + MIN_INTERVAL;
+            return Some(Write::Observed(observed));
+        }
+        None
+    }
+
+    /// When [`Pending::next_write`] may have something to give, if it has anything at all.
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let reports = self.reports.values().filter(|slot| slot.report.is_some());
+        let due = reports.map(|slot| if slot.is_due(now) { now } else { slot.due });
+        let at_once = (self.answer.is_some() || self.record.is_some()).then_some(now);
+        let observed = self.observed.as_ref().map(|_| self.observed_due);
+        let earliest = due.chain(at_once).chain(observed).min()?;
+        Some(self.retry_at.map_or(earliest, |at| earliest.max(at)))
+    }
+
+    /// The database took something: the way is free.
+    pub(crate) fn on_written(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Puts back what was not written, unless something newer has come, and holds everything until `retry_at`.
+    pub(crate) fn give_back(&mut self, write: Write, retry_at: Instant) {
+        self.retry_at = Some(retry_at);
+        match write {
+            Write::Answer(answer) => {
+                self.answer.get_or_insert(answer);
+            }
+            Write::Record(record) => {
+                self.record.get_or_insert(record);
+            }
+            Write::Observed(older) => {
+                let newer = self.observed.take();
+                self.observed = Some(older);
+                if let Some(newer) = newer {
+                    self.on_observed(newer);
+                }
+                self.observed_due = retry_at;
+            }
+            Write::Report(report) => self.give_back_report(report, retry_at),
+        }
+    }
+
+    /// Puts back a report for which it was too early, alone.
+    pub(crate) fn give_back_report(&mut self, report: Box<TransferReport>, due: Instant) {
+        if let Some(slot) = self.reports.get_mut(&(report.transfer, report.role)) {
+            slot.due = due;
+            if slot.report.is_none() || report.state.is_end() {
+                slot.report = Some(report);
+            }
+        }
+    }
+}
+
+impl Report {
+    fn is_due(&self, now: Instant) -> bool {
+        self.report.as_ref().is_some_and(|report| self.written != Some(report.state) || now >= self.due)
+    }
+}

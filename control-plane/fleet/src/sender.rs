@@ -1,0 +1,186 @@
+//! Turns an outbox into messages, each made from the newest state at the moment the agent is ready to take it.
+
+use std::{sync::PoisonError, time::Duration};
+
+use control_plane_store::{Error, sessions, transfers};
+use foundation_runtime::Backoff;
+use proto_model::{Digest, Generation, NodeId, Revision};
+use tokio::sync::mpsc;
+
+use crate::{
+    hub::Hub,
+    message::{Hello, RosterPosition, ToAgent},
+    outbox::{Due, Kind},
+    session::{Outgoing, Session},
+};
+
+/// Jobs in one message: a grant is below 2 KiB but for very many paths, and gRPC's default limit is 4 MiB.
+const MAX_JOBS_A_PART: usize = 500;
+
+/// How long a message that needs the database rests after it refused: at first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// The connection is gone.
+struct Gone;
+
+/// What one agent has been told.
+#[derive(Debug)]
+pub(crate) struct Sender<'a> {
+    hub: &'a Hub,
+    session: &'a Session,
+    out: &'a mpsc::Sender<Outgoing>,
+    nonce: u64,
+    desired: Option<(Generation, Digest)>,
+    roster: RosterPosition,
+    /// Jobs that changed after this revision are not told yet; none before the first, full list.
+    jobs: Option<Revision>,
+    ring: Option<std::sync::Arc<[String]>>,
+    checkpoint_size: u64,
+    checkpoint_sent: bool,
+}
+
+impl<'a> Sender<'a> {
+    pub(crate) fn new(hub: &'a Hub, session: &'a Session, hello: &Hello, out: &'a mpsc::Sender<Outgoing>) -> Self {
+        let held = hello.audit_checkpoint.as_deref().and_then(|text| hub.checkpoint_size(text)).unwrap_or(0);
+        Self {
+            hub,
+            session,
+            out,
+            nonce: 0,
+            desired: None,
+            roster: hello.roster,
+            jobs: None,
+            ring: None,
+            checkpoint_size: held,
+            checkpoint_sent: false,
+        }
+    }
+
+    /// Says welcome and everything the agent should know, then each change; ends when the connection does.
+    pub(crate) async fn run(&mut self, remote: String) {
+        let welcome = self.hub.welcome(&self.session.name, remote);
+        if self.send(ToAgent::Welcome(Box::new(welcome))).await.is_err() {
+            return;
+        }
+        for kind in [Kind::Roster, Kind::Desired, Kind::Jobs, Kind::Ring, Kind::Checkpoint] {
+            self.session.outbox.mark(kind);
+        }
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            while let Some(due) = self.session.outbox.next_due() {
+                match self.tell(&due).await {
+                    Ok(Ok(())) => backoff.reset(),
+                    Ok(Err(Gone)) => return,
+                    Err(error) => {
+                        tracing::warn!(node = %self.session.name, error = error.chain(), "Could not read what an agent is to be told");
+                        tokio::time::sleep(backoff.next_delay()).await;
+                        self.put_back(due);
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.session.outbox.filled() => {}
+                () = self.out.closed() => return,
+            }
+        }
+    }
+
+    /// Makes and sends the message of one kind. The outer error is the database's, the inner one the connection's.
+    async fn tell(&mut self, due: &Due) -> Result<Result<(), Gone>, Error> {
+        Ok(match due {
+            Due::Roster => self.tell_roster().await,
+            Due::Desired => self.tell_desired().await,
+            Due::Jobs => return self.tell_jobs().await,
+            Due::Ack(transfer, role) => self.send(ToAgent::TransferAck { transfer: *transfer, role: *role }).await,
+            Due::Lookup { request_id, node_ids } => return self.tell_records(*request_id, node_ids).await,
+            Due::Ring => self.tell_ring().await,
+            Due::Checkpoint => return self.tell_checkpoint().await,
+        })
+    }
+
+    fn put_back(&self, due: Due) {
+        let outbox = &self.session.outbox;
+        match due {
+            Due::Roster => outbox.mark(Kind::Roster),
+            Due::Desired => outbox.mark(Kind::Desired),
+            Due::Jobs => outbox.mark(Kind::Jobs),
+            Due::Ring => outbox.mark(Kind::Ring),
+            Due::Checkpoint => outbox.mark(Kind::Checkpoint),
+            Due::Ack(transfer, role) => outbox.ack(transfer, role),
+            Due::Lookup { request_id, node_ids } => outbox.lookup(request_id, node_ids),
+        }
+    }
+
+    async fn tell_roster(&mut self) -> Result<(), Gone> {
+        let roster = self.hub.view().roster;
+        for part in roster.update(self.roster) {
+            self.send(part).await?;
+        }
+        self.roster = roster.position();
+        Ok(())
+    }
+
+    async fn tell_desired(&mut self) -> Result<(), Gone> {
+        let snapshot = self.hub.view().snapshots.of(&self.session.name);
+        let wanted = (snapshot.generation, snapshot.digest);
+        if self.desired == Some(wanted) {
+            return Ok(());
+        }
+        self.desired = Some(wanted);
+        self.nonce += 1;
+        *self.session.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.nonce, snapshot.generation));
+        self.send(ToAgent::DesiredConfig { nonce: self.nonce, snapshot }).await
+    }
+
+    async fn tell_jobs(&mut self) -> Result<Result<(), Gone>, Error> {
+        let full = self.jobs.is_none();
+        let found = transfers::jobs(self.hub.db(), self.session.node, self.jobs).await?;
+        self.jobs = Some(found.until);
+        if found.more {
+            self.session.outbox.mark(Kind::Jobs);
+        }
+        if found.jobs.is_empty() && !full {
+            return Ok(Ok(()));
+        }
+        let mut jobs = found.jobs.into_iter().peekable();
+        let mut first = true;
+        while first || jobs.peek().is_some() {
+            let part = jobs.by_ref().take(MAX_JOBS_A_PART).collect();
+            if self.send(ToAgent::TransferJobs { full: full && first, jobs: part }).await.is_err() {
+                return Ok(Err(Gone));
+            }
+            first = false;
+        }
+        Ok(Ok(()))
+    }
+
+    async fn tell_records(&mut self, request_id: u64, node_ids: &[NodeId]) -> Result<Result<(), Gone>, Error> {
+        let records = sessions::records(self.hub.db(), node_ids).await?;
+        Ok(self.send(ToAgent::NodeRecords { request_id, records }).await)
+    }
+
+    async fn tell_ring(&mut self) -> Result<(), Gone> {
+        let ring = self.hub.view().ring;
+        if self.ring.as_ref() == Some(&ring) {
+            return Ok(());
+        }
+        self.ring = Some(std::sync::Arc::clone(&ring));
+        self.send(ToAgent::DhtRing(ring)).await
+    }
+
+    async fn tell_checkpoint(&mut self) -> Result<Result<(), Gone>, Error> {
+        let Some(head) = self.hub.view().checkpoint else { return Ok(Ok(())) };
+        if self.checkpoint_sent && head.size == self.checkpoint_size {
+            return Ok(Ok(()));
+        }
+        let consistency = self.hub.consistency(self.checkpoint_size, head.size).await?;
+        let from_size = std::mem::replace(&mut self.checkpoint_size, head.size);
+        self.checkpoint_sent = true;
+        Ok(self.send(ToAgent::AuditCheckpoint { checkpoint: head.text, consistency, from_size }).await)
+    }
+
+    async fn send(&self, message: ToAgent) -> Result<(), Gone> {
+        self.out.send(Ok(message)).await.map_err(|_closed| Gone)
+    }
+}

@@ -1,0 +1,301 @@
+//! One agent's session: what comes in is written down, what should be said is said, and its end is one of [`SessionEnd`].
+//!
+//! Three things run side by side in one task: the *reader* takes messages and writes what they say, the *sender* turns the outbox into
+//! messages when the agent is ready for them, and the session's end may come from outside. None waits for another: an agent that does
+//! not read still is heard, and one that says nothing still is told.
+
+use std::{
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use control_plane_store::{sessions, transfers, transfers::Reported};
+use futures::{Stream, StreamExt};
+use proto_model::{Generation, NodeName, NodeUid};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    hub::Hub,
+    message::{ConfigStatus, FromAgent, Hello, SessionEnd, ToAgent},
+    outbox::Outbox,
+    pending::{Pending, Write},
+    sender::Sender,
+};
+
+/// How often an agent should be heard.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Three missed heartbeats and a little for the way: shorter would cut agents on paths that lose packets for a minute's half.
+pub(crate) const SILENCE: Duration = Duration::from_secs(50);
+
+/// The first message follows the handshake at once.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages between the sender and the connection: enough to fill its window, few enough that nothing grows stale in there.
+pub(crate) const OUTGOING: usize = 4;
+
+/// How long the last message may take to be handed over.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long writes rest after the database refused one.
+const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// How long a report rests whose transfer was updated within the last second.
+const PROGRESS_RETRY: Duration = Duration::from_millis(250);
+
+/// A session as the hub knows it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: Uuid,
+    pub(crate) node: NodeUid,
+    pub(crate) name: NodeName,
+    pub(crate) outbox: Outbox,
+    /// The newest desired configuration that was sent: its nonce, and what it was.
+    pub(crate) sent: Mutex<Option<(u64, Generation)>>,
+    /// When the agent was last heard, Unix milliseconds.
+    heard_ms: AtomicI64,
+    end: OnceLock<SessionEnd>,
+    ended: CancellationToken,
+}
+
+impl Session {
+    pub(crate) fn new(id: Uuid, node: NodeUid, name: NodeName, now_ms: i64) -> Self {
+        Self {
+            id,
+            node,
+            name,
+            outbox: Outbox::default(),
+            sent: Mutex::new(None),
+            heard_ms: AtomicI64::new(now_ms),
+            end: OnceLock::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Ends the session from outside; the first reason stands.
+    pub(crate) fn finish(&self, end: SessionEnd) {
+        let _first = self.end.set(end);
+        self.ended.cancel();
+    }
+
+    pub(crate) fn heard_ms(&self) -> i64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    async fn finished(&self) -> SessionEnd {
+        self.ended.cancelled().await;
+        self.end.get().cloned().unwrap_or(SessionEnd::Replaced)
+    }
+
+    /// Which configuration an answer is for; `None` for an answer to one that a newer has replaced.
+    fn answered(&self, status: &ConfigStatus) -> Option<Generation> {
+        let sent = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.and_then(|(nonce, generation)| (nonce == status.nonce).then_some(generation))
+    }
+}
+
+/// Runs a session from its first message to its end.
+pub(crate) async fn run<S, E>(hub: Hub, node: NodeUid, remote: String, mut incoming: S, out: mpsc::Sender<Outgoing>)
+where
+    S: Stream<Item = Result<FromAgent, E>> + Send + Unpin,
+    E: std::fmt::Display + Send,
+{
+    let end = match open(&hub, node, &remote, &mut incoming).await {
+        Ok(Some((session, hello))) => {
+            let end = drive(&hub, &session, &hello, remote, &mut incoming, &out).await;
+            hub.leave(&session).await;
+            end
+        }
+        Ok(None) => None,
+        Err(end) => Some(end),
+    };
+    let Some(end) = end else { return };
+    tracing::info!(node = %node, reason = %end, "The control plane ended a session");
+    if let SessionEnd::ComeBack(reason) = &end {
+        let come_back = ToAgent::ComeBack(hub.come_back(reason));
+        drop(tokio::time::timeout(FAREWELL, out.send(Ok(come_back))).await);
+    }
+    drop(tokio::time::timeout(FAREWELL, out.send(Err(end))).await);
+}
+
+/// What goes to the connection; an error closes it.
+pub(crate) type Outgoing = Result<ToAgent, SessionEnd>;
+
+/// Takes the Hello and registers the session; `None` when the agent went away before.
+async fn open<S, E>(
+    hub: &Hub,
+    node: NodeUid,
+    remote: &str,
+    incoming: &mut S,
+) -> Result<Option<(std::sync::Arc<Session>, Box<Hello>)>, SessionEnd>
+where
+    S: Stream<Item = Result<FromAgent, E>> + Send + Unpin,
+    E: std::fmt::Display + Send,
+{
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, incoming.next()).await {
+        Err(_elapsed) => return Err(SessionEnd::Silent(HELLO_TIMEOUT.as_secs())),
+        Ok(None) => return Ok(None),
+        Ok(Some(Err(error))) => return Err(SessionEnd::Malformed(error.to_string())),
+        Ok(Some(Ok(FromAgent::Hello(hello)))) => hello,
+        Ok(Some(Ok(_other))) => {
+            return Err(SessionEnd::Malformed("the first message of a session is Hello".to_owned()));
+        }
+    };
+    let session = hub.join(node, remote, &hello).await?;
+    Ok(Some((session, hello)))
+}
+
+/// Reads, sends, and waits for an end from outside, until the first of them is over; `None` when the agent closed by itself.
+async fn drive<S, E>(
+    hub: &Hub,
+    session: &Session,
+    hello: &Hello,
+    remote: String,
+    incoming: &mut S,
+    out: &mpsc::Sender<Outgoing>,
+) -> Option<SessionEnd>
+where
+    S: Stream<Item = Result<FromAgent, E>> + Send + Unpin,
+    E: std::fmt::Display + Send,
+{
+    let mut sender = Sender::new(hub, session, hello, out);
+    // Every arm may be dropped: what was taken from the outbox is told anew in the next session, and writes run in tasks of
+    // their own.
+    tokio::select! {
+        end = read(hub, session, incoming) => end,
+        () = sender.run(remote) => None,
+        end = session.finished() => Some(end),
+        () = hub.stopping() => Some(SessionEnd::ComeBack("the server is stopping".to_owned())),
+    }
+}
+
+/// Takes messages until the agent closes (`None`), falls silent or breaks the protocol.
+async fn read<S, E>(hub: &Hub, session: &Session, incoming: &mut S) -> Option<SessionEnd>
+where
+    S: Stream<Item = Result<FromAgent, E>> + Send + Unpin,
+    E: std::fmt::Display + Send,
+{
+    let mut pending = Pending::new(hub.clock().now());
+    let mut heard = hub.clock().now();
+    loop {
+        write_due(hub, session, &mut pending).await;
+        let now = hub.clock().now();
+        let silent_for = now.saturating_duration_since(heard);
+        let Some(patience) = SILENCE.checked_sub(silent_for) else {
+            return Some(SessionEnd::Silent(SILENCE.as_secs()));
+        };
+        let wait = pending.next_due(now).map_or(patience, |due| patience.min(due.saturating_duration_since(now)));
+        let message = match tokio::time::timeout(wait, incoming.next()).await {
+            Err(_elapsed) => continue,
+            Ok(None) => {
+                write_due(hub, session, &mut pending).await;
+                return None;
+            }
+            Ok(Some(Err(error))) => return Some(SessionEnd::Malformed(error.to_string())),
+            Ok(Some(Ok(message))) => message,
+        };
+        heard = hub.clock().now();
+        session.heard_ms.store(hub.clock().unix_ms(), Ordering::Relaxed);
+        if let Err(end) = take(session, message, &mut pending, heard) {
+            return Some(end);
+        }
+    }
+}
+
+/// Sorts one message: into what is to be written, or into what is to be answered.
+fn take(session: &Session, message: FromAgent, pending: &mut Pending, now: Instant) -> Result<(), SessionEnd> {
+    match message {
+        FromAgent::Hello(_) => return Err(SessionEnd::Malformed("a session has one Hello".to_owned())),
+        FromAgent::ConfigStatus(status) => pending.on_answer(status),
+        FromAgent::Observed(observed) => pending.on_observed(observed),
+        FromAgent::TransferReport(report) => pending.on_report(*report, now),
+        FromAgent::LookupNodes { request_id, node_ids } => session.outbox.lookup(request_id, node_ids),
+        FromAgent::NodeRecord(record) => pending.on_record(record),
+        FromAgent::AuditWitness { checkpoint, consistent } => witness(session, &checkpoint, consistent),
+    }
+    Ok(())
+}
+
+/// An agent that saw two heads that do not fit is the alarm that the audit log exists for.
+fn witness(session: &Session, checkpoint: &str, consistent: bool) {
+    if !consistent {
+        metrics::counter!("dwcp_audit_verify_failures_total").increment(1);
+        tracing::error!(
+            node = %session.name,
+            checkpoint = %proto_model::escape(checkpoint.as_bytes()),
+            "An agent found an audit head that does not continue the one before it: run `dwcp audit verify`"
+        );
+    }
+}
+
+/// Writes what may be written now.
+async fn write_due(hub: &Hub, session: &Session, pending: &mut Pending) {
+    while let Some(write) = pending.next_write(hub.clock().now()) {
+        match store(hub, session, &write).await {
+            Ok(Done::Written) => pending.on_written(),
+            Ok(Done::TooSoon) => {
+                if let Write::Report(report) = write {
+                    pending.give_back_report(report, hub.clock().now() + PROGRESS_RETRY);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(node = %session.name, error = error.chain(), "What an agent reported could not be stored yet");
+                pending.give_back(write, hub.clock().now() + WRITE_RETRY);
+            }
+        }
+    }
+}
+
+enum Done {
+    Written,
+    TooSoon,
+}
+
+async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, control_plane_store::Error> {
+    match write {
+        Write::Answer(status) => {
+            if let Some(generation) = session.answered(status) {
+                let (applied, not_in_force) = (status.applied.clone(), status.not_in_force.clone());
+                sessions::answer(hub.db(), session.node, generation, applied, not_in_force).await?;
+            }
+        }
+        Write::Record(record) => sessions::put_record(hub.db(), session.node, record.clone()).await?,
+        Write::Observed(observed) => {
+            sessions::observe(hub.db(), session.node, hub.observation(observed)).await?;
+        }
+        Write::Report(report) => return store_report(hub, session, report).await,
+    }
+    Ok(Done::Written)
+}
+
+async fn store_report(
+    hub: &Hub,
+    session: &Session,
+    report: &proto_model::TransferReport,
+) -> Result<Done, control_plane_store::Error> {
+    match transfers::report(hub.db(), session.node, report).await? {
+        Reported::TooSoon => return Ok(Done::TooSoon),
+        Reported::Taken => {}
+        // A restored database may not know a transfer that an agent finished: repeating its end would never help.
+        Reported::Unknown => {
+            tracing::warn!(node = %session.name, transfer = %report.transfer, "Report of a transfer that is not known here");
+        }
+        Reported::NotItsOwn => {
+            tracing::warn!(
+                node = %session.name,
+                transfer = %report.transfer,
+                "Refused a report: the node does not have this role in this transfer"
+            );
+            return Ok(Done::Written);
+        }
+    }
+    if report.state.is_end() {
+        session.outbox.ack(report.transfer, report.role);
+    }
+    Ok(Done::Written)
+}

@@ -22,3 +22,6 @@ pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encod
 pub use meter::{CodecTotals, Meter, Stats};
 pub use options::{Algorithm, Level, Options, UnknownAlgorithm};
 pub use proto_wire::hde::MAX_SEGMENT_BYTES;
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ use foundation_runtime::{Clock, TaskGroup};
 use futures::future::BoxFuture;
 use proto_model::{FleetId, PublicKey};
 
+use super::Fallen;
+
 const LOCALHOST: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
 #[derive(Debug)]
@@ -233,4 +235,18 @@ fn mainline_item(number: u8, seq: i64, value: &[u8]) -> SignedRecord {
     message.extend_from_slice(value);
     let signature = RecordSigner::sign(&signer(number), &message);
     SignedRecord { key: signer(number).public_key(), seq, value: value.to_vec(), signature }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_fell_is_built_again_on_its_port() {
+    let tasks = TaskGroup::new("test");
+    let ring = ring_of(1, &tasks).await;
+    let node = client(&ring, &tasks).await;
+    let before = node.status().local;
+    let fallen = node.supervisor.call(async { panic!("as every call does once the node's thread is gone") }).await;
+    assert_eq!(fallen, Err::<(), _>(Fallen::Restarting));
+    let record = mainline_item(5, 1, b"value");
+    until("a put after the fall", || async { node.publish(record.clone()).await.ok() }).await;
+    assert_eq!(node.status().local, before);
+    tasks.shutdown(Duration::from_secs(5)).await.unwrap();
 }

@@ -1,0 +1,72 @@
+//! Metrics: the recorder, its buckets, and what it renders.
+
+use std::{
+    sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    thread,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::process_metrics;
+
+/// Classic buckets by how a histogram's name ends, the longest ending first. A name that ends otherwise gets the seconds.
+const BUCKETS: [(&str, &[f64]); 4] = [
+    ("_connection_duration_seconds", &LONG_SECONDS),
+    ("_transfer_duration_seconds", &LONG_SECONDS),
+    ("_bytes", &BYTES),
+    ("_seconds", &SECONDS),
+];
+/// 1 ms to 30 s: calls.
+const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
+/// 0.1 s to an hour: connections and transfers.
+const LONG_SECONDS: [f64; 10] = [0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0];
+/// 1 KiB to 1 TiB.
+const BYTES: [f64; 8] =
+    [1024.0, 16_384.0, 262_144.0, 4_194_304.0, 67_108_864.0, 1_073_741_824.0, 17_179_869_184.0, 1_099_511_627_776.0];
+
+/// How often what histograms gathered is folded into their buckets, so that it does not pile up where nobody scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The metrics of a program.
+#[derive(Clone, Debug)]
+pub struct Metrics(PrometheusHandle);
+
+/// Ends the upkeep when dropped.
+#[derive(Debug)]
+pub(crate) struct Upkeep(#[allow(dead_code, reason = "dropping it ends the thread")] SyncSender<()>);
+
+impl Metrics {
+    /// All metrics in Prometheus's text format, those of the process among them.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = self.0.render();
+        process_metrics::render(&mut out);
+        out
+    }
+
+    /// Makes the recorder the program's.
+    pub(crate) fn install() -> Result<(Self, Upkeep), String> {
+        let mut builder = PrometheusBuilder::new().set_buckets(&SECONDS).map_err(|error| error.to_string())?;
+        for (ending, buckets) in BUCKETS {
+            let matcher = Matcher::Suffix(ending.to_owned());
+            builder = builder.set_buckets_for_metric(matcher, buckets).map_err(|error| error.to_string())?;
+        }
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|error| error.to_string())?;
+        crate::requests::describe();
+        Ok((Self(handle.clone()), upkeep(handle)?))
+    }
+}
+
+fn upkeep(handle: PrometheusHandle) -> Result<Upkeep, String> {
+    let (stop, stopped) = sync_channel::<()>(0);
+    let work = move || {
+        while stopped.recv_timeout(UPKEEP_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            handle.run_upkeep();
+        }
+    };
+    thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(work).map_err(|error| error.to_string())?;
+    Ok(Upkeep(stop))
+}

@@ -1,11 +1,21 @@
 //! The gRPC API of the control plane: one file per service, each of which parses, calls and translates.
 //!
-//! [`auth`] stands before all of them; [`error`] and [`paging`] are what they have in common.
+//! [`auth`] stands before all of them; [`error`] and [`paging`] are what they have in common; [`services`] is all of them.
 
+pub mod agent;
+pub mod audit;
 pub mod auth;
 pub mod error;
+pub mod join_tokens;
+pub mod nodes;
+pub mod operator_tokens;
 pub mod paging;
+mod rate_limit;
 pub mod request;
+mod services;
 mod state;
+mod time;
+mod watch;
 
+pub use services::services;
 pub use state::State;

@@ -12,7 +12,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::{
-    Error, Event, Keys, Tx,
+    Actor, Error, Event, Keys, Tx,
     error::violates,
     join_tokens::{self, JoinToken, JoinTokenState},
     nodes::{self, Node, NodeState, column},
@@ -160,6 +160,7 @@ pub async fn enrol(tx: &mut Tx, keys: &Keys, candidate: Candidate) -> Result<Enr
         .execute(tx.connection())
         .await
         .map_err(Error::from)?;
+    tx.act_as(Actor::Node(node.name.to_string()));
     tx.audit(
         Event::new("node.enroll", node.resource_name())
             .with("uid", node.uid.to_string())
@@ -206,6 +207,7 @@ pub async fn renew(tx: &mut Tx, keys: &Keys, renewal: Renewal) -> Result<Enrolle
     .execute(tx.connection())
     .await
     .map_err(Error::from)?;
+    tx.act_as(Actor::Node(node.name.to_string()));
     let until = node.certificate_expire_time.to_rfc3339();
     tx.audit(Event::new("node.renew", node.resource_name()).with("certificate_expire_time", until));
     Ok(Enrolled { node, certificate: certificate.der })

@@ -222,6 +222,23 @@ pub async fn by_secret(db: &Db, secret: &OperatorSecret) -> Result<Option<Operat
     .await
 }
 
+/// One token.
+///
+/// # Errors
+/// The database failed.
+pub async fn get(db: &Db, id: Uuid) -> Result<Option<OperatorToken>, Error> {
+    db.read(move |connection| {
+        Box::pin(async move {
+            let row: Option<Row> = sqlx::query_as("SELECT * FROM operator_tokens WHERE id = $1")
+                .bind(id)
+                .fetch_optional(connection)
+                .await?;
+            row.map(OperatorToken::try_from).transpose()
+        })
+    })
+    .await
+}
+
 /// At most `limit` tokens, newest first, older than `before`.
 ///
 /// # Errors

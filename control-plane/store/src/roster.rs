@@ -3,13 +3,8 @@
 //! An entry's sequence is the revision at which it changed: unique, growing, and visible in that order.
 
 use chrono::{DateTime, SubsecRound as _, Utc};
-use prost::Message as _;
 use proto_model::{Epoch, RosterEntry, RosterHead, RosterSequence};
-use proto_rpc::agent;
-use proto_wire::{
-    Signed,
-    signed::{self, Context},
-};
+use proto_wire::{Signed, roster as wire};
 
 use crate::{Db, Error, Keys, nodes::Node};
 
@@ -33,7 +28,7 @@ pub(crate) fn sign(keys: &Keys, node: &Node) -> Signed {
         relay: node.relay,
         revoked: node.revoke_time.is_some(),
     };
-    signed::sign(keys.roster(), Context::RosterEntry, agent::RosterEntry::from(entry).encode_to_vec())
+    wire::sign_entry(keys.roster(), &entry)
 }
 
 /// At most `limit` entries after `after`, in order; revoked ones too.
@@ -94,5 +89,5 @@ pub async fn head(db: &Db, epoch: Epoch, now: DateTime<Utc>) -> Result<RosterHea
 /// Signs a head.
 #[must_use]
 pub fn sign_head(keys: &Keys, head: RosterHead) -> Signed {
-    signed::sign(keys.roster(), Context::RosterHead, agent::RosterHead::from(head).encode_to_vec())
+    wire::sign_head(keys.roster(), &head)
 }

@@ -130,6 +130,11 @@ impl Tx {
         &self.context
     }
 
+    /// From here on the changes are this actor's: for hosts, which are known only once they are in.
+    pub(crate) fn act_as(&mut self, actor: crate::Actor) {
+        self.context.actor = actor;
+    }
+
     /// Records what is changed; appended to the log, in order, by the commit.
     pub fn audit(&mut self, event: Event) {
         self.inner.ring = true;

@@ -1,11 +1,14 @@
 //! Who a request comes from.
 
-use control_plane_store::Actor;
+use control_plane_store::{Actor, operator_tokens};
 use proto_model::{NodeUid, Role};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
-use crate::error::{self, Reason};
+use crate::{
+    State,
+    error::{self, Reason},
+};
 
 /// Who a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,19 @@ impl Caller {
             CallerKind::Node(_) => Actor::Node(self.name.clone()),
             CallerKind::Socket(uid) => Actor::Socket(uid),
         }
+    }
+
+    /// Whether the caller's right still stands: for streams that outlive their first check.
+    ///
+    /// # Errors
+    /// It was revoked or has expired, or the database failed.
+    pub async fn require_still_good(&self, state: &State) -> Result<(), Status> {
+        let CallerKind::Operator(id) = self.kind else { return Ok(()) };
+        let token = operator_tokens::get(&state.db, id).await.map_err(error::store)?;
+        if token.is_some_and(|token| token.is_active(state.clock.utc())) {
+            return Ok(());
+        }
+        Err(error::unauthenticated(Reason::CredentialsRefused, "the token has expired or was revoked"))
     }
 
     /// The node that calls.

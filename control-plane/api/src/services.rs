@@ -1,0 +1,30 @@
+//! All services of the API, for the server's router.
+
+use proto_rpc::{
+    agent::agent_service_server::AgentServiceServer,
+    v1::{
+        audit_service_server::AuditServiceServer, join_token_service_server::JoinTokenServiceServer,
+        node_service_server::NodeServiceServer, operator_token_service_server::OperatorTokenServiceServer,
+    },
+};
+use tonic::service::Routes;
+
+use crate::{
+    State, agent::Agents, audit::Audit, join_tokens::JoinTokens, nodes::Nodes, operator_tokens::OperatorTokens,
+};
+
+/// The largest request: a configuration with its message has well below 1 MiB.
+const MAX_REQUEST_BYTES: usize = 2 << 20;
+
+/// All services. [`crate::auth::AuthLayer`] belongs before them.
+#[must_use]
+pub fn services(state: &State) -> Routes {
+    let limit = MAX_REQUEST_BYTES;
+    Routes::new(NodeServiceServer::new(Nodes::new(state.clone())).max_decoding_message_size(limit))
+        .add_service(JoinTokenServiceServer::new(JoinTokens::new(state.clone())).max_decoding_message_size(limit))
+        .add_service(
+            OperatorTokenServiceServer::new(OperatorTokens::new(state.clone())).max_decoding_message_size(limit),
+        )
+        .add_service(AuditServiceServer::new(Audit::new(state.clone())).max_decoding_message_size(limit))
+        .add_service(AgentServiceServer::new(Agents::new(state.clone())).max_decoding_message_size(limit))
+}

@@ -49,6 +49,9 @@ pub(crate) struct Global {
     /// A context of `dwcp context`
     #[arg(long, global = true, env = "DWCP_CONTEXT", value_name = "NAME", help_heading = "Global options")]
     pub(crate) context: Option<String>,
+    /// The file of contexts [default: dwcp/contexts.json in the user's configuration folder]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) config: Option<PathBuf>,
     /// The local agent's socket
     #[arg(long, global = true, env = "DWCP_AGENT_SOCKET", value_name = "PATH", help_heading = "Global options")]
     pub(crate) agent_socket: Option<PathBuf>,
@@ -66,9 +69,6 @@ pub(crate) struct Global {
     /// When colours are used
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Global options")]
     pub(crate) color: Color,
-    /// Names of the present context's control plane come from this file of flags
-    #[arg(long, global = true, value_name = "FILE", hide = true)]
-    pub(crate) config: Option<PathBuf>,
 }
 
 /// Nouns, and verbs for people in a hurry.
@@ -127,8 +127,8 @@ Examples:
   dwcp send --from site-a data:/set site-b:data:/in --dry-run
   dwcp send ./build site-b:data:/releases --detach")]
 pub(crate) struct Send {
-    /// What is sent, then NODE:ROOT:/PATH: where to
-    #[arg(required = true, num_args = 2.., value_name = "PATH… NODE:ROOT:/PATH")]
+    /// What is sent, and last NODE:ROOT:/PATH: where to
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
     pub(crate) paths: Vec<std::ffi::OsString>,
     /// The node that sends; then sources are ROOT:/path [default: this host's agent]
     #[arg(long, value_name = "NODE")]

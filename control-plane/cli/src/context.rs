@@ -1,6 +1,10 @@
 //! Named control planes, so that nobody types five flags twice: one JSON file in the user's configuration folder.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use foundation_runtime::durable;
 use serde::{Deserialize, Serialize};
@@ -28,8 +32,8 @@ pub(crate) struct Context {
 
 impl Contexts {
     /// Reads the file; without one there are no contexts.
-    pub(crate) fn load() -> Result<Self, Failure> {
-        let Some(path) = path() else { return Ok(Self::default()) };
+    pub(crate) fn load(file: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = file.map(Path::to_path_buf).or_else(path) else { return Ok(Self::default()) };
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|error| Failure::chain(format!("{} is damaged", path.display()), &error)),
@@ -39,8 +43,11 @@ impl Contexts {
     }
 
     /// Writes the file.
-    pub(crate) fn save(&self) -> Result<(), Failure> {
-        let path = path().ok_or_else(|| Failure::failed("neither XDG_CONFIG_HOME nor HOME is set"))?;
+    pub(crate) fn save(&self, file: Option<&Path>) -> Result<(), Failure> {
+        let path = file
+            .map(Path::to_path_buf)
+            .or_else(path)
+            .ok_or_else(|| Failure::failed("neither XDG_CONFIG_HOME nor HOME is set"))?;
         let fail = |error: io::Error| Failure::chain(format!("cannot write {}", path.display()), &error);
         if let Some(folder) = path.parent() {
             durable::create_dir(folder, 0o700).map_err(fail)?;

@@ -9,6 +9,8 @@ mod context;
 mod failure;
 mod output;
 mod progress;
+#[cfg(test)]
+mod reference;
 mod units;
 mod verbs;
 

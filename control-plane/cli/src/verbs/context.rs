@@ -10,10 +10,11 @@ use crate::{
 };
 
 pub(super) fn run(global: &Global, output: &Output, verb: Verb) -> Result<(), Failure> {
+    let file = global.config.as_deref();
     match verb {
         Verb::Add { name, select } => add(global, output, name, select),
-        Verb::List => list(output),
-        Verb::Use { name } => select(output, name),
+        Verb::List => list(output, file),
+        Verb::Use { name } => select(output, file, name),
     }
 }
 
@@ -24,18 +25,19 @@ fn add(global: &Global, output: &Output, name: String, select: bool) -> Result<(
         token_file: global.token_file.as_deref().map(absolute).transpose()?,
         ca: global.ca.as_deref().map(absolute).transpose()?,
     };
-    let mut contexts = Contexts::load()?;
+    let file = global.config.as_deref();
+    let mut contexts = Contexts::load(file)?;
     contexts.contexts.insert(name.clone(), context);
     if select || contexts.selected.is_none() {
         contexts.selected = Some(name.clone());
     }
-    contexts.save()?;
+    contexts.save(file)?;
     output.talk(&format!("√ context {name} is kept\nNext: dwcp check --context {name}"));
     Ok(())
 }
 
-fn list(output: &Output) -> Result<(), Failure> {
-    let contexts = Contexts::load()?;
+fn list(output: &Output, file: Option<&Path>) -> Result<(), Failure> {
+    let contexts = Contexts::load(file)?;
     output.plain(&contexts, |contexts| {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         table(
@@ -48,14 +50,14 @@ fn list(output: &Output) -> Result<(), Failure> {
     })
 }
 
-fn select(output: &Output, name: String) -> Result<(), Failure> {
-    let mut contexts = Contexts::load()?;
+fn select(output: &Output, file: Option<&Path>, name: String) -> Result<(), Failure> {
+    let mut contexts = Contexts::load(file)?;
     if !contexts.contexts.contains_key(&name) {
         return Err(Failure::new(Exit::NotFound, format!("there is no context `{name}`")).hint("dwcp context list"));
     }
     output.talk(&format!("√ {name} is used from now on"));
     contexts.selected = Some(name);
-    contexts.save()
+    contexts.save(file)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -1,0 +1,120 @@
+//! Compares a transfer over loopback with iperf3 (TCP) and rsync (daemon, no ssh), side by side in one run, and prints ratios.
+//!
+//! `tests/bench/run` installs the rivals and builds first. Timings are printed, never asserted.
+
+mod measure;
+mod rivals;
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use tests_harness::{Fleet, FleetOptions, fill_random};
+
+use crate::{
+    measure::{Usage, median, timed},
+    rivals::{iperf3, rsync},
+};
+
+/// How much, and how often.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Megabytes of incompressible data in eight files.
+    #[arg(long, default_value_t = 2000)]
+    megabytes: u64,
+    /// Interleaved runs of each.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// A configuration for the agents.
+    #[arg(long)]
+    config: Option<std::path::PathBuf>,
+    /// Leaves the rivals out: for profiles and for memory over a large transfer.
+    #[arg(long)]
+    alone: bool,
+}
+
+/// One way of moving the data, over all runs.
+#[derive(Debug, Default)]
+struct Way {
+    gbit_per_second: Vec<f64>,
+    cpu_seconds_per_gb: Vec<f64>,
+}
+
+impl Way {
+    fn add(&mut self, bytes: f64, seconds: f64, cpu_seconds: f64) {
+        self.gbit_per_second.push(bytes * 8.0 / seconds / 1e9);
+        self.cpu_seconds_per_gb.push(cpu_seconds / (bytes / 1e9));
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let fleet = Fleet::start(&FleetOptions::default())?;
+    if let Some(config) = &args.config {
+        fleet.cli()?.ok(&["config", "set", "fleet", &config.display().to_string()])?;
+    }
+    let idle = measure::resident_megabytes(fleet.agents[1].process().pid())?;
+
+    let (a, b) = (fleet.agents[0].root("data"), fleet.agents[1].root("data"));
+    let source = a.join("set");
+    fs::create_dir_all(&source)?;
+    for part in 0..8 {
+        fill_random(&source.join(format!("part-{part}")), args.megabytes * 1_000_000 / 8, part)?;
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+    let bytes = (args.megabytes * 1_000_000) as f64;
+
+    let (mut dwcp, mut tcp, mut daemon) = (Way::default(), Way::default(), Way::default());
+    for run in 0..args.runs {
+        send(&fleet, run, bytes, &mut dwcp)?;
+        fs::remove_dir_all(b.join("in"))?;
+        if !args.alone {
+            let (seconds, usage) = iperf3(args.megabytes)?;
+            tcp.add(bytes, seconds, usage.cpu_seconds);
+            let target = fleet.scratch.folder("rsync")?;
+            let (seconds, usage) = rsync(fleet.scratch.path(), &source, &target)?;
+            daemon.add(bytes, seconds, usage.cpu_seconds);
+            fs::remove_dir_all(target)?;
+        }
+    }
+
+    println_line(&format!("{} MB in 8 files, {} interleaved runs, medians\n", args.megabytes, args.runs));
+    print_way("dwcp send", &dwcp);
+    if !args.alone {
+        print_way("iperf3 TCP", &tcp);
+        print_way("rsync daemon", &daemon);
+        let ratio = |other: &Way| median(&dwcp.gbit_per_second) / median(&other.gbit_per_second);
+        println_line(&format!("\ngoodput: {:.2} x iperf3 TCP, {:.2} x rsync daemon", ratio(&tcp), ratio(&daemon)));
+    }
+    for (name, agent) in [("sender", &fleet.agents[0]), ("receiver", &fleet.agents[1])] {
+        let peak = measure::peak_megabytes(agent.process().pid())?;
+        println_line(&format!("{name}: peak resident {peak:.0} MB"));
+    }
+    println_line(&format!("idle agent: resident {idle:.0} MB"));
+    Ok(())
+}
+
+fn send(fleet: &Fleet, run: usize, bytes: f64, way: &mut Way) -> Result<()> {
+    let agents: Vec<_> = fleet.agents.iter().map(|agent| agent.process().pid()).collect();
+    let before = Usage::of(&agents)?;
+    let cli = fleet.cli()?;
+    let (result, seconds) = timed(|| cli.json(&["send", "--from", "site-a", "data:/set", "site-b:data:/in"]));
+    let sent = result.with_context(|| format!("run {run}"))?;
+    ensure!(sent["state"] == "SUCCEEDED", "{sent:#}");
+    way.add(bytes, seconds, Usage::of(&agents)?.cpu_seconds - before.cpu_seconds);
+    Ok(())
+}
+
+fn print_way(name: &str, way: &Way) {
+    let (low, high) = measure::range(&way.gbit_per_second);
+    println_line(&format!(
+        "{name:<14} {:6.2} [{low:.2}-{high:.2}] Gbit/s   {:5.2} CPU s/GB",
+        median(&way.gbit_per_second),
+        median(&way.cpu_seconds_per_gb)
+    ));
+}
+
+#[allow(clippy::print_stdout, reason = "this program's result is what it prints")]
+fn println_line(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,155 @@
+//! The last audit head that this server saw, kept in its data directory (D14): so that a log that was cut or rewritten in the database is
+//! found, also when whoever did that could sign.
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use control_plane_store::{Db, Error as StoreError, Keys, audit_log};
+use foundation_merkle::{Checkpoint, CheckpointError, VerifierKey, verify_consistency};
+use foundation_runtime::{OnEnd, TaskGroup, durable};
+use metrics::{counter, gauge};
+
+/// How often a new head is written down at most.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the comparison found. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Anchor(Arc<Mutex<Option<String>>>);
+
+/// Compares the log with the head in the data directory, and keeps that up to date.
+struct Follower {
+    path: PathBuf,
+    /// What is in the file.
+    kept: Option<String>,
+    key: VerifierKey,
+    db: Db,
+    tasks: TaskGroup,
+    anchor: Anchor,
+}
+
+/// Why the log could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum AnchorError {
+    /// The file cannot be read or written.
+    #[error("cannot use {path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error("the audit log cannot be read")]
+    Store(#[from] StoreError),
+    /// The key is none.
+    #[error("the audit key cannot be used")]
+    Key(#[from] CheckpointError),
+}
+
+impl Anchor {
+    /// Compares once, and goes on with every bell.
+    ///
+    /// # Errors
+    /// See [`AnchorError`]; a log that was tampered with is no error, but [`Self::finding`].
+    pub(crate) async fn follow(path: PathBuf, db: &Db, keys: &Keys, tasks: &TaskGroup) -> Result<Self, AnchorError> {
+        let kept = match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(AnchorError::Io { path, source }),
+        };
+        let anchor = Self::default();
+        let key = keys.audit_verifier_key().parse()?;
+        let mut follower = Follower { path, kept, key, db: db.clone(), tasks: tasks.clone(), anchor: anchor.clone() };
+        let mut bell = db.bell();
+        follower.compare().await?;
+        let token = tasks.token().clone();
+        tasks.spawn("audit-anchor", OnEnd::Fatal, async move {
+            let follow = async {
+                while bell.changed().await.is_ok() {
+                    if let Err(error) = follower.compare().await {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::debug!(
+                            component = "audit",
+                            error,
+                            "The audit head was not compared; the next bell tries again"
+                        );
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            };
+            token.run_until_cancelled(follow).await;
+        });
+        Ok(anchor)
+    }
+
+    /// What is wrong with the log, if anything is.
+    pub(crate) fn finding(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Said once, not with every bell.
+    fn report(&self, finding: String) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(&finding) {
+            counter!("dwcp_audit_verify_failures_total").increment(1);
+            tracing::error!(component = "audit", finding, "The audit log is not what this server saw before");
+            *known = Some(finding);
+        }
+    }
+}
+
+impl Follower {
+    async fn compare(&mut self) -> Result<(), AnchorError> {
+        let Some(head) = audit_log::head(&self.db).await? else { return Ok(()) };
+        if self.kept.as_deref() == Some(head.checkpoint.as_str()) {
+            return Ok(());
+        }
+        if let Some(finding) = self.finding(&head.checkpoint).await? {
+            // The file keeps what it had: it is the evidence.
+            self.anchor.report(finding);
+            return Ok(());
+        }
+        let (path, checkpoint) = (self.path.clone(), head.checkpoint.clone());
+        let written =
+            self.tasks.blocking("keep-audit-head", move || durable::replace(&path, checkpoint.as_bytes(), 0o644));
+        if let Ok(written) = written.await {
+            written.map_err(|source| AnchorError::Io { path: self.path.clone(), source })?;
+            self.kept = Some(head.checkpoint);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a metric; exact up to 2^53 events")]
+        gauge!("dwcp_audit_verified_sequence").set(head.size as f64);
+        Ok(())
+    }
+
+    async fn finding(&self, checkpoint: &str) -> Result<Option<String>, AnchorError> {
+        let now = match Checkpoint::parse_and_verify(checkpoint, &self.key) {
+            Ok(now) => now,
+            Err(error) => return Ok(Some(format!("the head is not signed as it should be: {error}"))),
+        };
+        match self.kept.as_deref().map(|kept| Checkpoint::parse_and_verify(kept, &self.key)) {
+            None => Ok(None),
+            Some(Err(error)) => Ok(Some(format!("{} cannot be believed: {error}", self.path.display()))),
+            // A restore opened a new epoch, with a log of another name.
+            Some(Ok(before)) if before.origin != now.origin => Ok(None),
+            Some(Ok(before)) => inconsistency(&self.db, &before, &now).await,
+        }
+    }
+}
+
+/// How the later head contradicts the earlier one, if it does.
+async fn inconsistency(db: &Db, before: &Checkpoint, now: &Checkpoint) -> Result<Option<String>, AnchorError> {
+    if now.size < before.size {
+        return Ok(Some(format!("it has {} events, and had {}: its end was cut off", now.size, before.size)));
+    }
+    let proof = match audit_log::prove_consistency(db, before.size, now.size).await {
+        Ok(proof) => proof,
+        Err(audit_log::ProveError::Database(error)) => return Err(error.into()),
+        Err(audit_log::ProveError::Proof(error)) => return Ok(Some(format!("no proof can be made: {error}"))),
+    };
+    let verified = verify_consistency(before.size, &before.root, now.size, &now.root, &proof);
+    Ok(verified.err().map(|error| format!("its first {} events were rewritten: {error}", before.size)))
+}

@@ -1,0 +1,81 @@
+//! The data directory: made, held by one process, open only as far as the private PostgreSQL needs.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use foundation_runtime::{Cancelled, Clock, DirLock, DirLockError, TaskGroup, durable};
+
+use crate::ready;
+
+/// How long a predecessor that is stopping may take (D29).
+const PREDECESSOR: Duration = Duration::from_secs(30);
+
+/// How long one that still serves gets to begin to stop: both may have been told at the same moment.
+const SERVING_PREDECESSOR: Duration = Duration::from_secs(2);
+
+/// The data directory, held until dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    _lock: DirLock,
+}
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be made or written.
+    #[error("cannot use the data directory {path}", path = path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the file system answered.
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error(transparent)]
+    Lock(#[from] DirLockError),
+    /// The start was broken off.
+    #[error("the start was broken off")]
+    Cancelled(#[from] Cancelled),
+}
+
+impl DataDir {
+    /// Makes the folder where it is missing, and holds it.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) async fn open(path: &Path, clock: &Clock, tasks: &TaskGroup) -> Result<Self, DataDirError> {
+        let (asked, clock) = (path.to_path_buf(), clock.clone());
+        tasks.blocking("open-data-dir", move || Self::open_here(&asked, &clock)).await?
+    }
+
+    fn open_here(asked: &Path, clock: &Clock) -> Result<Self, DataDirError> {
+        let io = |source| DataDirError::Io { path: asked.to_path_buf(), source };
+        // Others may pass through, to the cluster of their own, and see nothing: what is secret is 0600.
+        durable::create_dir(asked, 0o711).map_err(io)?;
+        let path = asked.canonicalize().map_err(io)?;
+        let serving = path.join("ready.json").exists();
+        let lock = match DirLock::acquire(&path, if serving { SERVING_PREDECESSOR } else { PREDECESSOR }, clock) {
+            // It began to stop in the meantime.
+            Err(DirLockError::Held { .. }) if serving && !path.join("ready.json").exists() => {
+                DirLock::acquire(&path, PREDECESSOR, clock)?
+            }
+            acquired => acquired?,
+        };
+        ready::clear(&path).map_err(io)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}

@@ -10,5 +10,5 @@ mod routes;
 
 pub use access::Peer;
 pub use backend::{Backend, Component, ComponentState, FleetStatus, Unavailable};
-pub use limits::{Limits, Rate};
+pub use limits::{Limits, ParseRateError, Rate};
 pub use routes::{metrics_only, router};

@@ -3,8 +3,10 @@
 //! Liveness, health, status and metrics are free: load tests of the manuals hit them, and a monitor must never be refused.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -32,6 +34,33 @@ pub struct Rate {
     pub requests: NonZeroU32,
     /// In which time.
     pub per: Duration,
+}
+
+/// This text is no rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseRateError(String);
+
+impl fmt::Display for ParseRateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is neither N/s nor N/min", self.0)
+    }
+}
+
+impl std::error::Error for ParseRateError {}
+
+impl FromStr for Rate {
+    type Err = ParseRateError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRateError> {
+        let wrong = || ParseRateError(text.to_owned());
+        let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+        let per = match unit {
+            "s" => Duration::from_secs(1),
+            "min" => Duration::from_mins(1),
+            _ => return Err(wrong()),
+        };
+        Ok(Self { requests: count.parse().map_err(|_number| wrong())?, per })
+    }
 }
 
 /// The rates in force. Clones share their counts.

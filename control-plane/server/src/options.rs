@@ -3,15 +3,21 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
+use control_plane_console::Rate;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The longest file of options that is read.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// DC-6 asks for so many a second, DX-7 for so many a minute.
+const DEFAULT_REQUESTS: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,11 +100,11 @@ struct RunArgs {
     advertise: Vec<Advertised>,
     /// How many requests to /api an address may make [default: 100/s].
     #[arg(long, value_name = "N/s|N/min")]
-    #[serde(alias = "http_api_limit")]
+    #[serde(alias = "http_api_limit", deserialize_with = "rate_text")]
     http_api_limit: Option<Rate>,
     /// How many other requests an address may make; health, status and metrics are free [default: 100/min].
     #[arg(long, value_name = "N/s|N/min")]
-    #[serde(alias = "http_limit")]
+    #[serde(alias = "http_limit", deserialize_with = "rate_text")]
     http_limit: Option<Rate>,
     /// trace, debug, info, warn or error [default: info; RUST_LOG is honoured].
     #[arg(long, value_name = "LEVEL", env = "DWCP_LOG_LEVEL")]
@@ -147,15 +153,6 @@ pub struct Advertised {
     pub host: String,
     /// Where given.
     pub port: Option<u16>,
-}
-
-/// So many requests in so long a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// How many.
-    pub requests: std::num::NonZeroU32,
-    /// In which time.
-    pub per: std::time::Duration,
 }
 
 /// Where the state is kept.
@@ -280,10 +277,7 @@ impl RunArgs {
         let binaries = self.postgres_bin.or(file.postgres_bin);
         let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let everywhere = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        let rate = |requests, seconds| Rate {
-            requests: std::num::NonZeroU32::new(requests).unwrap_or(std::num::NonZeroU32::MIN),
-            per: std::time::Duration::from_secs(seconds),
-        };
+        let rate = |seconds| Rate { requests: DEFAULT_REQUESTS, per: Duration::from_secs(seconds) };
         let level = if self.verbose { Some("debug".to_owned()) } else { self.log_level.or(file.log_level) };
         Ok(Options {
             data_dir: self.data_dir.or(file.data_dir).or_else(default_data_dir).ok_or(OptionsError::NoDataDir)?,
@@ -294,8 +288,8 @@ impl RunArgs {
             metrics_token_file: self.metrics_token_file.or(file.metrics_token_file),
             dht_listen: self.dht_listen.or(file.dht_listen).unwrap_or_else(|| DhtListen::At(everywhere(30610))),
             advertise: if self.advertise.is_empty() { file.advertise } else { self.advertise },
-            http_api_limit: self.http_api_limit.or(file.http_api_limit).unwrap_or_else(|| rate(100, 1)),
-            http_limit: self.http_limit.or(file.http_limit).unwrap_or_else(|| rate(100, 60)),
+            http_api_limit: self.http_api_limit.or(file.http_api_limit).unwrap_or_else(|| rate(1)),
+            http_limit: self.http_limit.or(file.http_limit).unwrap_or_else(|| rate(60)),
             logging: Logging {
                 level,
                 format: self.log_format.or(file.log_format).unwrap_or_default(),
@@ -375,22 +369,6 @@ impl FromStr for Advertised {
     }
 }
 
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is neither N/s nor N/min");
-        let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-        let seconds = match unit {
-            "s" => 1,
-            "min" => 60,
-            _ => return Err(wrong()),
-        };
-        let requests = count.parse().map_err(|_number| wrong())?;
-        Ok(Self { requests, per: std::time::Duration::from_secs(seconds) })
-    }
-}
-
 macro_rules! deserialize_from_str {
     ($($name:ident),*) => {$(
         impl<'de> Deserialize<'de> for $name {
@@ -401,7 +379,11 @@ macro_rules! deserialize_from_str {
     )*};
 }
 
-deserialize_from_str!(DhtListen, Advertised, Rate);
+deserialize_from_str!(DhtListen, Advertised);
+
+fn rate_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Rate>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
+}
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Advertised>, D::Error> {
     #[derive(Deserialize)]

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     /// The server's certificate could not be made.
     #[error("the server's certificate could not be made")]
     Certificate(#[from] CaError),

@@ -18,8 +18,7 @@ const NOISY: [(&str, LevelFilter); 15] = [
     ("quinn_proto", LevelFilter::WARN),
     ("quinn_udp", LevelFilter::ERROR),
     ("sqlx", LevelFilter::WARN),
-    // It says `error` several times a second while no node of the ring answers; dataplane_dht says what matters.
-    ("mainline", LevelFilter::OFF),
+    ("mainline", LevelFilter::WARN),
     ("opentelemetry", LevelFilter::WARN),
     ("opentelemetry_sdk", LevelFilter::WARN),
     ("opentelemetry-otlp", LevelFilter::WARN),

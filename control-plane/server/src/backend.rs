@@ -1,0 +1,213 @@
+//! What stands behind the HTTP paths: the database, the hub, the parts of this server.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+
+use control_plane_api::auth::Authenticator;
+use control_plane_console::{Backend, Component, FleetStatus, Unavailable};
+use control_plane_fleet::Fleet;
+use control_plane_store::{Db, Keys, audit_log, configs, roster, sessions};
+use dataplane_dht::RingNode;
+use foundation_runtime::Clock;
+use proto_model::{
+    ConfigName,
+    config::{self, Layer},
+};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use crate::{anchor::Anchor, options::Database, postgres};
+
+/// Renders the metrics.
+pub(crate) type Render = dyn Fn() -> String + Send + Sync;
+
+/// What stands behind the HTTP paths. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct ServerBackend(pub(crate) Arc<Parts>);
+
+/// The parts of a server.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) fleet: Fleet,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) anchor: Anchor,
+    /// Where the database is an embedded one.
+    pub(crate) postgres: Option<watch::Receiver<postgres::State>>,
+    pub(crate) database: Database,
+    pub(crate) dht: Option<RingNode>,
+    pub(crate) metrics: Arc<Render>,
+    pub(crate) metrics_token: Option<String>,
+    pub(crate) clock: Clock,
+    pub(crate) begun: Instant,
+}
+
+impl ServerBackend {
+    /// Whether requests can be served.
+    pub(crate) async fn is_serving(&self) -> bool {
+        audit_log::head(&self.0.db).await.is_ok()
+    }
+
+    async fn database(&self) -> Component {
+        let begun = self.0.clock.now();
+        let asked = audit_log::head(&self.0.db).await;
+        let latency_ms = Some((self.0.clock.now() - begun).as_secs_f64() * 1000.0);
+        match asked {
+            Ok(_) => Component { latency_ms, ..Component::healthy() },
+            Err(error) => Component { latency_ms, ..Component::unhealthy(error.chain()) },
+        }
+    }
+
+    fn audit(&self) -> Component {
+        self.0.anchor.finding().map_or_else(Component::healthy, |finding| Component {
+            // What is served is served all the same; who must act is a person.
+            status: control_plane_console::ComponentState::Degraded,
+            ..Component::unhealthy(finding)
+        })
+    }
+
+    fn postgres(&self) -> Option<Component> {
+        let state = self.0.postgres.as_ref()?.borrow().clone();
+        Some(match state {
+            postgres::State::Ready { .. } => Component::healthy(),
+            postgres::State::Starting | postgres::State::Down => Component::unhealthy("PostgreSQL is being started"),
+            postgres::State::Stopped => Component::unhealthy("PostgreSQL was stopped"),
+        })
+    }
+
+    fn dht(&self) -> Option<Component> {
+        let node = self.0.dht.as_ref()?;
+        Some(match node.local_addr() {
+            Some(_) => Component::healthy(),
+            None => Component::unhealthy("the DHT node is being started again"),
+        })
+    }
+}
+
+impl Backend for ServerBackend {
+    fn version(&self) -> &'static str {
+        crate::VERSION
+    }
+
+    fn uptime_seconds(&self) -> u64 {
+        (self.0.clock.now() - self.0.begun).as_secs()
+    }
+
+    async fn components(&self) -> BTreeMap<&'static str, Component> {
+        let mut components = BTreeMap::from([
+            ("audit", self.audit()),
+            ("database", self.database().await),
+            ("grpc", Component::healthy()),
+        ]);
+        components.extend(self.postgres().map(|component| ("postgres", component)));
+        components.extend(self.dht().map(|component| ("dht", component)));
+        components
+    }
+
+    async fn fleet(&self) -> Result<FleetStatus, Unavailable> {
+        let Parts { db, keys, fleet, clock, .. } = &*self.0;
+        let members = roster::head(db, keys.epoch(), clock.utc()).await.map_err(unavailable)?.members;
+        let generation = configs::newest_generation(db).await.map_err(unavailable)?;
+        let audit_size = audit_log::head(db).await.map_err(unavailable)?.map_or(0, |head| head.size);
+        Ok(FleetStatus {
+            fleet_id: keys.fleet().to_string(),
+            epoch: keys.epoch().value(),
+            generation: generation.number,
+            nodes: members,
+            connected_agents: u64::try_from(fleet.connected()).unwrap_or(u64::MAX),
+            audit_size,
+        })
+    }
+
+    async fn configuration(&self) -> Result<Value, Unavailable> {
+        let found = configs::find(&self.0.db, &ConfigName::Fleet).await.map_err(unavailable)?;
+        let layers =
+            found.into_iter().map(|(config, _)| Layer::config(ConfigName::Fleet, config.revision, config.document));
+        let trees = layers.map(config::parse).collect::<Result<Vec<_>, _>>();
+        // It was validated by this very code before it was stored; an older program's may be refused by a newer one.
+        let effective = trees.and_then(|trees| config::resolve(&trees)).map_err(|diagnostics| {
+            let first = diagnostics.first().map(|diagnostic| diagnostic.sentence()).unwrap_or_default();
+            tracing::error!(component = "console", first, "The fleet's stored configuration is not valid");
+            Unavailable
+        })?;
+        let mut root = Value::Object(Map::new());
+        for value in &effective.values {
+            insert(&mut root, &value.path, scalar(&value.yaml));
+        }
+        Ok(root)
+    }
+
+    async fn admits(&self, token: String) -> Result<bool, Unavailable> {
+        match self.0.authenticator.bearer("http", &format!("Bearer {token}")).await {
+            Ok(_) => Ok(true),
+            Err(status) if status.code() == tonic::Code::Unauthenticated => Ok(false),
+            Err(_) => Err(Unavailable),
+        }
+    }
+
+    fn opens_metrics(&self, token: &str) -> bool {
+        // Equal hashes, so that the time of the comparison says nothing of the token.
+        let hash = |text: &str| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+        self.0.metrics_token.as_deref().is_some_and(|own| hash(own).as_ref() == hash(token).as_ref())
+    }
+
+    fn metrics(&self) -> String {
+        (self.0.metrics)()
+    }
+
+    async fn dht_ring(&self) -> Result<Vec<String>, Unavailable> {
+        sessions::ring(&self.0.db).await.map_err(unavailable)
+    }
+
+    fn dht_stats(&self) -> Option<Value> {
+        let status = self.0.dht.as_ref()?.status();
+        Some(json!({
+            "enabled": true,
+            "running": status.local.is_some(),
+            "local": status.local.map(|address| address.to_string()),
+            "node_count": status.known_nodes,
+            "bootstrap_nodes": status.ring,
+        }))
+    }
+}
+
+impl fmt::Debug for ServerBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBackend").field("database", &self.0.database).finish_non_exhaustive()
+    }
+}
+
+fn unavailable(error: control_plane_store::Error) -> Unavailable {
+    tracing::debug!(component = "console", error = error.chain(), "The database could not be asked");
+    Unavailable
+}
+
+/// Puts a value where its dotted path says.
+fn insert(root: &mut Value, path: &str, value: Value) {
+    let mut place = root;
+    for name in path.split('.') {
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        place = &mut place[name];
+    }
+    *place = value;
+}
+
+/// A YAML value of one line as JSON has it: what JSON cannot read is text.
+fn scalar(yaml: &str) -> Value {
+    serde_json::from_str(yaml).unwrap_or_else(|_text| Value::String(yaml.trim_matches(['"', '\'']).to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dotted_paths_become_sections() {
+        let mut root = json!({});
+        insert(&mut root, "enabled", scalar("true"));
+        insert(&mut root, "transport.min_streams", scalar("16"));
+        insert(&mut root, "transport.congestion_algorithm", scalar("auto"));
+        assert_eq!(root, json!({"enabled": true, "transport": {"min_streams": 16, "congestion_algorithm": "auto"}}));
+    }
+}

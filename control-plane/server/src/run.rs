@@ -1,0 +1,395 @@
+//! Puts the server together, in the order in which its parts need one another, and takes it apart again.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use control_plane_api::{
+    State,
+    auth::{AuthLayer, Authenticator},
+};
+use control_plane_console::Limits;
+use control_plane_fleet::{Fleet, MAX_SESSIONS};
+use control_plane_pki::{SealError, SealKey};
+use control_plane_store::{Db, Error as StoreError, Keys, KeysError, MigrateError, Refusals};
+use dataplane_dht::{RingNode, RingOptions, ipv4_listen};
+use foundation_runtime::{Clock, OnEnd, PortsError, RememberedPorts, Stop, TaskGroup, stop_signal};
+use nix::unistd::Uid;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+
+use crate::{
+    admin_files::{self, AdminFilesError},
+    advertise::{self, Reach},
+    anchor::{Anchor, AnchorError},
+    backend::{Parts, Render, ServerBackend},
+    connections::NodeConnections,
+    data_dir::{DataDir, DataDirError},
+    grpc_listener::{self, GrpcListener},
+    grpc_services, http_listener,
+    listen::{self, ListenError},
+    observe::ObserveLayer,
+    options::{Database, DhtListen, Options},
+    postgres::{self, Postgres},
+    ready::{Ready, ReadyFile},
+    revocations, systemd,
+    tls::{Revoked, ServerIdentity, TlsError},
+};
+
+/// How long calls that are being answered may take once the server is told to stop; then their connections are cut. Streams never end by
+/// themselves.
+const FINISH_CALLS: Duration = Duration::from_secs(4);
+
+/// How long tasks may take then: transactions that were begun.
+const FINISH_TASKS: Duration = Duration::from_secs(6);
+
+/// How often the server's certificate is looked at, and how long one is used. It lives 90 days.
+const CERTIFICATE_CHECK: Duration = Duration::from_hours(1);
+const CERTIFICATE_USE: Duration = Duration::from_hours(30 * 24);
+
+/// HTTP/2 pings find agents whose host has gone.
+const GRPC_KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Streams of one connection: an agent has a handful, an operator's script some dozens.
+const MAX_STREAMS: u32 = 256;
+
+/// The longest header list: a token and a trace are below 1 KiB.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
+/// Why the server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The chosen ports.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The private PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] postgres::StartError),
+    /// The database.
+    #[error("the database cannot be used")]
+    Database(#[from] StoreError),
+    /// The schema.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The seal key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The fleet's keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The administrator's files.
+    #[error(transparent)]
+    AdminFiles(#[from] AdminFilesError),
+    /// The audit log's anchor.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The DHT node.
+    #[error(transparent)]
+    Dht(#[from] dataplane_dht::StartError),
+    /// Reflection.
+    #[error("the services' descriptions cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A file.
+    #[error("cannot use {path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        source: io::Error,
+    },
+    /// The signals.
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+    /// A part that the server cannot do without ended.
+    #[error("the task {0} ended unexpectedly")]
+    Task(&'static str),
+}
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(options: Options, metrics: Arc<Render>) -> Result<(), RunError> {
+    let clock = Clock::system();
+    let tasks = TaskGroup::new("server");
+    let started = tokio::select! {
+        started = Server::start(options, metrics, &clock, &tasks) => started,
+        // What was begun ends with its handles: PostgreSQL too.
+        stop = stop_signal() => return stop.map(drop).map_err(RunError::Signals),
+    };
+    let server = started?;
+    let ended = server.serve().await;
+    server.stop().await;
+    ended
+}
+
+/// A server whose parts all run.
+struct Server {
+    ready: Option<ReadyFile>,
+    front: TaskGroup,
+    tasks: TaskGroup,
+    grpc: GrpcListener,
+    health: tonic_health::server::HealthReporter,
+    postgres: Option<Postgres>,
+    /// Last, so that the folder is held until all is over.
+    _dir: DataDir,
+}
+
+/// The listeners, bound before anything that takes time, so that a port that is taken is found at once.
+struct Bound {
+    grpc: TcpListener,
+    http: TcpListener,
+    metrics: TcpListener,
+    ports: RememberedPorts,
+}
+
+impl Bound {
+    fn bind(options: &Options, dir: &DataDir) -> Result<Self, RunError> {
+        let mut ports = RememberedPorts::load(dir.path())?;
+        let grpc = listen::tcp(&mut ports, "grpc", options.listen)?;
+        let http = listen::tcp(&mut ports, "http", options.http_listen)?;
+        let metrics = listen::tcp(&mut ports, "metrics", options.metrics_listen)?;
+        Ok(Self { grpc, http, metrics, ports })
+    }
+}
+
+impl Server {
+    async fn start(options: Options, metrics: Arc<Render>, clock: &Clock, tasks: &TaskGroup) -> Result<Self, RunError> {
+        let dir = DataDir::open(&options.data_dir, clock, tasks).await?;
+        let mut bound = Bound::bind(&options, &dir)?;
+        let (postgres, db) = open_database(&options.database, &dir, clock, tasks).await?;
+        let keys = open_keys(&dir, &db).await?;
+        let host = advertise::hostname();
+        admin_files::write(&dir, &db, &keys, &host).await?;
+        let anchor = Anchor::follow(dir.file("audit.checkpoint"), &db, &keys, tasks).await?;
+
+        let address = |listener: &TcpListener, path: &str| {
+            listener.local_addr().map_err(|source| RunError::Io { path: path.into(), source })
+        };
+        let grpc_address = address(&bound.grpc, "the gRPC port")?;
+        let reach = Reach::new(&options.advertise, grpc_address, &host, &advertise::interfaces());
+        let dht = start_dht(options.dht_listen, &mut bound.ports, &db, clock, tasks).await?;
+        let ring_address = dht.as_ref().and_then(RingNode::local_addr).map(|local| reach.ring_address(local));
+
+        // Sessions and listeners end first; what they use ends after them.
+        let front = tasks.child("front");
+        let fleet_options = control_plane_fleet::Options {
+            version: crate::VERSION.to_owned(),
+            endpoints: reach.endpoints.clone(),
+            ring_address,
+            max_sessions: MAX_SESSIONS,
+        };
+        let fleet = Fleet::new(db.clone(), Arc::clone(&keys), fleet_options, clock.clone(), &front);
+        let refusals = Refusals::start(db.clone(), tasks);
+        let authenticator = Authenticator::new(db.clone(), refusals.clone(), Uid::effective().as_raw());
+        let state = State {
+            db: db.clone(),
+            keys: Arc::clone(&keys),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            refusals,
+            advertised: reach.endpoints.clone().into(),
+        };
+        let backend = ServerBackend(Arc::new(Parts {
+            db: db.clone(),
+            keys: Arc::clone(&keys),
+            fleet: fleet.clone(),
+            authenticator: authenticator.clone(),
+            anchor,
+            postgres: postgres.as_ref().map(Postgres::state),
+            database: options.database.clone(),
+            dht: dht.clone(),
+            metrics,
+            metrics_token: read_metrics_token(&options)?,
+            clock: clock.clone(),
+            begun: clock.now(),
+        }));
+
+        let identity = ServerIdentity::issue(keys.ca(), &reach.names, clock.utc())?;
+        keep_certificate_fresh(&identity, &keys, &reach, clock, tasks);
+        let (revoked, connections) = (Revoked::default(), NodeConnections::default());
+        revocations::follow(&db, revoked.clone(), connections.clone(), tasks).await?;
+
+        let http_tls = Arc::new(identity.http_config()?);
+        let limits = Limits::new(options.http_api_limit, options.http_limit);
+        let ready = Ready {
+            grpc: listen::reachable_here(grpc_address),
+            http: listen::reachable_here(address(&bound.http, "the HTTP port")?),
+            metrics: listen::reachable_here(address(&bound.metrics, "the metrics port")?),
+            dht: dht.as_ref().and_then(RingNode::local_addr).map(|local| listen::reachable_here(SocketAddr::V4(local))),
+            pid: std::process::id(),
+        };
+        let router = control_plane_console::router(backend.clone(), limits.clone());
+        http_listener::serve(&front, "http", bound.http, Arc::clone(&http_tls), router);
+        let router = control_plane_console::metrics_only(backend.clone(), limits);
+        http_listener::serve(&front, "metrics", bound.metrics, http_tls, router);
+
+        let (routes, health) = grpc_services::routes(state, fleet)?;
+        let (grpc, incoming) = GrpcListener::new(&front, connections);
+        grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(keys.ca(), revoked)?));
+        let socket = dir.file("admin.sock");
+        let local = grpc_listener::bind_local(&socket).map_err(|source| RunError::Io { path: socket, source })?;
+        grpc.accept_local(local);
+        serve_grpc(tasks, &front, routes, authenticator, clock, ReceiverStream::new(incoming));
+        grpc_services::follow_health(&health, &backend, &db, &front).await;
+
+        let announced = ready.announce(dir.path());
+        let announced = announced.map_err(|source| RunError::Io { path: dir.file("ready.json"), source })?;
+        systemd::notify("READY=1");
+        tracing::info!(
+            component = "server", version = crate::VERSION, grpc = %ready.grpc, http = %ready.http, metrics = %ready.metrics,
+            fleet = %keys.fleet(), "Server is ready"
+        );
+        Ok(Self { ready: Some(announced), front, tasks: tasks.clone(), grpc, health, postgres, _dir: dir })
+    }
+
+    /// Until it is told to stop, or cannot go on.
+    async fn serve(&self) -> Result<(), RunError> {
+        tokio::select! {
+            stop = stop_signal() => {
+                let stop = stop.map_err(RunError::Signals)?;
+                let signal = match stop { Stop::Interrupt => "SIGINT", Stop::Terminate => "SIGTERM" };
+                tracing::info!(component = "server", signal, "Stopping");
+                Ok(())
+            }
+            task = self.front.failed() => Err(RunError::Task(task)),
+            task = self.tasks.failed() => Err(RunError::Task(task)),
+        }
+    }
+
+    /// Front to back: nobody new, calls in flight, transactions, the database.
+    async fn stop(mut self) {
+        systemd::notify("STOPPING=1");
+        drop(self.ready.take());
+        grpc_services::stop_serving(&self.health).await;
+        self.grpc.stop_accepting();
+        let cut = self.grpc.cut.clone();
+        let finished = self.front.shutdown(FINISH_CALLS).await;
+        cut.cancel();
+        for unfinished in [finished.err(), self.tasks.shutdown(FINISH_TASKS).await.err()].into_iter().flatten() {
+            tracing::warn!(component = "server", tasks = unfinished.names.join(", "), "Some tasks had to be cut short");
+        }
+        if let Some(postgres) = self.postgres.take() {
+            postgres.stop().await;
+        }
+        tracing::info!(component = "server", "Server has stopped");
+    }
+}
+
+async fn open_database(
+    database: &Database,
+    dir: &DataDir,
+    clock: &Clock,
+    tasks: &TaskGroup,
+) -> Result<(Option<Postgres>, Db), RunError> {
+    let (postgres, url) = match database {
+        Database::Embedded { binaries } => {
+            let options = postgres::Options { data_dir: dir.path().to_path_buf(), binaries: binaries.clone() };
+            let postgres = Postgres::start(options, clock.clone()).await?;
+            let url = postgres.url();
+            (Some(postgres), url)
+        }
+        Database::External { url } => (None, url.clone()),
+    };
+    let db = Db::connect(control_plane_store::Options::new(url), clock.clone(), tasks).await?;
+    db.migrate().await?;
+    Ok((postgres, db))
+}
+
+/// The fleet's keys. A seal key that was made just now and opens nothing is not left behind: it would look like the right one.
+async fn open_keys(dir: &DataDir, db: &Db) -> Result<Arc<Keys>, RunError> {
+    let path = dir.file("seal.key");
+    let is_new = !path.exists();
+    let seal = Arc::new(SealKey::load_or_create(&path)?);
+    let opened = Keys::load_or_create(db, &seal).await;
+    if is_new && matches!(opened, Err(KeysError::Sealed(_))) {
+        foundation_runtime::durable::remove(&path).map_err(|source| RunError::Io { path, source })?;
+    }
+    Ok(opened?)
+}
+
+async fn start_dht(
+    listen: DhtListen,
+    ports: &mut RememberedPorts,
+    db: &Db,
+    clock: &Clock,
+    tasks: &TaskGroup,
+) -> Result<Option<RingNode>, RunError> {
+    let DhtListen::At(asked) = listen else { return Ok(None) };
+    let mut address = ipv4_listen(asked)?;
+    address.set_port(ports.wanted("dht", asked.port()));
+    let ring = control_plane_store::sessions::ring(db).await?;
+    let node = RingNode::start(RingOptions { listen: address, ring }, clock.clone(), tasks).await?;
+    if let Some(local) = node.local_addr() {
+        ports.keep("dht", asked.port(), local.port())?;
+    }
+    Ok(Some(node))
+}
+
+fn read_metrics_token(options: &Options) -> Result<Option<String>, RunError> {
+    let Some(path) = &options.metrics_token_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|source| RunError::Io { path: path.clone(), source })?;
+    Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
+}
+
+fn keep_certificate_fresh(
+    identity: &ServerIdentity,
+    keys: &Arc<Keys>,
+    reach: &Reach,
+    clock: &Clock,
+    tasks: &TaskGroup,
+) {
+    let (identity, keys, names, clock) = (identity.clone(), Arc::clone(keys), reach.names.clone(), clock.clone());
+    let token = tasks.token().clone();
+    let renew = async move {
+        let mut made = clock.now();
+        loop {
+            tokio::time::sleep(CERTIFICATE_CHECK).await;
+            if clock.now() - made < CERTIFICATE_USE {
+                continue;
+            }
+            match identity.renew(keys.ca(), &names, clock.utc()) {
+                Ok(()) => made = clock.now(),
+                Err(error) => {
+                    tracing::error!(component = "server", %error, "The server's certificate could not be renewed")
+                }
+            }
+        }
+    };
+    tasks.spawn("server-certificate", OnEnd::Fatal, async move {
+        token.run_until_cancelled(renew).await;
+    });
+}
+
+fn serve_grpc(
+    tasks: &TaskGroup,
+    front: &TaskGroup,
+    routes: Routes,
+    authenticator: Authenticator,
+    clock: &Clock,
+    incoming: ReceiverStream<io::Result<grpc_listener::Connection>>,
+) {
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(GRPC_KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(GRPC_KEEP_ALIVE))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .layer(ObserveLayer::new(clock.clone()))
+        .layer(AuthLayer::new(authenticator))
+        .add_routes(routes);
+    let stopping = front.token().clone();
+    tasks.spawn("grpc", OnEnd::Expected, async move {
+        let serving = server.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!(component = "server", error = &error as &dyn std::error::Error, "gRPC ended");
+        }
+    });
+}

@@ -3,21 +3,21 @@
 
 -- The least version of the program that can work with this schema.
 CREATE TABLE program (
-    single_row          boolean PRIMARY KEY DEFAULT true CHECK (single_row),
+    single_row boolean PRIMARY KEY DEFAULT true CHECK (single_row),
     least_version integer[] NOT NULL CHECK (array_length(least_version, 1) = 3)
 );
 INSERT INTO program (least_version) VALUES ('{0,1,0}');
 
 -- One locked row, never a sequence: a reader that has seen revision R has seen every change up to R.
 CREATE TABLE revision_counter (
-    single_row  boolean PRIMARY KEY DEFAULT true CHECK (single_row),
+    single_row boolean PRIMARY KEY DEFAULT true CHECK (single_row),
     value bigint NOT NULL
 );
 INSERT INTO revision_counter (value) VALUES (0);
 
 -- The fleet: its trust domain, and how often it was restored.
 CREATE TABLE fleet (
-    single_row        boolean PRIMARY KEY DEFAULT true CHECK (single_row),
+    single_row boolean PRIMARY KEY DEFAULT true CHECK (single_row),
     fleet_id    text NOT NULL,
     epoch       bigint NOT NULL CHECK (epoch > 0),
     create_time timestamptz NOT NULL
@@ -59,7 +59,7 @@ CREATE TABLE audit_nodes (
 
 -- The head. Its lock is the last that a transaction takes, and makes all appends one chain (D14).
 CREATE TABLE audit_head (
-    single_row       boolean PRIMARY KEY DEFAULT true CHECK (single_row),
+    single_row boolean PRIMARY KEY DEFAULT true CHECK (single_row),
     origin     text NOT NULL,
     verifier_key text NOT NULL,
     size       bigint NOT NULL CHECK (size >= 0),

@@ -3,7 +3,7 @@
 
 -- The generation of what is desired; its lock makes all writes of configurations one chain. Starts anew in each epoch.
 CREATE TABLE desired_state (
-    single_row       boolean PRIMARY KEY DEFAULT true CHECK (single_row),
+    single_row boolean PRIMARY KEY DEFAULT true CHECK (single_row),
     epoch      bigint NOT NULL,
     generation bigint NOT NULL
 );

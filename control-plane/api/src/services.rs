@@ -3,14 +3,16 @@
 use proto_rpc::{
     agent::agent_service_server::AgentServiceServer,
     v1::{
-        audit_service_server::AuditServiceServer, join_token_service_server::JoinTokenServiceServer,
-        node_service_server::NodeServiceServer, operator_token_service_server::OperatorTokenServiceServer,
+        audit_service_server::AuditServiceServer, config_service_server::ConfigServiceServer,
+        join_token_service_server::JoinTokenServiceServer, node_service_server::NodeServiceServer,
+        operator_token_service_server::OperatorTokenServiceServer,
     },
 };
 use tonic::service::Routes;
 
 use crate::{
-    State, agent::Agents, audit::Audit, join_tokens::JoinTokens, nodes::Nodes, operator_tokens::OperatorTokens,
+    State, agent::Agents, audit::Audit, config::Configs, join_tokens::JoinTokens, nodes::Nodes,
+    operator_tokens::OperatorTokens,
 };
 
 /// The largest request: a configuration with its message has well below 1 MiB.
@@ -25,6 +27,7 @@ pub fn services(state: &State) -> Routes {
         .add_service(
             OperatorTokenServiceServer::new(OperatorTokens::new(state.clone())).max_decoding_message_size(limit),
         )
+        .add_service(ConfigServiceServer::new(Configs::new(state.clone())).max_decoding_message_size(limit))
         .add_service(AuditServiceServer::new(Audit::new(state.clone())).max_decoding_message_size(limit))
         .add_service(AgentServiceServer::new(Agents::new(state.clone())).max_decoding_message_size(limit))
 }

@@ -10,7 +10,7 @@ use std::{
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
 use futures::{StreamExt, future::BoxFuture};
 use mainline::{MutableItem, async_dht::AsyncDht, errors};
-use metrics::{counter, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use proto_model::PublicKey;
 use tokio::sync::Semaphore;
 
@@ -125,6 +125,7 @@ impl DhtNode {
     /// # Errors
     /// Where its port cannot be used.
     pub async fn start(options: NodeOptions, clock: Clock, tasks: &TaskGroup) -> Result<Self, StartError> {
+        describe();
         let tasks = tasks.child("dht");
         let supervisor = Supervisor::start(options, clock.clone(), &tasks).await?;
         Ok(Self { supervisor, queries: Arc::new(Semaphore::new(MAX_QUERIES)), clock, tasks })
@@ -207,6 +208,14 @@ impl DhtNode {
         counter!("dwcp_dht_queries_total", "op" => op, "result" => result).increment(1);
         histogram!("dwcp_dht_query_duration_seconds", "op" => op).record(took);
     }
+}
+
+fn describe() {
+    describe_gauge!("dwcp_dht_nodes", "DHT nodes in this node's routing table.");
+    describe_gauge!("dwcp_dht_ring_peers", "Other ring nodes in this ring node's routing table.");
+    describe_counter!("dwcp_dht_queries_total", "DHT queries by operation and result.");
+    describe_counter!("dwcp_dht_cache_lookups_total", "Look-ups in the cache of peers' metadata by result.");
+    describe_histogram!("dwcp_dht_query_duration_seconds", Unit::Seconds, "How long DHT queries took.");
 }
 
 impl Directory for DhtNode {

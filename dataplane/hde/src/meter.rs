@@ -7,7 +7,7 @@ use std::{
 };
 
 use foundation_runtime::Clock;
-use metrics::{counter, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
 
 use crate::encoder::{Codec, Encoding};
 
@@ -85,6 +85,9 @@ impl Meter {
     /// A meter that has counted nothing.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
+        describe_counter!("dwcp_hde_input_bytes_total", Unit::Bytes, "Bytes given to HDE, by what carries them.");
+        describe_counter!("dwcp_hde_output_bytes_total", Unit::Bytes, "Bytes made by HDE, by what carries them.");
+        describe_histogram!("dwcp_hde_encode_duration_seconds", Unit::Seconds, "How long segments took to encode.");
         Self { clock, state: Arc::default() }
     }
 

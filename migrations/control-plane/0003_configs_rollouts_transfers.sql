@@ -128,6 +128,7 @@ CREATE TABLE transfers (
     update_time            timestamptz NOT NULL,
     progress_time          timestamptz,
     receiver_progress_time timestamptz,
+    create_revision        bigint      NOT NULL,
     job_revision           bigint      NOT NULL,
     revision               bigint      NOT NULL,
     CHECK ((end_time IS NOT NULL) = (state IN ('succeeded', 'succeeded_in_part', 'failed', 'cancelled')))

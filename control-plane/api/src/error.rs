@@ -213,6 +213,14 @@ pub fn unavailable(reason: Reason, message: impl Into<String>) -> Status {
     with_details(Code::Unavailable, reason, message, &[], ErrorDetails::with_retry_info(Some(RETRY_DELAY)))
 }
 
+/// A node is not connected.
+#[must_use]
+pub fn node_offline(name: &str, message: impl Into<String>) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
+    details.set_resource_info(kind_of(name), name, "", "is not connected");
+    with_details(Code::Unavailable, Reason::NodeOffline, message, &[("node", name)], details)
+}
+
 /// Too much was asked for.
 #[must_use]
 pub fn exhausted(reason: Reason, message: impl Into<String>, retry_after: Duration) -> Status {

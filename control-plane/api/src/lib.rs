@@ -16,6 +16,7 @@ pub mod request;
 mod services;
 mod state;
 mod time;
+pub mod transfers;
 mod watch;
 
 pub use services::services;

@@ -1,8 +1,9 @@
 //! What all requests have in common: the context of a write, ids of resources.
 
 use control_plane_store::{Context, RequestKey};
+use foundation_telemetry::propagation;
 use prost::Message;
-use proto_model::{Digest, RequestId};
+use proto_model::{Digest, RequestId, Traceparent};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
@@ -28,7 +29,15 @@ pub fn context<M: Message>(request: &Request<M>, method: &'static str, request_i
 /// The present trace in hexadecimal, empty where there is none.
 #[must_use]
 pub fn trace_id() -> String {
-    String::new()
+    propagation::trace_id(&tracing::Span::current()).unwrap_or_default()
+}
+
+/// The request's trace, for those who continue it elsewhere: the present span, and where nobody records spans what the caller sent.
+#[must_use]
+pub fn traceparent<T>(request: &Request<T>) -> Option<Traceparent> {
+    let recorded = propagation::traceparent(&tracing::Span::current());
+    let sent = || request.metadata().get(propagation::TRACEPARENT)?.to_str().ok().map(str::to_owned);
+    recorded.or_else(sent).and_then(|text| Traceparent::from_optional_text(&text))
 }
 
 /// The id in `COLLECTION/{id}`.

@@ -5,14 +5,14 @@ use proto_rpc::{
     v1::{
         audit_service_server::AuditServiceServer, config_service_server::ConfigServiceServer,
         join_token_service_server::JoinTokenServiceServer, node_service_server::NodeServiceServer,
-        operator_token_service_server::OperatorTokenServiceServer,
+        operator_token_service_server::OperatorTokenServiceServer, transfer_service_server::TransferServiceServer,
     },
 };
 use tonic::service::Routes;
 
 use crate::{
     State, agent::Agents, audit::Audit, config::Configs, join_tokens::JoinTokens, nodes::Nodes,
-    operator_tokens::OperatorTokens,
+    operator_tokens::OperatorTokens, transfers::Transfers,
 };
 
 /// The largest request: a configuration with its message has well below 1 MiB.
@@ -28,6 +28,7 @@ pub fn services(state: &State) -> Routes {
             OperatorTokenServiceServer::new(OperatorTokens::new(state.clone())).max_decoding_message_size(limit),
         )
         .add_service(ConfigServiceServer::new(Configs::new(state.clone())).max_decoding_message_size(limit))
+        .add_service(TransferServiceServer::new(Transfers::new(state.clone())).max_decoding_message_size(limit))
         .add_service(AuditServiceServer::new(Audit::new(state.clone())).max_decoding_message_size(limit))
         .add_service(AgentServiceServer::new(Agents::new(state.clone())).max_decoding_message_size(limit))
 }

@@ -33,6 +33,11 @@ pub(crate) trait Follow: Send + 'static {
 
     /// What says that nothing happened.
     fn bookmark(&self) -> Option<Self::Item>;
+
+    /// Whether nothing will change any more: the stream ends when what was read is sent.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// What was read at once.
@@ -71,6 +76,9 @@ impl<F: Follow> Watch<F> {
         loop {
             if let Some(item) = self.ready.pop_front() {
                 return Ok(Some(item));
+            }
+            if self.synced && self.follow.is_over() {
+                return Ok(None);
             }
             // Marked as heard before the read, so that a change during it rings again.
             self.bell.mark_unchanged();

@@ -53,6 +53,8 @@ pub struct Transfer {
     pub update_time: DateTime<Utc>,
     /// Of its last change.
     pub revision: Revision,
+    /// At which it appeared.
+    pub create_revision: Revision,
 }
 
 /// All that a [`Transfer`] is read from. The ends stand in the same row, so that both are of one moment.
@@ -111,6 +113,7 @@ fn read(row: &PgRow) -> Result<Transfer, Error> {
         create_time: row.try_get("create_time")?,
         update_time: row.try_get("update_time")?,
         revision: revision(row.try_get("revision")?)?,
+        create_revision: revision(row.try_get("create_revision")?)?,
     })
 }
 

@@ -136,6 +136,7 @@ pub async fn create(tx: &mut Tx, request: CreateTransfer, granter: &Granter) -> 
     let signed = grant::sign(&granter.key, &grant);
     let transfer = &mut accepted.transfer;
     transfer.revision = tx.next_revision().await?;
+    transfer.create_revision = transfer.revision;
     insert(tx.connection(), transfer, &signed, request.traceparent.as_ref()).await?;
     let (from, to) = (transfer.source_name.resource_name(), transfer.destination_name.resource_name());
     let paths: Vec<String> = transfer.spec.source_paths.iter().map(ToString::to_string).collect();
@@ -177,6 +178,7 @@ fn accepted(
         create_time: now,
         update_time: now,
         revision: proto_model::Revision::default(),
+        create_revision: proto_model::Revision::default(),
     }
 }
 
@@ -190,8 +192,8 @@ async fn insert(
     sqlx::query(
         "INSERT INTO transfers (id, source, destination, source_paths, destination_path, delete_extraneous, exclude, \
          checksum, dry_run, max_bytes, state, created_by, trace_id, traceparent, grant_payload, grant_signature, \
-         grant_expire_time, create_time, update_time, job_revision, revision) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19, $19)",
+         grant_expire_time, create_time, update_time, create_revision, job_revision, revision) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19, $19, $19)",
     )
     .bind(transfer.id.uuid())
     .bind(transfer.source.uuid())

@@ -70,3 +70,6 @@ pub use transfer::Transfer;
 pub use transport::{CongestionAlgorithm, Transport};
 pub use tree::Tree;
 pub use unified_diff::unified_diff;
+
+#[cfg(test)]
+mod tests;

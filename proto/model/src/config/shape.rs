@@ -17,9 +17,9 @@ enum Shape {
     /// Several.
     List,
     /// These keys.
-    Section(Vec<(String, Shape)>),
+    Section(Vec<(String, Self)>),
     /// Names that somebody chose, each with these keys.
-    Named(Box<Shape>),
+    Named(Box<Self>),
 }
 
 /// The built-in document, parsed.

@@ -73,13 +73,17 @@ impl Transport {
             sockets: section.number("sockets", 1..=Self::MAX_LANES),
         };
         section.ordered(("min_streams", transport.min_streams), ("max_streams", transport.max_streams));
-        // A start that nobody chose follows the bounds that somebody did.
-        if section.is_default("initial_streams") && transport.min_streams <= transport.max_streams {
-            transport.initial_streams = transport.initial_streams.clamp(transport.min_streams, transport.max_streams);
-            section.amend("initial_streams", transport.initial_streams);
+        // Where the bounds themselves are at odds, that is to be said alone.
+        if transport.min_streams <= transport.max_streams {
+            // A start that nobody chose follows the bounds that somebody did.
+            if section.is_default("initial_streams") {
+                transport.initial_streams =
+                    transport.initial_streams.clamp(transport.min_streams, transport.max_streams);
+                section.amend("initial_streams", transport.initial_streams);
+            }
+            section.ordered(("min_streams", transport.min_streams), ("initial_streams", transport.initial_streams));
+            section.ordered(("initial_streams", transport.initial_streams), ("max_streams", transport.max_streams));
         }
-        section.ordered(("min_streams", transport.min_streams), ("initial_streams", transport.initial_streams));
-        section.ordered(("initial_streams", transport.initial_streams), ("max_streams", transport.max_streams));
         let (keep_alive, timeout) = (transport.keep_alive_interval, transport.read_timeout);
         section.ordered_durations(("keep_alive_interval", keep_alive), ("read_timeout", timeout));
         transport

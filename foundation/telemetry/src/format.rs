@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::Level;
 
 use crate::record::Record;
@@ -17,23 +17,24 @@ pub(crate) struct Head<'a> {
     pub(crate) trace_id: Option<&'a str>,
 }
 
-/// One JSON object, with flat fields; the first of two fields of one name stays.
+/// One JSON object, with flat fields, in the order of the manual's example; the first of two fields of one name stays.
 pub(crate) fn json(head: Head<'_>, record: &Record) -> String {
-    let mut line = Map::new();
-    line.insert("timestamp".to_owned(), timestamp(head.time).into());
-    line.insert("level".to_owned(), level(head.level).into());
-    line.insert("component".to_owned(), head.component.into());
-    line.insert("message".to_owned(), record.message.as_str().into());
+    let mut out = String::from("{");
+    let time = timestamp(head.time);
+    let mut put = |name: &str, value: &Value| {
+        let comma = if out.len() > 1 { "," } else { "" };
+        write!(out, "{comma}{}:{value}", Value::from(name)).expect("a String takes whatever is written");
+    };
+    put("timestamp", &time.into());
+    put("level", &level(head.level).into());
+    put("component", &head.component.into());
+    put("message", &record.message.as_str().into());
     if let Some(trace_id) = head.trace_id {
-        line.insert("trace_id".to_owned(), trace_id.into());
+        put("trace_id", &trace_id.into());
     }
-    let mut out = Value::Object(line).to_string();
-    let mut seen: Vec<&str> = Vec::new();
-    out.pop();
-    for (name, value) in &record.fields {
-        if !seen.contains(&name.as_ref()) {
-            seen.push(name);
-            write!(out, ",{}:{value}", Value::from(name.as_ref())).expect("a String takes whatever is written");
+    for (i, (name, value)) in record.fields.iter().enumerate() {
+        if !record.fields[..i].iter().any(|(before, _)| before == name) {
+            put(name, value);
         }
     }
     out.push_str("}\n");

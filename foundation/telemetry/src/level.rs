@@ -1,8 +1,5 @@
 //! What is logged, and what becomes a span.
 
-use std::str::FromStr as _;
-
-use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Libraries that say at each level what belongs to the next finer one, with the coarsest that is let through of them.
@@ -36,25 +33,29 @@ pub struct LevelError(String);
 
 /// What is logged at a level, or by levels by target.
 pub(crate) fn log_filter(text: &str) -> Result<Targets, LevelError> {
-    match text.parse::<Level>() {
-        Ok(level) if text.bytes().all(|b| b.is_ascii_alphabetic()) => Ok(quiet(level)),
-        Ok(_) | Err(_) => {
-            let directives = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            let bare = directives.clone().find_map(|part| part.parse::<Level>().ok().filter(|_| !part.contains('=')));
-            let mut filter = quiet(bare.unwrap_or(Level::INFO));
-            let named = Targets::from_str(text).map_err(|_refused| LevelError(text.chars().take(64).collect()))?;
-            if named.default_level().is_none() && named.iter().next().is_none() {
-                return Err(LevelError(text.chars().take(64).collect()));
+    let refused = || LevelError(text.chars().take(64).collect());
+    let mut rest = LevelFilter::INFO;
+    let mut named = Vec::new();
+    for directive in text.split(',').map(str::trim) {
+        match directive.split_once('=') {
+            None => rest = level_of(directive).ok_or_else(refused)?,
+            Some((target, level)) if is_target(target) => {
+                named.push((target.to_owned(), level_of(level).ok_or_else(refused)?));
             }
-            filter.extend(named.iter().map(|(target, level)| (target.to_owned(), level)));
-            Ok(filter)
+            Some(_) => return Err(refused()),
         }
     }
+    let quiet = NOISY.map(|(target, most)| (target.to_owned(), most.min(rest)));
+    Ok(Targets::new().with_default(rest).with_targets(quiet).with_targets(named))
 }
 
-fn quiet(level: Level) -> Targets {
-    let level = LevelFilter::from_level(level);
-    Targets::new().with_default(level).with_targets(NOISY.map(|(target, most)| (target, most.min(level))))
+fn level_of(word: &str) -> Option<LevelFilter> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    levels.iter().find(|level| level.eq_ignore_ascii_case(word)).and_then(|level| level.parse().ok())
+}
+
+fn is_target(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b':'))
 }
 
 /// What becomes a span, whatever is logged.
@@ -64,6 +65,8 @@ pub(crate) fn span_filter() -> Targets {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
 
     #[test]
@@ -75,7 +78,8 @@ mod tests {
         assert!(named.would_enable("h2", &Level::DEBUG));
         assert!(named.would_enable("dataplane_amst", &Level::TRACE));
         assert!(!named.would_enable("dataplane_dht", &Level::INFO));
-        assert!(log_filter("loud").is_err() || !log_filter("loud").expect("a target").would_enable("x", &Level::DEBUG));
-        assert!(log_filter("").is_err());
+        for bad in ["", "loud", "info,", "info,x=loud", "=debug", "x[span]=debug"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
     }
 }

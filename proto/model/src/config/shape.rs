@@ -9,6 +9,7 @@ use super::{
     parse::{diagnostic, parse},
     scope, suggest,
 };
+use crate::Revision;
 
 /// What may stand at a path.
 enum Shape {
@@ -38,7 +39,7 @@ static SHAPE: LazyLock<Shape> = LazyLock::new(|| {
 });
 
 fn built_in(text: &str) -> Node {
-    let layer = Layer { name: LayerName::Default, revision: Default::default(), text: text.to_owned() };
+    let layer = Layer { name: LayerName::Default, revision: Revision::default(), text: text.to_owned() };
     parse(layer).expect("the built-in document is valid").root
 }
 

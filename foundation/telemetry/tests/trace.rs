@@ -42,11 +42,7 @@ async fn one_call(server: SocketAddr) {
     HealthClient::new(channel).check(HealthCheckRequest::default()).await.expect("healthy");
 }
 
-async fn spans(
-    telemetry: &Telemetry,
-    received: &mut mpsc::Receiver<ExportTraceServiceRequest>,
-    want: usize,
-) -> Vec<Span> {
+async fn spans(received: &mut mpsc::Receiver<ExportTraceServiceRequest>, want: usize) -> Vec<Span> {
     let mut spans = Vec::new();
     while spans.len() < want {
         let request =

@@ -1,9 +1,16 @@
 //! A conversation in a session.
 
-use bytes::Bytes;
-use proto_model::PublicKey;
+use std::sync::Arc;
 
-use crate::Closed;
+use bytes::{Buf, Bytes, BytesMut};
+use proto_model::PublicKey;
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use tokio::sync::mpsc;
+
+use crate::{
+    CloseReason, Closed, MAX_CONTROL_FRAME, Session,
+    session::{ChannelState, send_piece},
+};
 
 /// One conversation: ordered control frames and unordered pieces, both ways. Its parts may be used by different tasks.
 #[derive(Debug)]
@@ -22,19 +29,40 @@ pub struct Channel {
 
 /// Sends control frames in order.
 #[derive(Debug)]
-pub struct ControlSender {}
+pub struct ControlSender {
+    session: Session,
+    stream: SendStream,
+    /// What is left of a frame; also of one whose sending was dropped half-way.
+    pending: Vec<Bytes>,
+}
 
 /// Receives control frames in order.
 #[derive(Debug)]
-pub struct ControlReceiver {}
+pub struct ControlReceiver {
+    session: Session,
+    stream: RecvStream,
+    /// What came of frames that were not given out yet: at most one frame and what one read gives.
+    buffer: BytesMut,
+}
 
 /// Sends pieces. Clones send on the same channel.
 #[derive(Clone, Debug)]
-pub struct PieceSender {}
+pub struct PieceSender(Arc<SendingEnd>);
+
+/// Our sending end, until the last clone is dropped.
+#[derive(Debug)]
+struct SendingEnd {
+    session: Session,
+    channel: Arc<ChannelState>,
+}
 
 /// Receives pieces, in any order.
 #[derive(Debug)]
-pub struct PieceReceiver {}
+pub struct PieceReceiver {
+    session: Session,
+    channel: Arc<ChannelState>,
+    pieces: mpsc::Receiver<Piece>,
+}
 
 /// A piece that arrived whole. Its memory counts against the process's budget until the payload and all that was cut from
 /// it are dropped.
@@ -97,49 +125,127 @@ impl SendError {
 }
 
 impl ControlSender {
+    pub(crate) fn new(session: Session, stream: SendStream) -> Self {
+        Self { session, stream, pending: Vec::new() }
+    }
+
     /// Sends a frame; waits while the other end does not read. Not cancel safe: a frame whose sending was dropped may
-    /// still arrive, whole, or not at all; the channel stays usable.
+    /// arrive with the next one, whole, or not at all; the channel stays usable.
     ///
     /// # Errors
     /// See [`ControlError`].
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), ControlError> {
-        Err(ControlError::TooLarge(frame.len()))
+        let length = u32::try_from(frame.len()).ok().filter(|_| frame.len() <= MAX_CONTROL_FRAME);
+        let length = length.ok_or(ControlError::TooLarge(frame.len()))?;
+        self.flush().await?;
+        self.pending = vec![Bytes::copy_from_slice(&length.to_le_bytes()), Bytes::copy_from_slice(frame)];
+        self.flush().await
     }
 
     /// Ends the stream of frames; the other end's [`ControlReceiver::recv`] gives `None` after the last one.
-    pub fn finish(self) {}
+    pub fn finish(mut self) {
+        // A stream that the other end stopped, or whose connection is over, needs no end.
+        drop(self.stream.finish());
+    }
+
+    async fn flush(&mut self) -> Result<(), ControlError> {
+        while !self.pending.is_empty() {
+            // Cancel safe: what was written is gone from the list, and nothing else.
+            let written = self.stream.write_chunks(&mut self.pending).await.map_err(|error| match error {
+                WriteError::Stopped(_) => self.session.closed().map_or(ControlError::Abandoned, ControlError::Session),
+                WriteError::ConnectionLost(error) => ControlError::Session(self.session.lost(&error)),
+                WriteError::ClosedStream | WriteError::ZeroRttRejected => ControlError::Session(self.session.reason()),
+            })?;
+            self.pending.drain(..written.chunks);
+        }
+        Ok(())
+    }
 }
 
 impl ControlReceiver {
+    pub(crate) fn new(session: Session, stream: RecvStream) -> Self {
+        Self { session, stream, buffer: BytesMut::new() }
+    }
+
     /// The next frame; `None` when the other end finished. Cancel safe.
     ///
     /// # Errors
     /// See [`ControlError`].
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn recv(&mut self) -> Result<Option<Bytes>, ControlError> {
-        Ok(None)
+        loop {
+            if let Some(frame) = self.whole_frame()? {
+                return Ok(Some(frame));
+            }
+            match self.stream.read_chunk(MAX_CONTROL_FRAME, true).await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
+                Ok(None) if self.buffer.is_empty() => return Ok(None),
+                Ok(None) | Err(ReadError::Reset(_)) => {
+                    return Err(self.session.closed().map_or(ControlError::Abandoned, ControlError::Session));
+                }
+                Err(ReadError::ConnectionLost(error)) => return Err(self.session.lost(&error).into()),
+                Err(ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => {
+                    return Err(self.session.reason().into());
+                }
+            }
+        }
+    }
+
+    fn whole_frame(&mut self) -> Result<Option<Bytes>, ControlError> {
+        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if length > MAX_CONTROL_FRAME {
+            self.session.close(CloseReason::Protocol(format!("a control frame of {length} bytes")));
+            return Err(self.session.reason().into());
+        }
+        if self.buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        self.buffer.advance(4);
+        Ok(Some(self.buffer.split_to(length).freeze()))
     }
 }
 
 impl PieceSender {
+    pub(crate) fn new(session: Session, channel: Arc<ChannelState>) -> Self {
+        Self(Arc::new(SendingEnd { session, channel }))
+    }
+
     /// Sends a piece: waits for credit from the receiver and for a free stream, and resolves when the peer's QUIC has
-    /// acknowledged all of it. Call it as often at once as pieces should be under way. Dropped half-way, the piece is
-    /// withdrawn or arrives whole.
+    /// acknowledged all of it. Call it as often at once as pieces should be under way. Dropped before the piece has its
+    /// stream, nothing is sent; dropped later, the piece arrives whole.
     ///
     /// # Errors
     /// See [`SendError`]. After an error of the session the piece may have arrived.
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn send(&self, number: u64, payload: Bytes) -> Result<(), SendError> {
-        let _ = number;
-        Err(SendError::TooLarge(payload.len()))
+        send_piece(&self.0.session, &self.0.channel, number, payload).await
+    }
+
+    /// The session that carries the channel.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.0.session
+    }
+}
+
+impl Drop for SendingEnd {
+    fn drop(&mut self) {
+        self.session.sender_dropped(&self.channel);
     }
 }
 
 impl PieceReceiver {
-    /// The next piece that has arrived; `None` when the channel or its session is over. Cancel safe.
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
+    pub(crate) fn new(session: Session, channel: Arc<ChannelState>, pieces: mpsc::Receiver<Piece>) -> Self {
+        Self { session, channel, pieces }
+    }
+
+    /// The next piece that has arrived; `None` when the session is over. Cancel safe.
     pub async fn recv(&mut self) -> Option<Piece> {
-        None
+        self.pieces.recv().await
+    }
+}
+
+impl Drop for PieceReceiver {
+    fn drop(&mut self) {
+        self.session.receiver_dropped(&self.channel);
     }
 }

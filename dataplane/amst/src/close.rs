@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use quinn::{TransportErrorCode, VarInt};
+
 /// A session is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session is closed: {reason}")]
@@ -63,5 +65,88 @@ impl fmt::Display for CloseReason {
             Self::Unused => f.write_str("it was not used"),
             Self::Lost(what) => write!(f, "the connection failed: {what}"),
         }
+    }
+}
+
+/// What one end tells the other when it closes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// It shuts down.
+    Shutdown,
+    /// Its roster does not have the other.
+    NotAMember,
+    /// The other broke the protocol.
+    Protocol,
+    /// The session was not used.
+    Unused,
+    /// No room for the session.
+    Busy,
+    /// It noticed that the other, or the connection, was gone.
+    Gone,
+}
+
+impl Code {
+    pub(crate) fn of(reason: &CloseReason) -> Self {
+        match reason {
+            CloseReason::LocalShutdown | CloseReason::PeerShutdown => Self::Shutdown,
+            CloseReason::Revoked | CloseReason::NotAMember => Self::NotAMember,
+            CloseReason::Protocol(_) => Self::Protocol,
+            CloseReason::Unused => Self::Unused,
+            CloseReason::TimedOut | CloseReason::PeerRestarted | CloseReason::Lost(_) => Self::Gone,
+        }
+    }
+
+    /// By the number on the wire; an unknown one is as good as a loss.
+    pub(crate) fn read(code: VarInt) -> Self {
+        match code.into_inner() {
+            0 => Self::Shutdown,
+            1 => Self::NotAMember,
+            2 => Self::Protocol,
+            3 => Self::Unused,
+            4 => Self::Busy,
+            _ => Self::Gone,
+        }
+    }
+
+    /// What it means to the end that is told.
+    pub(crate) fn as_reason(self, words: &[u8]) -> CloseReason {
+        match self {
+            Self::Shutdown => CloseReason::PeerShutdown,
+            Self::NotAMember => CloseReason::NotAMember,
+            Self::Protocol => CloseReason::Protocol(proto_model::escape(words)),
+            Self::Unused => CloseReason::Unused,
+            Self::Busy => CloseReason::Lost("the peer has no room for a further session".to_owned()),
+            Self::Gone => CloseReason::Lost("the peer lost the connection".to_owned()),
+        }
+    }
+
+    /// In words, for whoever looks at packets.
+    pub(crate) fn words(self) -> &'static [u8] {
+        match self {
+            Self::Shutdown => b"shutting down",
+            Self::NotAMember => b"not a member",
+            Self::Protocol => b"protocol broken",
+            Self::Unused => b"unused",
+            Self::Busy => b"busy",
+            Self::Gone => b"gone",
+        }
+    }
+
+    /// Whether QUIC's own code says that the peer refused our certificate: 0x100 and a TLS alert about certificates (RFC 8446 6.2).
+    pub(crate) fn is_certificate_refusal(code: TransportErrorCode) -> bool {
+        (0x100 + 42..=0x100 + 49).contains(&u64::from(code))
+    }
+}
+
+impl From<Code> for VarInt {
+    fn from(code: Code) -> Self {
+        Self::from_u32(match code {
+            Code::Shutdown => 0,
+            Code::NotAMember => 1,
+            Code::Protocol => 2,
+            Code::Unused => 3,
+            Code::Busy => 4,
+            Code::Gone => 5,
+        })
     }
 }

@@ -1,19 +1,47 @@
 //! One UDP port.
 
-use std::{io, net::SocketAddr, time::Duration};
+mod accept;
+mod dial;
+mod registry;
+mod upkeep;
 
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
 use dataplane_identity::Identity;
-use foundation_runtime::{Clock, TaskGroup};
+use foundation_runtime::{Clock, OnEnd, TaskGroup};
 use proto_model::{ByteCount, PublicKey};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Channel, Limits, Session, SettingsError, TransportSettings};
+use crate::{
+    Channel, CloseReason, Limits, Session, SettingsError, TransportSettings,
+    budget::Budget,
+    lane_thread::LaneThread,
+    pool::Pool,
+    steering::{self, SteeredIds},
+    telemetry, transport,
+};
+use dial::Dials;
+use registry::Registry;
+
+/// Channels that peers opened and nobody has taken yet, at most; a peer that opens one more is told that this node is busy.
+const MAX_WAITING_CHANNELS: usize = 64;
+
+/// Sockets on the port, at most: more threads than that never paid.
+const MAX_SOCKETS: usize = 16;
 
 /// What an endpoint is made of.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The address; `[::]` means all addresses, also where the host has no IPv6.
     pub listen: SocketAddr,
-    /// Sockets on the port, each with its thread: 0 for half the processors, at most 4.
+    /// Sockets on the port, each with its thread: 0 for half the processors, at most 4
     pub sockets: usize,
     /// Who this node is, and whom it trusts.
     pub identity: Identity,
@@ -25,7 +53,45 @@ pub struct Options {
 
 /// One UDP port of a node. Clones are the same port.
 #[derive(Clone, Debug)]
-pub struct Endpoint {}
+pub struct Endpoint(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    incoming: tokio::sync::Mutex<mpsc::Receiver<IncomingChannel>>,
+    local_addr: SocketAddr,
+    dials: Dials,
+}
+
+/// What all sessions of an endpoint share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: TaskGroup,
+    /// Of this run of the program.
+    pub(crate) instance: [u8; 16],
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) budget: Budget,
+    pub(crate) pool: Pool,
+    pub(crate) incoming: mpsc::Sender<IncomingChannel>,
+    /// Streams of pieces that are open now.
+    pub(crate) sending: AtomicUsize,
+    /// The same, in.
+    pub(crate) receiving: AtomicUsize,
+    settings: ArcSwap<TransportSettings>,
+    registry: Mutex<Registry>,
+    /// Moves on when a session was added.
+    added: watch::Sender<u64>,
+}
+
+/// One socket of the port.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) thread: LaneThread,
+}
 
 /// A channel that a peer opened.
 #[derive(Debug)]
@@ -106,51 +172,100 @@ fn attempts(attempts: &[(SocketAddr, String)]) -> String {
 }
 
 impl Endpoint {
-    /// Opens the port. Its tasks and threads end with `tasks`.
+    /// Opens the port. Its tasks and threads end with `tasks`, after a word to the peers.
     ///
     /// # Errors
     /// See [`BindError`].
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn bind(options: Options, clock: Clock, tasks: TaskGroup) -> Result<Self, BindError> {
-        let _ = (clock, tasks);
-        Err(BindError::InUse(options.listen))
+        options.settings.check()?;
+        telemetry::register();
+        let tasks = tasks.child("amst");
+        let count = options.socket_count();
+        let listen = options.listen;
+        let io = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(listen),
+            _ => BindError::Io { listen, source },
+        };
+        let server = transport::server_config(&options.identity, &options.settings, &options.limits)?;
+        let mut sockets = Vec::with_capacity(count);
+        let threads = CancellationToken::new();
+        let stop_threads = threads.clone().drop_guard();
+        let opened = steering::open(listen, count).map_err(io)?;
+        let local_addr = opened[0].local_addr().map_err(io)?;
+        for (index, socket) in opened.into_iter().enumerate() {
+            let thread = LaneThread::start(index, threads.clone()).await.map_err(io)?;
+            let ids = SteeredIds { index: byte(index), count: byte(count) };
+            let config = transport::endpoint_config(&options.identity, ids);
+            let runtime = Arc::new(thread.clone());
+            let endpoint =
+                thread.enter(|| quinn::Endpoint::new(config, Some(server.clone()), socket, runtime)).map_err(io)?;
+            sockets.push(Socket { endpoint, thread });
+        }
+        let (sender, receiver) = mpsc::channel(MAX_WAITING_CHANNELS);
+        let shared = Arc::new(Shared {
+            budget: Budget::new(options.limits.receive_budget.bytes()),
+            identity: options.identity,
+            limits: options.limits,
+            clock,
+            tasks: tasks.clone(),
+            instance: rand::random(),
+            sockets,
+            pool: Pool::default(),
+            incoming: sender,
+            sending: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
+            settings: ArcSwap::from_pointee(options.settings),
+            registry: Mutex::default(),
+            added: watch::Sender::new(0),
+        });
+        for socket in &shared.sockets {
+            let accepting = accept::run(Arc::clone(&shared), socket.endpoint.clone(), socket.thread.clone());
+            socket.thread.enter(|| tasks.spawn("amst accept", OnEnd::Fatal, accepting));
+        }
+        let _stops_later = stop_threads.disarm();
+        tasks.spawn("amst upkeep", OnEnd::Fatal, upkeep::run(Arc::clone(&shared)));
+        tasks.spawn("amst roster watch", OnEnd::Fatal, upkeep::watch_roster(Arc::clone(&shared)));
+        tasks.spawn("amst shutdown", OnEnd::Expected, upkeep::end(Arc::clone(&shared), threads));
+        tracing::info!(address = %local_addr, sockets = count, "AMST listens");
+        let incoming = tokio::sync::Mutex::new(receiver);
+        Ok(Self(Arc::new(Inner { shared, incoming, local_addr, dials: Dials::default() })))
     }
 
     /// The address, with the port that was chosen where 0 was asked for.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        unreachable!("there is no endpoint yet")
+        self.0.local_addr
     }
 
     /// The session with a peer: the one there is, or a new one over the first of these addresses that answers. Callers at
-    /// the same time share one dialling.
+    /// the same time share one dialling, and one that the peer dials in between serves as well.
     ///
     /// # Errors
     /// See [`DialError`].
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn session(&self, peer: PublicKey, addresses: &[SocketAddr]) -> Result<Session, DialError> {
-        let _ = (peer, addresses);
-        Err(DialError::NoAddress)
+        dial::session(&self.0.shared, &self.0.dials, peer, addresses).await
     }
 
     /// The session with a peer, if there is one.
     #[must_use]
     pub fn present_session(&self, peer: &PublicKey) -> Option<Session> {
-        let _ = peer;
-        None
+        self.0.shared.session_with(peer)
     }
 
     /// All sessions.
     #[must_use]
     pub fn sessions(&self) -> Vec<Session> {
-        Vec::new()
+        self.0.shared.all_sessions()
     }
 
-    /// The next channel that a peer opened; `None` when the endpoint has shut down. Cancel safe. At most 64 wait here; a
-    /// peer that opens one more is told that this node is busy.
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
+    /// The next channel that a peer opened; `None` when the endpoint has shut down. Cancel safe. At most
+    /// 64 wait here; a peer that opens one more is told that this node is busy.
     pub async fn next_channel(&self) -> Option<IncomingChannel> {
-        None
+        let mut incoming = self.0.incoming.lock().await;
+        tokio::select! {
+            channel = incoming.recv() => channel,
+            () = self.0.shared.tasks.cancelled() => None,
+        }
     }
 
     /// Changes the settings, live: streams in all sessions, lanes in those that are dialled from now on.
@@ -158,24 +273,106 @@ impl Endpoint {
     /// # Errors
     /// The settings contradict one another; the old ones stay.
     pub fn retune(&self, settings: TransportSettings) -> Result<(), SettingsError> {
-        settings.check()
+        settings.check()?;
+        let shared = &self.0.shared;
+        if *shared.settings() == settings {
+            return Ok(());
+        }
+        if let Ok(server) = transport::server_config(&shared.identity, &settings, &shared.limits) {
+            shared.sockets.iter().for_each(|socket| socket.endpoint.set_server_config(Some(server.clone())));
+        }
+        shared.settings.store(Arc::new(settings));
+        shared.all_sessions().iter().for_each(Session::retune);
+        telemetry::gauges(shared);
+        Ok(())
     }
 
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> TransportSettings {
-        TransportSettings::default()
+        (*self.0.shared.settings()).clone()
     }
 
     /// How much of the receive budget is used.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
-        MemoryUse { budget: ByteCount::new(0), promised: ByteCount::new(0) }
+        let budget = &self.0.shared.budget;
+        MemoryUse { budget: ByteCount::new(budget.bytes()), promised: ByteCount::new(budget.promised()) }
     }
 
     /// Closes all sessions with a word to their peers, waits for that up to `grace`, and gives the port back.
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
-    pub async fn shutdown(&self, grace: Duration) {
-        let _ = grace;
+    ///
+    /// # Errors
+    /// Names the tasks that had to be aborted.
+    pub async fn shutdown(&self, grace: Duration) -> Result<(), foundation_runtime::Unfinished> {
+        self.0.shared.tasks.shutdown(grace).await
+    }
+}
+
+impl Options {
+    fn socket_count(&self) -> usize {
+        let wanted = if self.sockets == 0 {
+            std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2)
+        } else {
+            self.sockets
+        };
+        wanted.clamp(1, MAX_SOCKETS)
+    }
+}
+
+fn byte(small: usize) -> u8 {
+    u8::try_from(small).expect("there are at most 16 sockets")
+}
+
+impl Shared {
+    pub(crate) fn settings(&self) -> Arc<TransportSettings> {
+        self.settings.load_full()
+    }
+
+    pub(crate) fn is_member(&self, peer: &PublicKey) -> bool {
+        self.identity.membership().by_key(peer).is_some()
+    }
+
+    /// The session to use with a peer.
+    pub(crate) fn session_with(&self, peer: &PublicKey) -> Option<Session> {
+        self.registry().preferred(peer)
+    }
+
+    pub(crate) fn all_sessions(&self) -> Vec<Session> {
+        self.registry().all()
+    }
+
+    /// Whether at least one known peer can be reached, by the last that was heard.
+    pub(crate) fn reaches_somebody(&self) -> bool {
+        self.registry().reaches_somebody()
+    }
+
+    pub(crate) fn unreachable(&self, peer: &PublicKey) {
+        self.registry().unreachable(peer);
+    }
+
+    /// Takes up a session that was greeted in both directions. One of an earlier run of the peer is closed.
+    pub(crate) fn add(&self, session: &Session) -> Result<(), registry::Full> {
+        let outdated = self.registry().add(session, self.identity.public_key())?;
+        for old in outdated {
+            old.close(CloseReason::PeerRestarted);
+        }
+        self.added.send_modify(|count| *count += 1);
+        telemetry::gauges(self);
+        Ok(())
+    }
+
+    pub(crate) fn forget(&self, session: &Session) {
+        self.registry().remove(session);
+        telemetry::gauges(self);
+    }
+
+    /// Moves on when a session was added.
+    pub(crate) fn additions(&self) -> watch::Receiver<u64> {
+        self.added.subscribe()
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,11 +11,19 @@
 //! and a sender without credit waits. So what a process holds is bounded whatever its peers do, and a channel whose owner
 //! reads nothing stops only itself.
 
+mod budget;
 mod channel;
 mod close;
 mod endpoint;
+mod frames;
+mod lane_thread;
+mod pool;
 mod session;
 mod settings;
+mod slots;
+mod steering;
+mod telemetry;
+mod transport;
 
 pub use channel::{
     Channel, ControlError, ControlReceiver, ControlSender, Piece, PieceReceiver, PieceSender, SendError,

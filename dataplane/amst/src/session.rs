@@ -1,14 +1,61 @@
 //! All there is between two nodes.
 
-use std::{net::SocketAddr, time::Duration};
+mod channels;
+mod control_stream;
+mod lane;
+mod pieces;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use proto_model::PublicKey;
+use tokio::sync::{oneshot, watch};
 
-use crate::{Channel, Closed};
+use crate::{Channel, CloseReason, Closed, close::Code, endpoint::Shared, slots::Slots};
 
-/// A session with a peer. Clones are the same session; it goes on while anybody uses it.
+pub(crate) use channels::ChannelState;
+pub(crate) use control_stream::{FrameError, read_frame};
+pub(crate) use lane::{Lane, canonical, reason};
+pub(crate) use pieces::send_piece;
+
+use control_stream::Outbox;
+
+/// Pings that wait for their pong, at most.
+const MAX_PINGS: usize = 64;
+
+/// How long a ping is waited for: longer than it takes to find out that the peer is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A session with a peer. Clones are the same session. It lives while it is used, and some minutes longer.
 #[derive(Clone, Debug)]
-pub struct Session {}
+pub struct Session(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    peer: PublicKey,
+    id: [u8; 16],
+    /// Of the peer's run.
+    instance: [u8; 16],
+    dialled: bool,
+    opened: Instant,
+    shared: Arc<Shared>,
+    lanes: Mutex<Vec<Arc<Lane>>>,
+    slots: Slots,
+    channels: Mutex<HashMap<u64, Arc<ChannelState>>>,
+    next_channel: AtomicU64,
+    next_ping: AtomicU64,
+    outbox: Outbox,
+    pings: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    last_used: Mutex<Instant>,
+    closed: watch::Sender<Option<Closed>>,
+}
 
 /// What a session is made of now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +70,10 @@ pub struct SessionInfo {
     pub lanes: usize,
     /// Streams of pieces that it may send at once.
     pub streams: usize,
+    /// Streams of pieces that it sends now.
+    pub streams_in_use: usize,
+    /// Channels that are open.
+    pub channels: usize,
     /// What runs, whatever was asked for.
     pub congestion_algorithm: &'static str,
     /// Smoothed round-trip time.
@@ -65,51 +116,215 @@ pub enum PingError {
     /// Too many at once.
     #[error("too many pings at once")]
     Busy,
+    /// No answer came, though the connection lives.
+    #[error("the peer's program did not answer for {PING_TIMEOUT:?}")]
+    TimedOut,
     /// The session is over.
     #[error(transparent)]
     Session(#[from] Closed),
 }
 
 impl Session {
+    pub(crate) fn new(shared: &Arc<Shared>, origin: Origin) -> Self {
+        let now = shared.clock.now();
+        let streams = usize::try_from(shared.settings().initial_streams).unwrap_or(usize::MAX);
+        Self(Arc::new(Inner {
+            peer: origin.peer,
+            id: origin.id,
+            instance: origin.instance,
+            dialled: origin.dialled,
+            opened: now,
+            shared: Arc::clone(shared),
+            lanes: Mutex::default(),
+            slots: Slots::new(streams),
+            channels: Mutex::default(),
+            next_channel: AtomicU64::new(if origin.dialled { 0 } else { 1 }),
+            next_ping: AtomicU64::new(0),
+            outbox: Outbox::default(),
+            pings: Mutex::default(),
+            last_used: Mutex::new(now),
+            closed: watch::Sender::new(None),
+        }))
+    }
+
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> PublicKey {
-        self.info().peer
+        self.0.peer
     }
 
     /// Opens a channel; resolves when the other end has taken it.
     ///
     /// # Errors
     /// See [`OpenChannelError`].
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn open_channel(&self) -> Result<Channel, OpenChannelError> {
-        Err(OpenChannelError::Busy)
+        channels::open(self).await
     }
 
     /// Asks the peer's program for an answer, and measures how long that takes.
     ///
     /// # Errors
     /// See [`PingError`].
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn ping(&self) -> Result<Duration, PingError> {
-        Err(PingError::Busy)
+        let number = self.0.next_ping.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut pings = self.pings();
+            // Those whose asker went away.
+            pings.retain(|_, sender| !sender.is_closed());
+            if pings.len() >= MAX_PINGS {
+                return Err(PingError::Busy);
+            }
+            pings.insert(number, sender);
+        }
+        self.check_open()?;
+        let begun = self.0.shared.clock.now();
+        self.0.outbox.ping(number);
+        match tokio::time::timeout(PING_TIMEOUT, receiver).await {
+            Ok(Ok(())) => Ok(self.0.shared.clock.now() - begun),
+            Ok(Err(_dropped)) => Err(self.reason().into()),
+            Err(_elapsed) => Err(PingError::TimedOut),
+        }
     }
 
     /// What the session is made of now.
     #[must_use]
     pub fn info(&self) -> SessionInfo {
-        unreachable!("there is no session yet")
+        let lanes = self.lanes();
+        let stats: Vec<_> = lanes.iter().map(|lane| lane.connection.stats()).collect();
+        let sum = |of: fn(&quinn::ConnectionStats) -> u64| stats.iter().map(of).sum();
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        SessionInfo {
+            peer: self.0.peer,
+            remote: lanes.first().map_or(unknown, |lane| lane.remote()),
+            dialled: self.0.dialled,
+            lanes: lanes.len(),
+            streams: self.0.slots.capacity(),
+            streams_in_use: self.0.slots.used(),
+            channels: self.channel_count(),
+            congestion_algorithm: "cubic",
+            rtt: stats.first().map_or(Duration::ZERO, |stats| stats.path.rtt),
+            mtu: stats.first().map_or(0, |stats| stats.path.current_mtu),
+            bytes_sent: sum(|stats| stats.udp_tx.bytes),
+            bytes_received: sum(|stats| stats.udp_rx.bytes),
+            bytes_lost: sum(|stats| stats.path.lost_bytes),
+        }
     }
 
     /// Why it is over, if it is.
     #[must_use]
     pub fn closed(&self) -> Option<Closed> {
-        None
+        self.0.closed.borrow().clone()
     }
 
     /// Waits for its end. Cancel safe.
-    #[allow(clippy::unused_async, reason = "the signature comes first")]
     pub async fn wait_closed(&self) -> Closed {
-        std::future::pending().await
+        let mut closed = self.0.closed.subscribe();
+        // The sender lives in `self`, so the channel cannot be closed without a reason.
+        let reason = closed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or(Closed { reason: CloseReason::LocalShutdown })
     }
+
+    /// Ends it for everybody, with a word to the peer.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        let first = self.0.closed.send_if_modified(|closed| {
+            let first = closed.is_none();
+            closed.get_or_insert(Closed { reason: reason.clone() });
+            first
+        });
+        if !first {
+            return;
+        }
+        tracing::info!(peer = %self.0.peer.node_id(), %reason, "Session closed");
+        let code = Code::of(&reason);
+        for lane in self.lanes() {
+            lane.connection.close(code.into(), code.words());
+        }
+        self.0.slots.close();
+        self.pings().clear();
+        self.0.outbox.close();
+        for channel in self.take_channels() {
+            channel.session_closed();
+        }
+        self.0.shared.forget(self);
+    }
+
+    pub(crate) fn id(&self) -> [u8; 16] {
+        self.0.id
+    }
+
+    pub(crate) fn instance(&self) -> [u8; 16] {
+        self.0.instance
+    }
+
+    pub(crate) fn dialled(&self) -> bool {
+        self.0.dialled
+    }
+
+    pub(crate) fn opened(&self) -> Instant {
+        self.0.opened
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.0.slots
+    }
+
+    /// How long nobody had a channel.
+    pub(crate) fn unused_for(&self) -> Duration {
+        let now = self.0.shared.clock.now();
+        let mut last = self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.channel_count() > 0 {
+            *last = now;
+        }
+        now.saturating_duration_since(*last)
+    }
+
+    /// The reason of the end, for who noticed it by an error.
+    pub(crate) fn reason(&self) -> Closed {
+        self.closed().unwrap_or(Closed { reason: CloseReason::Lost("the connection ended".to_owned()) })
+    }
+
+    /// The reason of the end, for who noticed it by a connection's.
+    pub(crate) fn lost(&self, error: &quinn::ConnectionError) -> Closed {
+        self.closed().unwrap_or_else(|| Closed { reason: reason(error) })
+    }
+
+    /// Fails once it is over.
+    pub(crate) fn check_open(&self) -> Result<(), Closed> {
+        self.closed().map_or(Ok(()), Err)
+    }
+
+    fn pings(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<()>>> {
+        self.0.pings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn channel_count(&self) -> usize {
+        self.0.channels.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn take_channels(&self) -> Vec<Arc<ChannelState>> {
+        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.drain().map(|(_, channel)| channel).collect()
+    }
+}
+
+/// Where a session comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) peer: PublicKey,
+    pub(crate) id: [u8; 16],
+    pub(crate) instance: [u8; 16],
+    pub(crate) dialled: bool,
 }

@@ -1,0 +1,138 @@
+//! Takes connections that peers dial.
+
+use std::{sync::Arc, time::Duration};
+
+use foundation_runtime::OnEnd;
+use proto_model::PublicKey;
+use quinn::{Connection, Incoming, RecvStream, SendStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Shared;
+use crate::{
+    Session, TransportSettings,
+    close::Code,
+    frames::{FEATURES, Hello, Welcome},
+    lane_thread::LaneThread,
+    session::{Lane, Origin, canonical, read_frame},
+};
+
+/// Handshakes of one socket that are under way at once, at most. Each is a few signatures.
+const MAX_HANDSHAKES: usize = 256;
+
+/// From so many on a dialler has to show first that it receives what is sent to its address.
+const RETRY_FROM: usize = 64;
+
+/// How long a handshake and greeting may take: several round trips of a bad path.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes connections until the endpoint is closed.
+pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint, thread: LaneThread) {
+    let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = shared.tasks.cancelled() => return,
+        };
+        let Some(incoming) = incoming else { return };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            incoming.ignore();
+            continue;
+        };
+        let busy = MAX_HANDSHAKES - places.available_permits() > RETRY_FROM;
+        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+            // It failed only if it may not be asked to try again, which was just checked.
+            drop(incoming.retry());
+            continue;
+        }
+        let taking = take(Arc::clone(&shared), incoming, place, thread.clone());
+        shared.tasks.spawn("amst handshake", OnEnd::Expected, taking);
+    }
+}
+
+async fn take(shared: Arc<Shared>, incoming: Incoming, _place: OwnedSemaphorePermit, thread: LaneThread) {
+    let remote = canonical(incoming.remote_address());
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&shared, incoming, thread)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => tracing::info!(%remote, reason, "Refused a connection"),
+        Err(_elapsed) => tracing::info!(%remote, reason = "the handshake took too long", "Refused a connection"),
+    }
+}
+
+async fn greet(shared: &Arc<Shared>, incoming: Incoming, thread: LaneThread) -> Result<(), String> {
+    let connection = incoming.await.map_err(|error| error.to_string())?;
+    let peer = peer_of(&connection).ok_or("no node's certificate")?;
+    let (send, mut receive) = connection.accept_bi().await.map_err(|error| error.to_string())?;
+    let hello = read_frame(&mut receive).await.map_err(|error| error.to_string())?;
+    let hello = Hello::decode(&hello).map_err(|error| error.to_string())?;
+    // The roster may have changed since the certificate was judged.
+    if !shared.is_member(&peer) {
+        return Err(refuse(&connection, Code::NotAMember));
+    }
+    let stream = (send, receive);
+    if hello.lane == 0 {
+        open_session(shared, (connection, peer), hello, stream, thread).await
+    } else {
+        join_session(shared, (connection, peer), hello, stream, thread).await
+    }
+}
+
+async fn open_session(
+    shared: &Arc<Shared>,
+    (connection, peer): (Connection, PublicKey),
+    hello: Hello,
+    (mut send, receive): (SendStream, RecvStream),
+    thread: LaneThread,
+) -> Result<(), String> {
+    if shared.registry().incoming() >= shared.limits.incoming_sessions {
+        return Err(refuse(&connection, Code::Busy));
+    }
+    let session = Session::new(shared, Origin { peer, id: hello.session, instance: hello.instance, dialled: false });
+    if shared.add(&session).is_err() {
+        return Err(refuse(&connection, Code::Busy));
+    }
+    let remote = canonical(connection.remote_address());
+    let welcomed = send.write_chunk(welcome(shared, hello)).await;
+    session.start(Lane::new(connection, thread), (send, receive));
+    welcomed.map_err(|error| error.to_string())?;
+    tracing::info!(peer = %peer.node_id(), %remote, "Exchanged identities with a peer that dialled");
+    // The roster may have changed while the session was not yet to be found.
+    if !shared.is_member(&peer) {
+        session.close(crate::CloseReason::Revoked);
+    }
+    Ok(())
+}
+
+async fn join_session(
+    shared: &Arc<Shared>,
+    (connection, peer): (Connection, PublicKey),
+    hello: Hello,
+    (mut send, _receive): (SendStream, RecvStream),
+    thread: LaneThread,
+) -> Result<(), String> {
+    let session = shared.registry().by_id(&peer, &hello.session);
+    let most = usize::try_from(TransportSettings::MAX_LANES).unwrap_or(usize::MAX);
+    let Some(session) = session.filter(|session| session.lanes().len() < most) else {
+        return Err(refuse(&connection, Code::Busy));
+    };
+    send.write_chunk(welcome(shared, hello)).await.map_err(|error| error.to_string())?;
+    // Whether it was finished shows at the other end.
+    drop(send.finish());
+    session.add_lane(Lane::new(connection, thread));
+    Ok(())
+}
+
+fn welcome(shared: &Shared, hello: Hello) -> bytes::Bytes {
+    Welcome { instance: shared.instance, features: hello.features & FEATURES }.encode()
+}
+
+fn refuse(connection: &Connection, code: Code) -> String {
+    connection.close(code.into(), code.words());
+    String::from_utf8_lossy(code.words()).into_owned()
+}
+
+/// The key of who is at the other end, from the certificate that was judged in the handshake.
+pub(super) fn peer_of(connection: &Connection) -> Option<PublicKey> {
+    let identity = connection.peer_identity()?;
+    let chain = identity.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().ok()?;
+    dataplane_identity::tls::peer_key(chain.first()?).ok()
+}

@@ -1,0 +1,276 @@
+//! The channels of a session: how they open, what each has been granted, and how they end.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use foundation_runtime::OnEnd;
+use quinn::{RecvStream, SendStream};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{
+    Lane, Session,
+    control_stream::{FrameError, read_frame},
+};
+use crate::{
+    Channel, CloseReason, ControlReceiver, ControlSender, IncomingChannel, OpenChannelError, Piece, PieceReceiver,
+    PieceSender,
+    budget::Window,
+    frames::{ChannelOpened, OpenChannel},
+    transport::MAX_CHANNELS,
+};
+
+/// Above pieces, below the session's own stream.
+const PRIORITY: i32 = 1;
+
+/// Pieces that wait for their reader before those that read them off the wire wait too; their bytes are bounded by credit.
+const MAX_WAITING_PIECES: usize = 64;
+
+/// How long the answer to an opening is waited for, and the opening after its stream: only a program in trouble takes long.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One end of a channel, as the session keeps it.
+#[derive(Debug)]
+pub(crate) struct ChannelState {
+    pub(crate) id: u64,
+    /// What may be sent, in bytes of cost; closed when the other end takes no more.
+    pub(crate) credit: Semaphore,
+    /// The sum that the peer has granted so far.
+    granted: Mutex<u64>,
+    receiving: Mutex<Receiving>,
+    ends: Mutex<Ends>,
+}
+
+#[derive(Debug)]
+struct Receiving {
+    window: Window,
+    /// Where arrived pieces go; none once the receiver is gone.
+    pieces: Option<mpsc::Sender<Piece>>,
+}
+
+/// Which ends of ours are in use.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    sender: bool,
+    receiver: bool,
+}
+
+impl ChannelState {
+    /// Takes news of the sum of all credit. A smaller sum is older news.
+    pub(super) fn credit(&self, total: u64) {
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = total.saturating_sub(*granted);
+        let room = Semaphore::MAX_PERMITS - self.credit.available_permits();
+        *granted += more;
+        self.credit.add_permits(usize::try_from(more).unwrap_or(usize::MAX).min(room));
+    }
+
+    /// The other end takes no more pieces.
+    pub(super) fn not_wanted(&self) {
+        self.credit.close();
+    }
+
+    pub(super) fn session_closed(&self) {
+        self.credit.close();
+        let mut receiving = self.receiving();
+        receiving.pieces = None;
+        receiving.window.close();
+    }
+
+    /// A piece begins to arrive: where it goes, if it is wanted.
+    pub(super) fn admit(&self, cost: u64) -> Result<Option<mpsc::Sender<Piece>>, crate::budget::NoCredit> {
+        let mut receiving = self.receiving();
+        let Some(pieces) = receiving.pieces.clone() else { return Ok(None) };
+        receiving.window.admit(cost)?;
+        Ok(Some(pieces))
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, Receiving> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// A piece's memory is free again.
+    pub(super) fn release(&self, channel: &ChannelState, cost: u64) {
+        let grant = channel.receiving().window.release(cost);
+        if let Some(total) = grant {
+            self.0.outbox.credit(channel.id, total);
+        }
+    }
+
+    /// Does something with a channel that is still open here; what comes for others is late, and harmless.
+    pub(super) fn with_channel(&self, id: u64, work: impl FnOnce(&ChannelState)) {
+        if let Some(channel) = self.channel(id) {
+            work(&channel);
+        }
+    }
+
+    pub(super) fn channel(&self, id: u64) -> Option<Arc<ChannelState>> {
+        self.0.channels.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// A new channel with its window; the credit to grant with its opening. None where there is no room.
+    fn register(&self, id: u64) -> Option<(Arc<ChannelState>, mpsc::Receiver<Piece>, u64)> {
+        let mut window = self.0.shared.budget.open_window()?;
+        let credit = window.settle()?;
+        let (sender, receiver) = mpsc::channel(MAX_WAITING_PIECES);
+        let state = Arc::new(ChannelState {
+            id,
+            credit: Semaphore::new(0),
+            granted: Mutex::new(0),
+            receiving: Mutex::new(Receiving { window, pieces: Some(sender) }),
+            ends: Mutex::new(Ends { sender: true, receiver: true }),
+        });
+        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        // Both ends may open as many.
+        if channels.len() >= 2 * usize::try_from(MAX_CHANNELS).ok()? || channels.contains_key(&id) {
+            return None;
+        }
+        channels.insert(id, Arc::clone(&state));
+        drop(channels);
+        if self.closed().is_some() {
+            // It closed in between, and may have missed the new one.
+            state.session_closed();
+        }
+        Some((state, receiver, credit))
+    }
+
+    /// Our receiver is gone.
+    pub(crate) fn receiver_dropped(&self, channel: &ChannelState) {
+        {
+            let mut receiving = channel.receiving();
+            receiving.pieces = None;
+            receiving.window.close();
+        }
+        self.0.outbox.not_wanted(channel.id);
+        self.end(channel, |ends| ends.receiver = false);
+    }
+
+    /// The last of our senders is gone.
+    pub(crate) fn sender_dropped(&self, channel: &ChannelState) {
+        self.end(channel, |ends| ends.sender = false);
+    }
+
+    fn end(&self, channel: &ChannelState, change: impl FnOnce(&mut Ends)) {
+        let mut ends = channel.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut ends);
+        if !ends.sender && !ends.receiver {
+            self.0.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(&channel.id);
+            *self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner) = self.0.shared.clock.now();
+        }
+    }
+
+    fn assemble(
+        &self,
+        state: Arc<ChannelState>,
+        pieces: mpsc::Receiver<Piece>,
+        stream: (SendStream, RecvStream),
+    ) -> Channel {
+        // A closed connection shows at the first use.
+        drop(stream.0.set_priority(PRIORITY));
+        Channel {
+            peer: self.peer(),
+            control_tx: ControlSender::new(self.clone(), stream.0),
+            control_rx: ControlReceiver::new(self.clone(), stream.1),
+            pieces_tx: PieceSender::new(self.clone(), Arc::clone(&state)),
+            pieces_rx: PieceReceiver::new(self.clone(), state, pieces),
+        }
+    }
+}
+
+/// Opens a channel, and waits until the peer has taken it.
+pub(super) async fn open(session: &Session) -> Result<Channel, OpenChannelError> {
+    session.check_open()?;
+    let id = session.0.next_channel.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+    let (state, pieces, credit) = session.register(id).ok_or(OpenChannelError::Busy)?;
+    let withdraw = Withdraw { session, state: &state, armed: true };
+    let lane = session.lanes().first().cloned().ok_or_else(|| session.reason())?;
+    let opening = async {
+        let (mut send, mut receive) = lane.connection.open_bi().await.map_err(|_ended| FrameError::Ended)?;
+        let frame = OpenChannel { channel: id, credit }.encode();
+        send.write_chunk(frame).await.map_err(|_ended| FrameError::Ended)?;
+        let answer = ChannelOpened::decode(&read_frame(&mut receive).await?)?;
+        Ok((answer, (send, receive)))
+    };
+    match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
+        Ok(Ok((ChannelOpened::Taken { credit }, stream))) => {
+            state.credit(credit);
+            withdraw.keep();
+            Ok(session.assemble(state, pieces, stream))
+        }
+        // Over the streams that the peer allows, or it has no room.
+        Ok(Ok((ChannelOpened::Busy, _))) | Err(_) => Err(OpenChannelError::Busy),
+        Ok(Err(FrameError::Malformed(error))) => {
+            session.close(CloseReason::Protocol(error.to_string()));
+            Err(session.reason().into())
+        }
+        Ok(Err(FrameError::Ended)) => match session.closed() {
+            Some(closed) => Err(closed.into()),
+            None => Err(OpenChannelError::Busy),
+        },
+    }
+}
+
+/// Takes back a channel that did not open.
+struct Withdraw<'a> {
+    session: &'a Session,
+    state: &'a ChannelState,
+    armed: bool,
+}
+
+impl Withdraw<'_> {
+    fn keep(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.session.receiver_dropped(self.state);
+            self.session.sender_dropped(self.state);
+        }
+    }
+}
+
+/// Takes channels that the peer opens, until the session ends.
+pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
+    // The streams that may wait for their opening are bounded by the transport's limit on streams.
+    while let Ok(stream) = lane.connection.accept_bi().await {
+        let session = session.clone();
+        session.clone().0.shared.tasks.spawn("amst channel", OnEnd::Expected, async move {
+            if tokio::time::timeout(OPEN_TIMEOUT, take(&session, stream)).await.is_err() {
+                tracing::debug!(peer = %session.peer().node_id(), "a stream was opened for a channel, and then nothing came");
+            }
+        });
+    }
+}
+
+async fn take(session: &Session, (mut send, mut receive): (SendStream, RecvStream)) {
+    let frame = read_frame(&mut receive).await.and_then(|frame| Ok(OpenChannel::decode(&frame)?));
+    let open = match frame {
+        Ok(open) => open,
+        Err(FrameError::Ended) => return,
+        Err(FrameError::Malformed(error)) => return session.close(CloseReason::Protocol(error.to_string())),
+    };
+    // The other end's numbers have the parity that ours have not.
+    if open.channel % 2 == u64::from(!session.dialled()) {
+        return session.close(CloseReason::Protocol("a channel of the wrong parity".to_owned()));
+    }
+    let place = session.0.shared.incoming.try_reserve();
+    let (Ok(place), Some((state, pieces, credit))) = (place, session.register(open.channel)) else {
+        // Who asks may have gone.
+        drop(send.write_chunk(ChannelOpened::Busy.encode()).await);
+        return;
+    };
+    state.credit(open.credit);
+    if send.write_chunk(ChannelOpened::Taken { credit }.encode()).await.is_err() {
+        session.receiver_dropped(&state);
+        session.sender_dropped(&state);
+        return;
+    }
+    let channel = session.assemble(state, pieces, (send, receive));
+    place.send(IncomingChannel { remote: session.info().remote, channel });
+}

@@ -1,0 +1,126 @@
+//! A lane: one QUIC connection of a session, on the thread of its socket.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use foundation_runtime::OnEnd;
+use quinn::{Connection, ConnectionError, ConnectionStats, RecvStream, SendStream};
+
+use super::{Session, channels, control_stream, pieces};
+use crate::{CloseReason, close::Code, lane_thread::LaneThread};
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) connection: Connection,
+    pub(crate) thread: LaneThread,
+    /// Pieces that it is sending.
+    pub(crate) sending: AtomicUsize,
+    /// What was counted of it so far.
+    counted: Mutex<ConnectionStats>,
+}
+
+impl Lane {
+    pub(crate) fn new(connection: Connection, thread: LaneThread) -> Self {
+        Self { connection, thread, sending: AtomicUsize::new(0), counted: Mutex::default() }
+    }
+
+    /// Where the peer is, without the mapping of IPv4 into IPv6.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        canonical(self.connection.remote_address())
+    }
+
+    /// What was moved since the last call: UDP bytes sent, received, and lost.
+    pub(crate) fn count(&self) -> (u64, u64, u64) {
+        let stats = self.connection.stats();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = (
+            stats.udp_tx.bytes.saturating_sub(counted.udp_tx.bytes),
+            stats.udp_rx.bytes.saturating_sub(counted.udp_rx.bytes),
+            stats.path.lost_bytes.saturating_sub(counted.path.lost_bytes),
+        );
+        *counted = stats;
+        moved
+    }
+}
+
+/// An address as people write it.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl Session {
+    /// Starts the first lane, over whose first stream the peers have greeted one another.
+    pub(crate) fn start(&self, lane: Lane, stream: (SendStream, RecvStream)) {
+        let lane = self.add_lane(lane);
+        let tasks = &self.0.shared.tasks;
+        lane.thread.enter(|| {
+            tasks.spawn("amst session reader", OnEnd::Expected, control_stream::read(self.clone(), stream.1));
+            tasks.spawn("amst session writer", OnEnd::Expected, control_stream::write(self.clone(), stream.0));
+            tasks.spawn("amst channels", OnEnd::Expected, channels::accept(self.clone(), Arc::clone(&lane)));
+        });
+    }
+
+    /// Starts a lane. One that comes after the session's end is closed at once.
+    pub(crate) fn add_lane(&self, lane: Lane) -> Arc<Lane> {
+        let lane = Arc::new(lane);
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&lane));
+        if let Some(closed) = self.closed() {
+            let code = Code::of(&closed.reason);
+            lane.connection.close(code.into(), code.words());
+        }
+        let tasks = &self.0.shared.tasks;
+        lane.thread.enter(|| {
+            tasks.spawn("amst pieces", OnEnd::Expected, pieces::accept(self.clone(), Arc::clone(&lane)));
+            tasks.spawn("amst lane", OnEnd::Expected, watch(self.clone(), Arc::clone(&lane)));
+        });
+        lane
+    }
+
+    /// The lane that sends the fewest pieces now; counted in.
+    pub(super) fn pick_lane(&self) -> Option<LanePick> {
+        let lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.iter().min_by_key(|lane| lane.sending.load(Ordering::Relaxed))?;
+        lane.sending.fetch_add(1, Ordering::Relaxed);
+        Some(LanePick(Arc::clone(lane)))
+    }
+}
+
+/// A lane that sends one piece more, until dropped.
+#[derive(Debug)]
+pub(super) struct LanePick(pub(super) Arc<Lane>);
+
+impl Drop for LanePick {
+    fn drop(&mut self) {
+        self.0.sending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The end of a lane is the end of the session: what was under way on it is lost, and only the callers know what to do.
+async fn watch(session: Session, lane: Arc<Lane>) {
+    let error = lane.connection.closed().await;
+    session.close(reason(&error));
+    crate::telemetry::lane_ended(&session, &lane);
+}
+
+/// What the end of a connection means.
+pub(crate) fn reason(error: &ConnectionError) -> CloseReason {
+    match error {
+        ConnectionError::ApplicationClosed(close) => Code::read(close.error_code).as_reason(&close.reason),
+        ConnectionError::TimedOut => CloseReason::TimedOut,
+        ConnectionError::Reset => CloseReason::PeerRestarted,
+        ConnectionError::LocallyClosed => CloseReason::LocalShutdown,
+        ConnectionError::ConnectionClosed(close) if Code::is_certificate_refusal(close.error_code) => {
+            CloseReason::NotAMember
+        }
+        ConnectionError::TransportError(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::VersionMismatch
+        | ConnectionError::CidsExhausted => CloseReason::Lost(error.to_string()),
+    }
+}

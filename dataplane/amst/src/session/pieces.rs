@@ -1,0 +1,215 @@
+//! Pieces on the wire: one unidirectional stream each, a head of 20 bytes and the payload.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use foundation_runtime::OnEnd;
+use quinn::{ReadError, ReadExactError, RecvStream, StoppedError, VarInt, WriteError};
+use tokio::sync::oneshot;
+
+use super::{ChannelState, Lane, Session, lane::LanePick};
+use crate::{
+    CloseReason, MAX_PIECE, Piece, SendError,
+    budget::cost,
+    frames::{PIECE_HEAD, PieceHead},
+    pool::Buffer,
+    slots::Slot,
+    telemetry::{self, StreamError, StreamGauge},
+};
+
+/// With what code a receiver stops a stream whose piece nobody wants.
+const NOT_WANTED: VarInt = VarInt::from_u32(1);
+
+/// Sends a piece; see [`crate::PieceSender::send`].
+pub(crate) async fn send_piece(
+    session: &Session,
+    channel: &Arc<ChannelState>,
+    number: u64,
+    payload: Bytes,
+) -> Result<(), SendError> {
+    let bytes = payload.len();
+    let length = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_PIECE).ok_or(SendError::TooLarge(bytes))?;
+    let price = u32::try_from(cost(length)).map_err(|_longer| SendError::TooLarge(bytes))?;
+    let ended = || session.closed().map_or(SendError::NotWanted, SendError::Session);
+    let credit = channel.credit.acquire_many(price).await.map_err(|_closed| ended())?;
+    let slot = session.slots().acquire(channel.id).await.ok_or_else(ended)?;
+    let lane = session.pick_lane().ok_or_else(ended)?;
+    credit.forget();
+    // From here on the piece goes whole, even if the caller leaves: the receiver has promised memory for it. It goes on the
+    // lane's own thread, so that nobody elsewhere has to be woken for each packet.
+    let thread = lane.0.thread.clone();
+    let (answer, answered) = oneshot::channel();
+    let work = carry(session.clone(), (lane, slot), PieceHead { channel: channel.id, number, length }, payload);
+    thread.enter(|| {
+        session.shared().tasks.spawn("amst send", OnEnd::Expected, async move {
+            // Who asked may have gone.
+            drop(answer.send(work.await));
+        });
+    });
+    answered.await.unwrap_or_else(|_aborted| Err(ended()))
+}
+
+async fn carry(
+    session: Session,
+    (lane, _slot): (LanePick, Slot),
+    head: PieceHead,
+    payload: Bytes,
+) -> Result<(), SendError> {
+    let _open = StreamGauge::sending(session.shared());
+    let lost = |error| {
+        telemetry::stream_error(StreamError::ConnectionLost);
+        SendError::Session(session.lost(&error))
+    };
+    let mut stream = lane.0.connection.open_uni().await.map_err(lost)?;
+    let written = stream.write_all_chunks(&mut [head.encode(), payload]).await;
+    let stopped = match written {
+        Ok(()) => {
+            // Only a stream that the peer stopped cannot be finished, and that shows next.
+            drop(stream.finish());
+            match stream.stopped().await {
+                Ok(stopped) => stopped,
+                Err(StoppedError::ConnectionLost(error)) => return Err(lost(error)),
+                Err(StoppedError::ZeroRttRejected) => return Err(SendError::Session(session.reason())),
+            }
+        }
+        Err(WriteError::Stopped(code)) => Some(code),
+        Err(WriteError::ConnectionLost(error)) => return Err(lost(error)),
+        Err(WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
+            return Err(SendError::Session(session.reason()));
+        }
+    };
+    match stopped {
+        None => Ok(()),
+        Some(_code) => {
+            telemetry::stream_error(StreamError::NotWanted);
+            Err(session.closed().map_or(SendError::NotWanted, SendError::Session))
+        }
+    }
+}
+
+/// Takes the pieces of a lane, until the session ends.
+pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
+    // How many there are at once is bounded by the transport's limit on streams.
+    while let Ok(stream) = lane.connection.accept_uni().await {
+        let session = session.clone();
+        session.clone().shared().tasks.spawn("amst receive", OnEnd::Expected, async move {
+            let _open = StreamGauge::receiving(session.shared());
+            match receive(&session, stream).await {
+                Ok(()) => {}
+                Err(Fault::Ended) => telemetry::stream_error(StreamError::ConnectionLost),
+                Err(Fault::Stalled) => {
+                    telemetry::stream_error(StreamError::Stalled);
+                    session.close(CloseReason::Lost("a stream stalled".to_owned()));
+                }
+                Err(Fault::Protocol(error)) => {
+                    telemetry::stream_error(error);
+                    session.close(CloseReason::Protocol(error.as_str().to_owned()));
+                }
+            }
+        });
+    }
+}
+
+/// Why a piece did not arrive.
+enum Fault {
+    /// The connection ended.
+    Ended,
+    /// Nothing came for the read time-out.
+    Stalled,
+    /// The peer did what it must not.
+    Protocol(StreamError),
+}
+
+async fn receive(session: &Session, mut stream: RecvStream) -> Result<(), Fault> {
+    let patience = session.shared().settings().read_timeout;
+    let mut head = [0; PIECE_HEAD];
+    within(patience, stream.read_exact(&mut head)).await?.map_err(|error| match error {
+        ReadExactError::FinishedEarly(_) => Fault::Protocol(StreamError::Truncated),
+        ReadExactError::ReadError(error) => fault(&error),
+    })?;
+    let head = PieceHead::decode(&head);
+    let length = usize::try_from(head.length).unwrap_or(usize::MAX);
+    if length > MAX_PIECE {
+        return Err(Fault::Protocol(StreamError::TooLarge));
+    }
+    let Some(channel) = session.channel(head.channel) else { return not_wanted(stream) };
+    let price = cost(head.length);
+    let admitted = channel.admit(price).map_err(|_over| Fault::Protocol(StreamError::NoCredit))?;
+    let Some(pieces) = admitted else { return not_wanted(stream) };
+    let promise = Promise { session: session.clone(), channel, cost: price };
+    let mut buffer = session.shared().pool.take(length);
+    read_unordered(&mut stream, buffer.as_mut(), patience).await?;
+    let payload = Bytes::from_owner(Arrived { buffer, _promise: promise });
+    // A reader that has gone wants no more.
+    drop(pieces.send(Piece { number: head.number, payload }).await);
+    Ok(())
+}
+
+/// Fills `buffer` with what stands after the head, in whatever order it comes: waiting for lost packets would cost memory in
+/// quinn for all that came after them.
+async fn read_unordered(stream: &mut RecvStream, buffer: &mut [u8], patience: Duration) -> Result<(), Fault> {
+    let mut missing = buffer.len();
+    loop {
+        let chunk = within(patience, stream.read_chunk(usize::MAX, false)).await?.map_err(|error| fault(&error))?;
+        let Some(chunk) = chunk else { break };
+        let begin = usize::try_from(chunk.offset).ok().and_then(|offset| offset.checked_sub(PIECE_HEAD));
+        let place = begin.and_then(|begin| buffer.get_mut(begin..begin + chunk.bytes.len()));
+        place.ok_or(Fault::Protocol(StreamError::TooLarge))?.copy_from_slice(&chunk.bytes);
+        // quinn gives every byte once.
+        missing = missing.saturating_sub(chunk.bytes.len());
+    }
+    if missing == 0 { Ok(()) } else { Err(Fault::Protocol(StreamError::Truncated)) }
+}
+
+fn not_wanted(mut stream: RecvStream) -> Result<(), Fault> {
+    telemetry::stream_error(StreamError::NotWanted);
+    // A stream that is over needs no stopping.
+    drop(stream.stop(NOT_WANTED));
+    Ok(())
+}
+
+async fn within<T>(patience: Duration, future: impl Future<Output = T>) -> Result<T, Fault> {
+    tokio::time::timeout(patience, future).await.map_err(|_elapsed| Fault::Stalled)
+}
+
+fn fault(error: &ReadError) -> Fault {
+    match error {
+        ReadError::Reset(_) => Fault::Protocol(StreamError::Truncated),
+        ReadError::ConnectionLost(_)
+        | ReadError::ClosedStream
+        | ReadError::IllegalOrderedRead
+        | ReadError::ZeroRttRejected => Fault::Ended,
+    }
+}
+
+/// Memory that was promised, until dropped.
+struct Promise {
+    session: Session,
+    channel: Arc<ChannelState>,
+    cost: u64,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.session.release(&self.channel, self.cost);
+    }
+}
+
+impl fmt::Debug for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Promise").field("cost", &self.cost).finish_non_exhaustive()
+    }
+}
+
+/// A payload with the promise that it fulfils.
+#[derive(Debug)]
+struct Arrived {
+    buffer: Buffer,
+    _promise: Promise,
+}
+
+impl AsRef<[u8]> for Arrived {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.as_ref()
+    }
+}

@@ -1,0 +1,171 @@
+//! What AMST measures. The five `dwcp_amst_*` names of the DW manual carry no labels; what needs labels is a companion.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::{Session, endpoint::Shared, session::Lane};
+
+const ACTIVE_STREAMS: &str = "dwcp_amst_active_streams";
+const TARGET_STREAMS: &str = "dwcp_amst_target_streams";
+const STREAMS: &str = "dwcp_amst_streams";
+const BYTES_SENT: &str = "dwcp_amst_bytes_sent";
+const BYTES_RECEIVED: &str = "dwcp_amst_bytes_received";
+const BYTES_LOST: &str = "dwcp_amst_retransmitted_bytes_total";
+const STREAM_ERRORS: &str = "dwcp_amst_stream_errors";
+const STREAM_ERRORS_BY_REASON: &str = "dwcp_amst_stream_errors_by_reason_total";
+const CONNECTION_DURATION: &str = "dwcp_amst_connection_duration_seconds";
+const RTT: &str = "dwcp_amst_rtt_seconds";
+const SESSIONS: &str = "dwcp_amst_sessions";
+const DIALS: &str = "dwcp_amst_dials_total";
+const MEMORY: &str = "dwcp_amst_receive_memory_bytes";
+
+/// Why a stream of a piece ended in error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamError {
+    /// Its channel takes no pieces, or does not exist.
+    NotWanted,
+    /// It ended before its piece did.
+    Truncated,
+    /// Its piece is larger than allowed.
+    TooLarge,
+    /// Its piece came without credit.
+    NoCredit,
+    /// Nothing came for the read time-out.
+    Stalled,
+    /// The connection ended before it.
+    ConnectionLost,
+}
+
+impl StreamError {
+    const ALL: [Self; 6] =
+        [Self::NotWanted, Self::Truncated, Self::TooLarge, Self::NoCredit, Self::Stalled, Self::ConnectionLost];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotWanted => "not_wanted",
+            Self::Truncated => "truncated",
+            Self::TooLarge => "too_large",
+            Self::NoCredit => "no_credit",
+            Self::Stalled => "stalled",
+            Self::ConnectionLost => "connection_lost",
+        }
+    }
+}
+
+/// Names what is measured, and begins counters at zero, so that the first error shows in a rate.
+pub(crate) fn register() {
+    describe_gauge!(ACTIVE_STREAMS, "Stream slots held ready; 0 when no known peer can be reached");
+    describe_gauge!(TARGET_STREAMS, "Stream slots that a session is to have");
+    describe_gauge!(STREAMS, "Streams of pieces that are open now, by direction");
+    describe_counter!(BYTES_SENT, Unit::Bytes, "UDP payload sent");
+    describe_counter!(BYTES_RECEIVED, Unit::Bytes, "UDP payload received");
+    describe_counter!(BYTES_LOST, Unit::Bytes, "Bytes declared lost and sent again");
+    describe_counter!(STREAM_ERRORS, "Streams of pieces that ended in error");
+    describe_counter!(STREAM_ERRORS_BY_REASON, "Streams of pieces that ended in error, by reason");
+    describe_histogram!(CONNECTION_DURATION, Unit::Seconds, "How long connections lived");
+    describe_histogram!(RTT, Unit::Seconds, "Smoothed round-trip time of connections in use, once a second");
+    describe_gauge!(SESSIONS, "Sessions with peers that are open now");
+    describe_counter!(DIALS, "Attempts to reach a peer, by result");
+    describe_gauge!(MEMORY, Unit::Bytes, "Memory promised to pieces that arrive");
+    for counter in [BYTES_SENT, BYTES_RECEIVED, BYTES_LOST, STREAM_ERRORS] {
+        counter!(counter).increment(0);
+    }
+    for reason in StreamError::ALL {
+        counter!(STREAM_ERRORS_BY_REASON, "reason" => reason.as_str()).increment(0);
+    }
+    for result in ["connected", "failed"] {
+        counter!(DIALS, "result" => result).increment(0);
+    }
+}
+
+pub(crate) fn stream_error(error: StreamError) {
+    counter!(STREAM_ERRORS).increment(1);
+    counter!(STREAM_ERRORS_BY_REASON, "reason" => error.as_str()).increment(1);
+}
+
+pub(crate) fn dialled(success: bool) {
+    counter!(DIALS, "result" => if success { "connected" } else { "failed" }).increment(1);
+}
+
+pub(crate) fn lane_ended(session: &Session, lane: &Lane) {
+    count(lane);
+    let lived = session.shared().clock.now().saturating_duration_since(session.opened());
+    histogram!(CONNECTION_DURATION).record(lived.as_secs_f64());
+}
+
+/// Adds what a lane moved since it was last asked; whether it moved more than keep-alives.
+pub(crate) fn count(lane: &Lane) -> Moved {
+    let (sent, received, lost) = lane.count();
+    counter!(BYTES_SENT).increment(sent);
+    counter!(BYTES_RECEIVED).increment(received);
+    counter!(BYTES_LOST).increment(lost);
+    Moved { received }
+}
+
+/// What a lane moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) received: u64,
+}
+
+pub(crate) fn rtt(rtt: Duration) {
+    histogram!(RTT).record(rtt.as_secs_f64());
+}
+
+/// The gauges of an endpoint.
+pub(crate) fn gauges(shared: &Shared) {
+    let sessions = shared.all_sessions();
+    let initial = usize::try_from(shared.settings().initial_streams).unwrap_or(usize::MAX);
+    let ready: usize = sessions.iter().map(|session| session.slots().capacity()).sum();
+    let active = match (ready, shared.reaches_somebody()) {
+        (0, true) => initial,
+        (0, false) => 0,
+        (ready, _) => ready,
+    };
+    set(gauge!(ACTIVE_STREAMS), active);
+    set(gauge!(TARGET_STREAMS), initial);
+    set(gauge!(SESSIONS), sessions.len());
+    set(gauge!(STREAMS, "direction" => "out"), shared.sending.load(Ordering::Relaxed));
+    set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));
+    set(gauge!(MEMORY), usize::try_from(shared.budget.promised()).unwrap_or(usize::MAX));
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float, and exact below 2^53")]
+fn set(gauge: metrics::Gauge, value: usize) {
+    gauge.set(value as f64);
+}
+
+/// Counts a stream while it is open.
+#[derive(Debug)]
+pub(crate) struct StreamGauge {
+    shared: Arc<Shared>,
+    of: fn(&Shared) -> &AtomicUsize,
+}
+
+impl StreamGauge {
+    pub(crate) fn sending(shared: &Arc<Shared>) -> Self {
+        Self::new(shared, |shared| &shared.sending)
+    }
+
+    pub(crate) fn receiving(shared: &Arc<Shared>) -> Self {
+        Self::new(shared, |shared| &shared.receiving)
+    }
+
+    fn new(shared: &Arc<Shared>, of: fn(&Shared) -> &AtomicUsize) -> Self {
+        of(shared).fetch_add(1, Ordering::Relaxed);
+        Self { shared: Arc::clone(shared), of }
+    }
+}
+
+impl Drop for StreamGauge {
+    fn drop(&mut self) {
+        (self.of)(&self.shared).fetch_sub(1, Ordering::Relaxed);
+    }
+}

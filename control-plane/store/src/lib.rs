@@ -31,3 +31,6 @@ pub use keys::{Keys, KeysError};
 pub use migrations::MigrateError;
 pub use refusals::Refusals;
 pub use tx::{Tx, Unaudited};
+
+#[cfg(test)]
+mod tests;

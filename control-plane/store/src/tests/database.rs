@@ -1,0 +1,155 @@
+//! Transactions, migrations, the bell, repeated requests.
+
+use std::time::Duration;
+
+use foundation_runtime::{Clock, TaskGroup};
+use proto_model::{NodeRef, RequestId};
+use uuid::Uuid;
+
+use super::world::World;
+use crate::{
+    Actor, Context, Db, Error, Event, MigrateError, Options, RequestKey, Tx, join_tokens,
+    nodes::{self, Change},
+};
+
+async fn label_without_a_record(tx: &mut Tx) -> Result<(), Error> {
+    sqlx::query("UPDATE nodes SET relay = true").execute(tx.connection()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_without_an_audit_record_is_rolled_back() {
+    let world = World::new().await;
+    world.node("a").await;
+    let written = world.db.write("silent", Context::system(), |tx| Box::pin(label_without_a_record(tx))).await;
+    assert!(matches!(written, Err(Error::Unaudited("silent"))), "{written:?}");
+    assert_eq!(world.sql("SELECT relay FROM nodes"), "f");
+}
+
+#[tokio::test]
+async fn a_failed_append_takes_the_change_with_it() {
+    let world = World::new().await;
+    world.node("a").await;
+    world.sql("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (sequence < 0) NOT VALID");
+    let keys = world.keys.clone();
+    let node = NodeRef::from_resource_name("nodes/a").unwrap();
+    let change = Change { labels: None, relay: Some(true) };
+    let written = world
+        .db
+        .write("update", Context::system(), move |tx| {
+            Box::pin(async move { nodes::update(tx, &keys, &node, None, change).await })
+        })
+        .await;
+    assert!(matches!(written, Err(nodes::ChangeError::Database(Error::Statement { .. }))), "{written:?}");
+    assert_eq!(world.sql("SELECT relay FROM nodes"), "f");
+}
+
+#[tokio::test]
+async fn a_transaction_ends_though_its_request_went_away() {
+    let world = World::new().await;
+    let (entered, inside) = tokio::sync::oneshot::channel();
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    let write = world.db.write("slow", Context::system(), move |tx| {
+        Box::pin(async move {
+            sqlx::query("SELECT 1").execute(tx.connection()).await?;
+            entered.send(()).unwrap();
+            gone.await.unwrap();
+            tx.audit(Event::new("test.slow", "test"));
+            Ok::<_, Error>(())
+        })
+    });
+    let mut bell = world.db.bell();
+    tokio::select! {
+        _ended = write => unreachable!("it waits"),
+        _inside = inside => {}
+    }
+    go.send(()).unwrap();
+    while world.sql("SELECT count(*) FROM audit_events WHERE action = 'test.slow'") != "1" {
+        bell.changed().await.unwrap();
+    }
+    assert_eq!(world.sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"), "0");
+}
+
+#[tokio::test]
+async fn two_servers_migrate_and_make_the_fleet_at_once() {
+    let url = tests_postgres::cluster().database();
+    let tasks = TaskGroup::new("test");
+    let seal = std::sync::Arc::new(control_plane_pki::SealKey::generate().unwrap().0);
+    let start = || async {
+        let db = Db::connect(Options::new(&url), Clock::system(), &tasks).await.unwrap();
+        db.migrate().await.unwrap();
+        crate::Keys::load_or_create(&db, &seal).await.unwrap().trust_bundle()
+    };
+    let (one, two, three) = tokio::join!(start(), start(), start());
+    assert_eq!(one, two);
+    assert_eq!(two, three);
+    let sql = |statement| tests_postgres::cluster().sql(&url, statement);
+    assert_eq!(sql("SELECT count(*) FROM audit_events WHERE action = 'fleet.create'"), "1");
+}
+
+#[tokio::test]
+async fn a_database_for_a_newer_program_is_refused_and_an_unknown_migration_is_not() {
+    let world = World::new().await;
+    world.sql(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'from the future', true, '', 0)",
+    );
+    world.db.migrate().await.unwrap();
+    world.sql("UPDATE program SET least_version = '{9,0,0}'");
+    let refused = world.db.migrate().await;
+    assert!(matches!(&refused, Err(MigrateError::TooOld { least, .. }) if least == "9.0.0"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn another_seal_key_opens_nothing() {
+    let world = World::new().await;
+    let stranger = std::sync::Arc::new(control_plane_pki::SealKey::generate().unwrap().0);
+    let tasks = TaskGroup::new("test");
+    let db = Db::connect(Options::new(&world.url), Clock::system(), &tasks).await.unwrap();
+    assert!(matches!(crate::Keys::load_or_create(&db, &stranger).await, Err(crate::KeysError::Sealed(_))));
+}
+
+#[tokio::test]
+async fn the_bell_rings_on_another_server() {
+    let world = World::new().await;
+    let (other, _keys) = world.another_server().await;
+    let mut bell = other.bell();
+    // What rings by itself while a listener connects, and the timer, are not what is waited for.
+    let heard = async {
+        loop {
+            bell.mark_unchanged();
+            if !nodes::list(&other, nodes::NodeFilter::default(), None, 10).await.unwrap().is_empty() {
+                return;
+            }
+            bell.changed().await.unwrap();
+        }
+    };
+    let (_node, heard) = tokio::join!(world.node("a"), tokio::time::timeout(Duration::from_secs(20), heard));
+    heard.unwrap();
+}
+
+#[tokio::test]
+async fn a_repeated_request_changes_nothing_and_another_one_with_its_id_is_refused() {
+    let world = World::new().await;
+    let id = RequestId::new(Uuid::new_v4());
+    let create = |fingerprint| {
+        let request = RequestKey { method: "test/Create", id, fingerprint: [fingerprint; 32] };
+        let context = Context { actor: Actor::Socket(0), trace_id: String::new(), request: Some(request) };
+        let new = join_tokens::NewJoinToken {
+            ttl: chrono::TimeDelta::hours(1),
+            max_uses: 1,
+            node_labels: proto_model::Labels::new(),
+            relay: false,
+            node_name: None,
+        };
+        world.db.write("create", context, move |tx| Box::pin(join_tokens::create(tx, new)))
+    };
+    let (one, two) = tokio::join!(create(1), create(1));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.0, two.0);
+    assert!(one.1.is_some() != two.1.is_some(), "the secret is shown once");
+    assert_eq!(world.sql("SELECT count(*) FROM join_tokens"), "1");
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events WHERE action = 'join_token.create'"), "1");
+    let reused = create(2).await;
+    assert!(matches!(reused, Err(join_tokens::CreateError::Database(Error::RequestIdReused))));
+}

@@ -50,8 +50,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "DWCP_CONTEXT", value_name = "NAME", help_heading = "Global options")]
     pub(crate) context: Option<String>,
     /// The file of contexts [default: dwcp/contexts.json in the user's configuration folder]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
-    pub(crate) config: Option<PathBuf>,
+    #[arg(long = "config", id = "contexts-file", global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) contexts_file: Option<PathBuf>,
     /// The local agent's socket
     #[arg(long, global = true, env = "DWCP_AGENT_SOCKET", value_name = "PATH", help_heading = "Global options")]
     pub(crate) agent_socket: Option<PathBuf>,
@@ -583,6 +583,12 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn no_verbs_argument_hides_a_global_flag() {
+        let args = Args::try_parse_from(["dwcp", "config", "get", "fleet"]).unwrap();
+        assert!(args.global.contexts_file.is_none());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -111,7 +111,7 @@ impl Connection {
 
 impl Target {
     fn find(global: &Global) -> Result<Self, Failure> {
-        let contexts = Contexts::load(global.config.as_deref())?;
+        let contexts = Contexts::load(global.contexts_file.as_deref())?;
         let context = match (&global.endpoint, &global.context) {
             // A flag or variable for the endpoint names another control plane than the selected context does.
             (Some(_), None) => None,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(super) fn run(global: &Global, output: &Output, verb: Verb) -> Result<(), Failure> {
-    let file = global.config.as_deref();
+    let file = global.contexts_file.as_deref();
     match verb {
         Verb::Add { name, select } => add(global, output, name, select),
         Verb::List => list(output, file),
@@ -25,7 +25,7 @@ fn add(global: &Global, output: &Output, name: String, select: bool) -> Result<(
         token_file: global.token_file.as_deref().map(absolute).transpose()?,
         ca: global.ca.as_deref().map(absolute).transpose()?,
     };
-    let file = global.config.as_deref();
+    let file = global.contexts_file.as_deref();
     let mut contexts = Contexts::load(file)?;
     contexts.contexts.insert(name.clone(), context);
     if select || contexts.selected.is_none() {

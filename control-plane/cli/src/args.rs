@@ -115,6 +115,27 @@ pub(crate) enum Verb {
     },
 }
 
+impl Verb {
+    /// Its name, for the trace.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Send(_) => "send",
+            Self::Node(_) => "node",
+            Self::Token(_) => "token",
+            Self::Operator(_) => "operator",
+            Self::Config(_) => "config",
+            Self::Transfer(_) => "transfer",
+            Self::Audit(_) => "audit",
+            Self::Hde(_) => "hde",
+            Self::Ping(_) => "ping",
+            Self::Check(_) => "check",
+            Self::Context(_) => "context",
+            Self::System(_) => "system",
+            Self::Completion { .. } => "completion",
+        }
+    }
+}
+
 /// `dwcp send`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -49,6 +49,7 @@ impl Interceptor for Credentials {
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", token.clone());
         }
+        foundation_telemetry::propagation::inject(request.metadata_mut());
         Ok(request)
     }
 }

@@ -11,6 +11,7 @@ mod output;
 mod progress;
 #[cfg(test)]
 mod reference;
+mod trace;
 mod units;
 mod verbs;
 
@@ -40,7 +41,7 @@ pub fn main() -> ExitCode {
             return output.failure(&failure::Failure::failed(format!("cannot start the runtime: {error}")));
         }
     };
-    let result = runtime.block_on(verbs::run(args, &output));
+    let result = runtime.block_on(trace::traced(args.verb.name(), verbs::run(args, &output)));
     runtime.shutdown_background();
     match result {
         Ok(code) => code,

@@ -77,7 +77,7 @@ async fn direct(global: &Global, output: &Output, send: Send, destination: Desti
         exclude: send.exclude,
         checksum: send.checksum,
         dry_run: send.dry_run,
-        traceparent: String::new(),
+        traceparent: foundation_telemetry::propagation::traceparent(&tracing::Span::current()).unwrap_or_default(),
     };
     let mut agent = local_agent(global);
     let mut stream = agent.send_direct(request).await.map_err(|status| no_agent(global, status))?.into_inner();

@@ -8,6 +8,7 @@ use control_plane_fleet::Fleet;
 use control_plane_store::{Db, Keys, audit_log, configs, roster, sessions};
 use dataplane_dht::RingNode;
 use foundation_runtime::Clock;
+use foundation_telemetry::Metrics;
 use proto_model::{
     ConfigName,
     config::{self, Layer},
@@ -16,9 +17,6 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::{anchor::Anchor, options::Database, postgres};
-
-/// Renders the metrics.
-pub(crate) type Render = dyn Fn() -> String + Send + Sync;
 
 /// What stands behind the HTTP paths. Clones are the same one.
 #[derive(Clone)]
@@ -35,7 +33,7 @@ pub(crate) struct Parts {
     pub(crate) postgres: Option<watch::Receiver<postgres::State>>,
     pub(crate) database: Database,
     pub(crate) dht: Option<RingNode>,
-    pub(crate) metrics: Arc<Render>,
+    pub(crate) metrics: Metrics,
     pub(crate) metrics_token: Option<String>,
     pub(crate) clock: Clock,
     pub(crate) begun: Instant,
@@ -151,7 +149,7 @@ impl Backend for ServerBackend {
     }
 
     fn metrics(&self) -> String {
-        (self.0.metrics)()
+        self.0.metrics.render()
     }
 
     async fn dht_ring(&self) -> Result<Vec<String>, Unavailable> {

@@ -1,9 +1,9 @@
 //! The services of the gRPC port, what reflection says of them, and their health.
 
 use control_plane_api::State;
-use control_plane_fleet::Fleet;
 use control_plane_store::Db;
 use foundation_runtime::{OnEnd, TaskGroup};
+use prost::Message as _;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::{Builder, Error};
@@ -14,12 +14,35 @@ use crate::backend::ServerBackend;
 ///
 /// # Errors
 /// A descriptor set cannot be read.
-pub(crate) fn routes(state: State, fleet: Fleet) -> Result<(Routes, HealthReporter), Error> {
+pub(crate) fn routes(state: &State) -> Result<(Routes, HealthReporter), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    // Both versions: grpcurl before 1.9 knows only the older.
-    let routes = Routes::new(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
-    drop((state, fleet));
+    let routes = control_plane_api::services(state)
+        .add_service(health)
+        // Both versions: grpcurl before 1.9 knows only the older.
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
     Ok((routes, reporter))
+}
+
+/// Every method that could be called, by service and name, for spans and metrics.
+pub(crate) fn methods() -> Vec<String> {
+    let sets = [
+        proto_rpc::DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let files =
+        sets.iter().filter_map(|set| prost_types::FileDescriptorSet::decode(*set).ok()).flat_map(|set| set.file);
+    files
+        .flat_map(|file| {
+            let package = file.package().to_owned();
+            file.service.into_iter().flat_map(move |service| {
+                let service_name = format!("{package}.{}", service.name());
+                service.method.into_iter().map(move |method| format!("{service_name}/{}", method.name()))
+            })
+        })
+        .collect()
 }
 
 fn reflection<'a>() -> Builder<'a> {
@@ -57,4 +80,19 @@ pub(crate) async fn stop_serving(reporter: &HealthReporter) {
 async fn report(reporter: &HealthReporter, serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
     reporter.set_service_status("", status).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_methods_are_known_by_name() {
+        let methods = methods();
+        for method in
+            ["dwcp.v1.NodeService/ListNodes", "dwcp.agent.v1.AgentService/Session", "grpc.health.v1.Health/Check"]
+        {
+            assert!(methods.iter().any(|known| known == method), "{method}");
+        }
+    }
 }

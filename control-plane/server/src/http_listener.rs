@@ -2,9 +2,10 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, response::Response};
 use control_plane_console::Peer;
-use foundation_runtime::{OnEnd, TaskGroup};
+use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use foundation_telemetry::requests::{self, Outcome};
 use hyper::{Request, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -46,13 +47,14 @@ const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Serves a router on a port until the tasks are to end.
 pub(crate) fn serve(
+    clock: &Clock,
     tasks: &TaskGroup,
     name: &'static str,
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     router: Router,
 ) {
-    let server = Arc::new(Server { tasks: tasks.clone(), tls: TlsAcceptor::from(tls), router });
+    let server = Arc::new(Server { clock: clock.clone(), tasks: tasks.clone(), tls: TlsAcceptor::from(tls), router });
     let token = tasks.token().clone();
     tasks.spawn(name, OnEnd::Fatal, async move {
         token.run_until_cancelled(server.accept(&listener)).await;
@@ -60,6 +62,7 @@ pub(crate) fn serve(
 }
 
 struct Server {
+    clock: Clock,
     tasks: TaskGroup,
     tls: TlsAcceptor,
     router: Router,
@@ -108,11 +111,12 @@ impl Server {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Peer,
     ) -> io::Result<()> {
-        let router = self.router.clone();
+        let (router, clock) = (self.router.clone(), self.clock.clone());
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             let mut router = router.clone();
-            async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+            let clock = clock.clone();
+            async move { Ok::<_, Infallible>(counted(&mut router, request, &clock).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -129,4 +133,19 @@ impl Server {
         };
         finished?.map_err(io::Error::other)
     }
+}
+
+/// Answers, and counts what asked for the API: what monitors ask all the time would hide its errors.
+async fn counted(router: &mut Router, request: Request<Incoming>, clock: &Clock) -> Response {
+    let path = request.uri().path().to_owned();
+    let begun = clock.now();
+    let response = router.call(request).await.unwrap_or_else(|never| match never {});
+    if path.starts_with("/api/") {
+        let status = response.status();
+        // A path is a label only where it exists: no stranger makes up series.
+        let method = if status.is_success() || status.is_server_error() { path.as_str() } else { "unknown" };
+        let outcome = if status.is_server_error() { Outcome::Fault } else { Outcome::Handled };
+        requests::observe("http", method, status.as_str(), outcome, clock.now() - begun);
+    }
+    response
 }

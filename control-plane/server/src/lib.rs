@@ -14,7 +14,6 @@ mod grpc_services;
 mod guarded;
 mod http_listener;
 pub mod listen;
-mod observe;
 pub mod options;
 pub mod postgres;
 mod ready;

@@ -11,6 +11,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use control_plane_console::Rate;
+use foundation_telemetry::Format;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The longest file of options that is read.
@@ -114,11 +115,15 @@ struct RunArgs {
     #[arg(long, short)]
     #[serde(skip)]
     verbose: bool,
+    /// Where traces go, by OTLP over gRPC, for example http://localhost:4317.
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    #[serde(alias = "otlp_endpoint")]
+    otlp_endpoint: Option<String>,
     /// auto (human on a terminal, else JSON), human or json.
     #[arg(long, value_name = "FORMAT")]
     #[serde(alias = "log_format")]
     log_format: Option<LogFormat>,
-    /// A file for the log instead of standard error.
+    /// A file that the log also goes to.
     #[arg(long, value_name = "FILE")]
     #[serde(alias = "log_file")]
     log_file: Option<PathBuf>,
@@ -182,12 +187,36 @@ impl std::fmt::Debug for Database {
 /// How the program logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
-    /// The least level, where given.
-    pub level: Option<String>,
+    /// The least level, or levels by target.
+    pub level: String,
     /// How lines look.
     pub format: LogFormat,
-    /// Where they go, if not to standard error.
+    /// Where they also go.
     pub file: Option<PathBuf>,
+    /// Where traces go, if anywhere.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Logging {
+    /// As telemetry wants it.
+    #[must_use]
+    pub fn telemetry(&self) -> foundation_telemetry::Options {
+        let mut options = foundation_telemetry::Options::new("dwcp-control-plane", crate::VERSION);
+        options.format = match self.format {
+            LogFormat::Auto => Format::Auto,
+            LogFormat::Human => Format::Human,
+            LogFormat::Json => Format::Json,
+        };
+        options.level.clone_from(&self.level);
+        options.file.clone_from(&self.file);
+        options.otlp_endpoint.clone_from(&self.otlp_endpoint);
+        options
+    }
+
+    /// Whether lines of level info are logged.
+    pub(crate) fn shows_info(&self) -> bool {
+        !["warn", "error", "off"].contains(&self.level.to_ascii_lowercase().as_str())
+    }
 }
 
 /// What the server does.
@@ -278,7 +307,8 @@ impl RunArgs {
         let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let everywhere = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let rate = |seconds| Rate { requests: DEFAULT_REQUESTS, per: Duration::from_secs(seconds) };
-        let level = if self.verbose { Some("debug".to_owned()) } else { self.log_level.or(file.log_level) };
+        let verbose = self.verbose.then(|| "debug".to_owned());
+        let level = verbose.or(self.log_level).or(file.log_level).or_else(|| std::env::var("RUST_LOG").ok());
         Ok(Options {
             data_dir: self.data_dir.or(file.data_dir).or_else(default_data_dir).ok_or(OptionsError::NoDataDir)?,
             database: url.map_or(Database::Embedded { binaries }, |url| Database::External { url }),
@@ -291,9 +321,10 @@ impl RunArgs {
             http_api_limit: self.http_api_limit.or(file.http_api_limit).unwrap_or_else(|| rate(1)),
             http_limit: self.http_limit.or(file.http_limit).unwrap_or_else(|| rate(60)),
             logging: Logging {
-                level,
+                level: level.unwrap_or_else(|| "info".to_owned()),
                 format: self.log_format.or(file.log_format).unwrap_or_default(),
                 file: self.log_file.or(file.log_file),
+                otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint).filter(|url| !url.is_empty()),
             },
         })
     }

@@ -11,7 +11,8 @@ use control_plane_fleet::{Fleet, MAX_SESSIONS};
 use control_plane_pki::{SealError, SealKey};
 use control_plane_store::{Db, Error as StoreError, Keys, KeysError, MigrateError, Refusals};
 use dataplane_dht::{RingNode, RingOptions, ipv4_listen};
-use foundation_runtime::{Clock, OnEnd, PortsError, RememberedPorts, Stop, TaskGroup, stop_signal};
+use foundation_runtime::{Clock, Hangups, OnEnd, PortsError, RememberedPorts, Stop, TaskGroup, stop_signal};
+use foundation_telemetry::{Telemetry, TraceLayer};
 use nix::unistd::Uid;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,13 +22,12 @@ use crate::{
     admin_files::{self, AdminFilesError},
     advertise::{self, Reach},
     anchor::{Anchor, AnchorError},
-    backend::{Parts, Render, ServerBackend},
+    backend::{Parts, ServerBackend},
     connections::NodeConnections,
     data_dir::{DataDir, DataDirError},
     grpc_listener::{self, GrpcListener},
     grpc_services, http_listener,
     listen::{self, ListenError},
-    observe::ObserveLayer,
     options::{Database, DhtListen, Options},
     postgres::{self, Postgres},
     ready::{Ready, ReadyFile},
@@ -117,11 +117,11 @@ pub enum RunError {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(options: Options, metrics: Arc<Render>) -> Result<(), RunError> {
+pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError> {
     let clock = Clock::system();
     let tasks = TaskGroup::new("server");
     let started = tokio::select! {
-        started = Server::start(options, metrics, &clock, &tasks) => started,
+        started = Server::start(options, telemetry, &clock, &tasks) => started,
         // What was begun ends with its handles: PostgreSQL too.
         stop = stop_signal() => return stop.map(drop).map_err(RunError::Signals),
     };
@@ -162,7 +162,12 @@ impl Bound {
 }
 
 impl Server {
-    async fn start(options: Options, metrics: Arc<Render>, clock: &Clock, tasks: &TaskGroup) -> Result<Self, RunError> {
+    async fn start(
+        options: Options,
+        telemetry: &Telemetry,
+        clock: &Clock,
+        tasks: &TaskGroup,
+    ) -> Result<Self, RunError> {
         let dir = DataDir::open(&options.data_dir, clock, tasks).await?;
         let mut bound = Bound::bind(&options, &dir)?;
         let (postgres, db) = open_database(&options.database, &dir, clock, tasks).await?;
@@ -201,13 +206,13 @@ impl Server {
         let backend = ServerBackend(Arc::new(Parts {
             db: db.clone(),
             keys: Arc::clone(&keys),
-            fleet: fleet.clone(),
+            fleet,
             authenticator: authenticator.clone(),
             anchor,
             postgres: postgres.as_ref().map(Postgres::state),
             database: options.database.clone(),
             dht: dht.clone(),
-            metrics,
+            metrics: telemetry.metrics().clone(),
             metrics_token: read_metrics_token(&options)?,
             clock: clock.clone(),
             begun: clock.now(),
@@ -228,26 +233,30 @@ impl Server {
             pid: std::process::id(),
         };
         let router = control_plane_console::router(backend.clone(), limits.clone());
-        http_listener::serve(&front, "http", bound.http, Arc::clone(&http_tls), router);
+        http_listener::serve(clock, &front, "http", bound.http, Arc::clone(&http_tls), router);
         let router = control_plane_console::metrics_only(backend.clone(), limits);
-        http_listener::serve(&front, "metrics", bound.metrics, http_tls, router);
+        http_listener::serve(clock, &front, "metrics", bound.metrics, http_tls, router);
 
-        let (routes, health) = grpc_services::routes(state, fleet)?;
+        let (routes, health) = grpc_services::routes(&state)?;
         let (grpc, incoming) = GrpcListener::new(&front, connections);
         grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(keys.ca(), revoked)?));
         let socket = dir.file("admin.sock");
         let local = grpc_listener::bind_local(&socket).map_err(|source| RunError::Io { path: socket, source })?;
         grpc.accept_local(local);
-        serve_grpc(tasks, &front, routes, authenticator, clock, ReceiverStream::new(incoming));
+        serve_grpc(tasks, &front, routes, authenticator, ReceiverStream::new(incoming));
         grpc_services::follow_health(&health, &backend, &db, &front).await;
 
         let announced = ready.announce(dir.path());
         let announced = announced.map_err(|source| RunError::Io { path: dir.file("ready.json"), source })?;
+        reopen_logs_on_hangup(telemetry, &front)?;
         systemd::notify("READY=1");
         tracing::info!(
             component = "server", version = crate::VERSION, grpc = %ready.grpc, http = %ready.http, metrics = %ready.metrics,
             fleet = %keys.fleet(), "Server is ready"
         );
+        if !options.logging.shows_info() {
+            eprintln!("Server is ready");
+        }
         Ok(Self { ready: Some(announced), front, tasks: tasks.clone(), grpc, health, postgres, _dir: dir })
     }
 
@@ -369,12 +378,30 @@ fn keep_certificate_fresh(
     });
 }
 
+/// After logs were rotated (`systemctl reload`).
+fn reopen_logs_on_hangup(telemetry: &Telemetry, tasks: &TaskGroup) -> Result<(), RunError> {
+    let mut hangups = Hangups::listen().map_err(RunError::Signals)?;
+    let (telemetry, token) = (telemetry.clone(), tasks.token().clone());
+    let reopen = async move {
+        loop {
+            hangups.next().await;
+            match telemetry.reopen() {
+                Ok(()) => tracing::info!(component = "server", "Log files are open anew"),
+                Err(error) => tracing::error!(component = "server", %error, "The log file cannot be opened anew"),
+            }
+        }
+    };
+    tasks.spawn("hangup", OnEnd::Fatal, async move {
+        token.run_until_cancelled(reopen).await;
+    });
+    Ok(())
+}
+
 fn serve_grpc(
     tasks: &TaskGroup,
     front: &TaskGroup,
     routes: Routes,
     authenticator: Authenticator,
-    clock: &Clock,
     incoming: ReceiverStream<io::Result<grpc_listener::Connection>>,
 ) {
     let server = tonic::transport::Server::builder()
@@ -382,7 +409,7 @@ fn serve_grpc(
         .http2_keepalive_timeout(Some(GRPC_KEEP_ALIVE))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
-        .layer(ObserveLayer::new(clock.clone()))
+        .layer(TraceLayer::server("api").with_methods(grpc_services::methods()))
         .layer(AuthLayer::new(authenticator))
         .add_routes(routes);
     let stopping = front.token().clone();

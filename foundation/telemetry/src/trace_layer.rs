@@ -3,8 +3,10 @@
 //! The span of a call that streams ends when the stream begins: a watch may last for days, and a span is exported at its end.
 
 use std::{
+    collections::HashSet,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -32,6 +34,7 @@ enum End {
 pub struct TraceLayer {
     end: End,
     clock: Clock,
+    methods: Option<Arc<HashSet<String>>>,
 }
 
 /// A wrapped service.
@@ -49,13 +52,27 @@ impl TraceLayer {
     #[must_use]
     pub fn server(component: &'static str) -> Self {
         requests::register();
-        Self { end: End::Server(component), clock: Clock::system() }
+        Self { end: End::Server(component), clock: Clock::system(), methods: None }
     }
 
     /// For a client's channel.
     #[must_use]
     pub fn client() -> Self {
-        Self { end: End::Client, clock: Clock::system() }
+        Self { end: End::Client, clock: Clock::system(), methods: None }
+    }
+
+    /// The methods that there are, `dwcp.v1.NodeService/ListNodes` each: any other is called `unknown`, so that a stranger, whose calls are
+    /// refused before they find no method, makes no series and no span names.
+    #[must_use]
+    pub fn with_methods(mut self, methods: impl IntoIterator<Item = String>) -> Self {
+        self.methods = Some(Arc::new(methods.into_iter().collect()));
+        self
+    }
+
+    fn method_name(&self, path: &str) -> String {
+        let name = method_name(path);
+        let known = self.methods.as_ref().is_none_or(|methods| methods.contains(&name));
+        if known { name } else { "unknown".to_owned() }
     }
 }
 
@@ -83,7 +100,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let method = method_name(request.uri().path());
+        let method = self.layer.method_name(request.uri().path());
         let span = self.layer.span(&method);
         match self.layer.end {
             // Without a caller that traces, the span begins a trace.

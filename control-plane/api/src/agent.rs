@@ -1,5 +1,7 @@
 //! `dwcp.agent.v1.AgentService`: how a host gets in, renews its certificate, tries the way in; its session is the fleet's.
 
+mod session;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -12,7 +14,7 @@ use control_plane_store::{
     enrolment::{self, Candidate, EnrolError, RenewError, Renewal},
     join_tokens::JoinTokenState,
 };
-use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream::BoxStream};
 use proto_model::{HostFacts, NodeName, NodeUid};
 use proto_rpc::agent::{self as rpc, agent_service_server::AgentService};
 use tokio::net::UdpSocket;
@@ -182,8 +184,12 @@ impl AgentService for Agents {
         &self,
         request: Request<Streaming<rpc::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let _node = caller(&request)?.node()?;
-        Err(Status::unimplemented("sessions are not served yet"))
+        let node = caller(&request)?.node()?;
+        let remote = connect_info(&request)?.remote.to_string();
+        let incoming =
+            request.into_inner().filter_map(|message| std::future::ready(session::incoming(message))).boxed();
+        let outgoing = self.state.fleet.session(node, remote, incoming).map(session::outgoing);
+        Ok(Response::new(outgoing.boxed()))
     }
 }
 

@@ -15,9 +15,11 @@ mod rate_limit;
 pub mod request;
 mod services;
 mod state;
+pub mod system;
 mod time;
 pub mod transfers;
 mod watch;
 
 pub use services::services;
 pub use state::State;
+pub use system::{DatabaseKind, ServerFacts};

@@ -5,18 +5,30 @@ use proto_rpc::{
     v1::{
         audit_service_server::AuditServiceServer, config_service_server::ConfigServiceServer,
         join_token_service_server::JoinTokenServiceServer, node_service_server::NodeServiceServer,
-        operator_token_service_server::OperatorTokenServiceServer, transfer_service_server::TransferServiceServer,
+        operator_token_service_server::OperatorTokenServiceServer, system_service_server::SystemServiceServer,
+        transfer_service_server::TransferServiceServer,
     },
 };
 use tonic::service::Routes;
 
 use crate::{
     State, agent::Agents, audit::Audit, config::Configs, join_tokens::JoinTokens, nodes::Nodes,
-    operator_tokens::OperatorTokens, transfers::Transfers,
+    operator_tokens::OperatorTokens, system::System, transfers::Transfers,
 };
 
 /// The largest request: a configuration with its message has well below 1 MiB.
-const MAX_REQUEST_BYTES: usize = 2 << 20;
+pub(crate) const MAX_REQUEST_BYTES: usize = 2 << 20;
+
+/// The operators' services, by full name.
+pub(crate) const SERVICES: [&str; 7] = [
+    "dwcp.v1.AuditService",
+    "dwcp.v1.ConfigService",
+    "dwcp.v1.JoinTokenService",
+    "dwcp.v1.NodeService",
+    "dwcp.v1.OperatorTokenService",
+    "dwcp.v1.SystemService",
+    "dwcp.v1.TransferService",
+];
 
 /// All services. [`crate::auth::AuthLayer`] belongs before them.
 #[must_use]
@@ -29,6 +41,7 @@ pub fn services(state: &State) -> Routes {
         )
         .add_service(ConfigServiceServer::new(Configs::new(state.clone())).max_decoding_message_size(limit))
         .add_service(TransferServiceServer::new(Transfers::new(state.clone())).max_decoding_message_size(limit))
+        .add_service(SystemServiceServer::new(System::new(state.clone())).max_decoding_message_size(limit))
         .add_service(AuditServiceServer::new(Audit::new(state.clone())).max_decoding_message_size(limit))
         .add_service(AgentServiceServer::new(Agents::new(state.clone())).max_decoding_message_size(limit))
 }

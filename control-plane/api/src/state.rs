@@ -2,8 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use control_plane_fleet::Fleet;
 use control_plane_store::{Db, Keys, Refusals};
 use foundation_runtime::{Clock, TaskGroup};
+
+use crate::system::ServerFacts;
 
 /// What the services work with. Clones are the same.
 #[derive(Clone)]
@@ -20,6 +23,10 @@ pub struct State {
     pub refusals: Refusals,
     /// Addresses that hosts should use, `HOST:PORT`, the best one first.
     pub advertised: Arc<[String]>,
+    /// The agents that are connected here.
+    pub fleet: Fleet,
+    /// What this server is.
+    pub server: Arc<ServerFacts>,
 }
 
 impl fmt::Debug for State {

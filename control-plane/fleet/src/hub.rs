@@ -237,7 +237,10 @@ impl Hub {
     /// The size of a head that an agent says it holds; `None` when this fleet's key did not sign it.
     pub(crate) fn checkpoint_size(&self, text: &str) -> Option<u64> {
         let key: VerifierKey = self.0.keys.audit_verifier_key().parse().ok()?;
-        Checkpoint::parse_and_verify(text, &key).ok().map(|checkpoint| checkpoint.size)
+        let origin = control_plane_audit::origin(&self.0.keys.fleet().to_string(), self.0.keys.epoch().value());
+        // A head of an older epoch is of another log: this one is new to the agent.
+        let held = Checkpoint::parse_and_verify(text, &key).ok().filter(|held| held.origin == origin);
+        held.map(|held| held.size)
     }
 
     /// The path from one size of the audit log to another, made once for all agents that ask for the same. Empty where there is none:

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use control_plane_api::{
-    State,
+    DatabaseKind, ServerFacts, State,
     auth::{AuthLayer, Authenticator},
 };
 use control_plane_console::Limits;
@@ -202,6 +202,17 @@ impl Server {
             tasks: tasks.clone(),
             refusals,
             advertised: reach.endpoints.clone().into(),
+            fleet: fleet.clone(),
+            server: Arc::new(ServerFacts {
+                version: crate::VERSION,
+                commit: option_env!("DWCP_COMMIT").unwrap_or_default(),
+                database: match options.database {
+                    Database::Embedded { .. } => DatabaseKind::Embedded,
+                    Database::External { .. } => DatabaseKind::External,
+                },
+                start_time: clock.utc(),
+                max_sessions: MAX_SESSIONS,
+            }),
         };
         let backend = ServerBackend(Arc::new(Parts {
             db: db.clone(),

@@ -14,6 +14,7 @@ pub mod join_tokens;
 mod keys;
 mod migrations;
 pub mod nodes;
+pub mod operation;
 pub mod operator_tokens;
 mod refusals;
 mod requests;

@@ -31,6 +31,11 @@ pub enum MigrateError {
     },
 }
 
+/// The versions of this program's migrations.
+pub(crate) fn versions() -> Vec<i64> {
+    MIGRATOR.iter().map(|migration| migration.version).collect()
+}
+
 pub(crate) async fn run(connect: &PgConnectOptions) -> Result<(), MigrateError> {
     let work = async {
         // A connection of its own, without the time-outs of the pool: one server may wait for another's migrations.

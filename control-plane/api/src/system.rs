@@ -1,0 +1,117 @@
+//! `dwcp.v1.SystemService`: what this server is, and what it finds when it looks at itself.
+
+mod checks;
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use control_plane_store::{configs, operation};
+use proto_rpc::v1::{self as rpc, system_service_server::SystemService};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    State,
+    auth::caller,
+    error,
+    paging::MAX_PAGE_SIZE,
+    services::{MAX_REQUEST_BYTES, SERVICES},
+    time::timestamp,
+};
+
+/// What a server is, as its program knows.
+#[derive(Clone, Debug)]
+pub struct ServerFacts {
+    /// The program's version.
+    pub version: &'static str,
+    /// The commit it was built from; empty where that is not known.
+    pub commit: &'static str,
+    /// Whose the database is.
+    pub database: DatabaseKind,
+    /// When the process began to serve.
+    pub start_time: DateTime<Utc>,
+    /// Sessions that this server holds at most.
+    pub max_sessions: usize,
+}
+
+/// Whose the database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseKind {
+    /// A private one.
+    Embedded,
+    /// One that others operate.
+    External,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct System(State);
+
+impl System {
+    /// Over this state.
+    #[must_use]
+    pub fn new(state: State) -> Self {
+        Self(state)
+    }
+
+    fn limits(&self) -> HashMap<String, String> {
+        let limits = [
+            ("agent_sessions", self.0.server.max_sessions.to_string()),
+            ("request_bytes", MAX_REQUEST_BYTES.to_string()),
+            ("config_document_bytes", proto_model::config::MAX_DOCUMENT_BYTES.to_string()),
+            ("transfer_source_paths", proto_model::TransferSpec::MAX_SOURCES.to_string()),
+            ("page_size", MAX_PAGE_SIZE.to_string()),
+        ];
+        limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl DatabaseKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::External => "external",
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SystemService for System {
+    async fn get_server_info(
+        &self,
+        request: Request<rpc::GetServerInfoRequest>,
+    ) -> Result<Response<rpc::ServerInfo>, Status> {
+        let caller = caller(&request)?;
+        let state = &self.0;
+        let generation = configs::newest_generation(&state.db).await.map_err(error::store)?;
+        let database_version = operation::database_version(&state.db).await.map_err(error::store)?;
+        Ok(Response::new(rpc::ServerInfo {
+            version: state.server.version.to_owned(),
+            commit: state.server.commit.to_owned(),
+            fleet_id: state.keys.fleet().to_string(),
+            epoch: generation.epoch.value(),
+            generation: generation.number,
+            services: SERVICES.iter().map(|service| (*service).to_owned()).collect(),
+            ca_fingerprint: state.keys.ca_fingerprint(),
+            ca_certificate: state.keys.ca().certificate_pem(),
+            database: state.server.database.as_str().to_owned(),
+            database_version,
+            start_time: timestamp(state.server.start_time),
+            server_time: timestamp(state.clock.utc()),
+            advertised_addresses: state.advertised.to_vec(),
+            dht_ring: state.fleet.ring(),
+            connected_agents: u32::try_from(state.fleet.connected()).unwrap_or(u32::MAX),
+            limits: self.limits().into_iter().collect(),
+            caller: caller.actor().to_string(),
+            caller_role: caller.role.map(|role| role.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn run_checks(
+        &self,
+        _request: Request<rpc::RunChecksRequest>,
+    ) -> Result<Response<rpc::RunChecksResponse>, Status> {
+        let categories = checks::run(&self.0).await;
+        let success = categories.iter().flat_map(|category| &category.checks).all(|check| check.result != "error");
+        Ok(Response::new(rpc::RunChecksResponse { success, categories }))
+    }
+}

@@ -1,0 +1,187 @@
+//! What a server finds when it looks at itself. A check that cannot be made is an error that says so, never a missing line.
+
+use chrono::{DateTime, Utc};
+use control_plane_pki::not_after_of;
+use control_plane_store::{audit_log, nodes, operation, sessions};
+use foundation_merkle::{Checkpoint, VerifierKey, leaf_hash};
+use proto_rpc::v1::{Check, CheckCategory};
+
+use crate::State;
+
+/// With fewer nodes that store its records, the DHT does not outlive the loss of one.
+const SAFE_RING: usize = 3;
+
+/// A certificate that ends sooner is worth a warning: time for somebody to come back from a holiday.
+const SOON_DAYS: i64 = 30;
+
+/// Newest events whose leaves are hashed again; `dwcp audit verify` hashes all.
+const EVENTS_LOOKED_AT: u32 = 100;
+
+/// Nodes that are counted.
+const MAX_NODES: u32 = 10_000;
+
+pub(super) async fn run(state: &State) -> Vec<CheckCategory> {
+    vec![
+        category("postgres", postgres(state).await),
+        category("audit", audit(state).await),
+        category("certificates", certificates(state)),
+        category("dht", dht(state)),
+        category("agents", agents(state).await),
+    ]
+}
+
+fn category(name: &str, checks: Vec<Check>) -> CheckCategory {
+    CheckCategory { category_name: name.to_owned(), checks }
+}
+
+fn check(description: &str, found: Found) -> Check {
+    let (result, error, hint) = match found {
+        Found::Fine => ("success", String::new(), ""),
+        Found::Warning(error, hint) => ("warning", error, hint),
+        Found::Error(error, hint) => ("error", error, hint),
+    };
+    Check { description: description.to_owned(), result: result.to_owned(), error, hint: hint.to_owned() }
+}
+
+enum Found {
+    Fine,
+    Warning(String, &'static str),
+    Error(String, &'static str),
+}
+
+async fn postgres(state: &State) -> Vec<Check> {
+    const HINT: &str = "look at the server's log, and at PostgreSQL's";
+    let reachable = match operation::database_version(&state.db).await {
+        Ok(_version) => Found::Fine,
+        Err(error) => return vec![check("PostgreSQL answers", Found::Error(error.chain(), HINT))],
+    };
+    let migrated = match operation::migrations(&state.db).await {
+        Ok(migrations) if migrations.missing > 0 => Found::Error(
+            format!("{} migrations are missing", migrations.missing),
+            "restart a server of this version: it migrates at start",
+        ),
+        Ok(migrations) if migrations.unknown > 0 => Found::Warning(
+            format!("{} migrations are newer than this server", migrations.unknown),
+            "bring this server to the version of the newest one",
+        ),
+        Ok(_) => Found::Fine,
+        Err(error) => Found::Error(error.chain(), HINT),
+    };
+    vec![check("PostgreSQL answers", reachable), check("the schema is that of this version", migrated)]
+}
+
+async fn audit(state: &State) -> Vec<Check> {
+    vec![
+        check("the audit log's head is signed by the fleet's key", audit_head(state).await),
+        check("the newest audit events are those that were hashed", audit_events(state).await),
+    ]
+}
+
+const TAMPERED: &str = "run `dwcp audit verify`, which looks at every event and at what agents remember";
+
+async fn audit_head(state: &State) -> Found {
+    let head = match audit_log::head(&state.db).await {
+        Ok(Some(head)) => head,
+        Ok(None) => return Found::Error("there is no head".to_owned(), TAMPERED),
+        Err(error) => return Found::Error(error.chain(), "look at the server's log"),
+    };
+    let Ok(key) = state.keys.audit_verifier_key().parse::<VerifierKey>() else {
+        return Found::Error("the verifier key cannot be read".to_owned(), TAMPERED);
+    };
+    match Checkpoint::parse_and_verify(&head.checkpoint, &key) {
+        Ok(signed) if (signed.size, signed.root) == (head.size, head.root) => Found::Fine,
+        Ok(signed) => Found::Error(
+            format!("the signed head has {} events, the stored one {}, or another root", signed.size, head.size),
+            TAMPERED,
+        ),
+        Err(error) => Found::Error(error.to_string(), TAMPERED),
+    }
+}
+
+async fn audit_events(state: &State) -> Found {
+    let newest = audit_log::list(
+        &state.db,
+        audit_log::EventFilter::default(),
+        audit_log::Order::Descending,
+        None,
+        EVENTS_LOOKED_AT,
+    );
+    let events = match newest.await {
+        Ok(events) => events,
+        Err(error) => return Found::Error(error.chain(), TAMPERED),
+    };
+    let other = events
+        .iter()
+        .find(|event| event.record.leaf_bytes() != event.leaf || leaf_hash(&event.leaf) != event.leaf_hash);
+    match other {
+        None => Found::Fine,
+        Some(event) => Found::Error(format!("event {} was changed", event.record.sequence), TAMPERED),
+    }
+}
+
+fn certificates(state: &State) -> Vec<Check> {
+    let ends = not_after_of(state.keys.ca().certificate_der());
+    let found = match ends {
+        Ok(ends) => until(ends, state.clock.utc()),
+        Err(error) => Found::Error(error.to_string(), "restore the fleet's keys from a backup"),
+    };
+    vec![check("the CA's certificate is valid for long", found)]
+}
+
+fn until(ends: DateTime<Utc>, now: DateTime<Utc>) -> Found {
+    let days = (ends - now).num_days();
+    match days {
+        ..0 => Found::Error(format!("ended {} days ago", -days), "agents refuse this server: rotate the CA"),
+        0..SOON_DAYS => Found::Warning(format!("ends in {days} days"), "plan the rotation of the CA"),
+        SOON_DAYS.. => Found::Fine,
+    }
+}
+
+fn dht(state: &State) -> Vec<Check> {
+    let ring = state.fleet.ring();
+    let found = if ring.len() < SAFE_RING {
+        let nodes = match ring.len() {
+            0 => "no node stores".to_owned(),
+            1 => "1 node stores".to_owned(),
+            count => format!("{count} nodes store"),
+        };
+        Found::Warning(
+            format!("{nodes} the DHT's records"),
+            "allow relays (`dwcp token create --relay`, then `dwcp-agent run --relay`), or run a second server",
+        )
+    } else {
+        Found::Fine
+    };
+    vec![check("the DHT's ring outlives the loss of a node", found)]
+}
+
+async fn agents(state: &State) -> Vec<Check> {
+    let all = match nodes::list(&state.db, nodes::NodeFilter::default(), None, MAX_NODES).await {
+        Ok(all) => all,
+        Err(error) => {
+            return vec![check("agents are connected", Found::Error(error.chain(), "look at the server's log"))];
+        }
+    };
+    let connected = match sessions::connected(&state.db).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            return vec![check("agents are connected", Found::Error(error.chain(), "look at the server's log"))];
+        }
+    };
+    let found = if all.is_empty() {
+        Found::Warning("no node has joined".to_owned(), "`dwcp token create` prints the command for a host")
+    } else if connected == 0 {
+        Found::Warning(format!("none of {} nodes is connected", all.len()), "`dwcp node list` shows who was seen when")
+    } else {
+        Found::Fine
+    };
+    let ill: Vec<_> = all.iter().filter(|node| node.state == nodes::NodeState::Degraded).collect();
+    let healthy = match ill.first() {
+        None => Found::Fine,
+        Some(first) => Found::Warning(
+            format!("{} of {} nodes are degraded; {}: {}", ill.len(), all.len(), first.name, first.state_reason),
+            "`dwcp node get NAME` shows why",
+        ),
+    };
+    vec![check("agents are connected", found), check("connected agents do what they should", healthy)]
+}

@@ -86,8 +86,8 @@ impl<S> Layer<S> for TraceLayer {
 
 impl<S, B, R> Service<http::Request<B>> for TraceService<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<R>> + Clone + Send + 'static,
-    S::Future: Send,
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
     S::Error: std::fmt::Display,
     B: Send + 'static,
 {
@@ -107,13 +107,11 @@ where
             End::Server(_) => drop(propagation::adopt_headers(&span, request.headers())),
             End::Client => propagation::inject_headers(&span.context(), request.headers_mut()),
         }
-        // The service that is ready is the one that is called; its clone takes its place.
-        let fresh = self.inner.clone();
-        let mut ready = std::mem::replace(&mut self.inner, fresh);
+        let calling = span.in_scope(|| self.inner.call(request));
         let layer = self.layer.clone();
         let work = async move {
             let started = layer.clock.now();
-            let answer = ready.call(request).await;
+            let answer = calling.await;
             let code = match &answer {
                 Ok(response) => response.headers().get("grpc-status").map_or(0, code_number),
                 Err(_) => UNAVAILABLE,
@@ -136,7 +134,7 @@ impl TraceLayer {
                 rpc.system.name = "grpc",
                 rpc.method = method,
                 rpc.response.status_code = Empty,
-                error.r#type = Empty,
+                "error.type" = Empty,
                 otel.status_code = Empty,
             ),
             End::Client => tracing::info_span!(
@@ -146,7 +144,7 @@ impl TraceLayer {
                 rpc.system.name = "grpc",
                 rpc.method = method,
                 rpc.response.status_code = Empty,
-                error.r#type = Empty,
+                "error.type" = Empty,
                 otel.status_code = Empty,
             ),
         }

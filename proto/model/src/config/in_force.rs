@@ -18,7 +18,7 @@ struct Idle {
 }
 
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 12] = [
+const IDLE: [Idle; 11] = [
     Idle {
         path: "transport.congestion_algorithm",
         when: When::Is(&["bbr", "reno"]),
@@ -37,8 +37,7 @@ const IDLE: [Idle; 12] = [
     },
     Idle { path: "dht.public", when: When::Is(&["true"]), reason: "only the fleet's own ring is used" },
     Idle { path: "dht.encrypt_records", when: When::Is(&["true"]), reason: "records are signed, not encrypted yet" },
-    Idle { path: "network.relay", when: When::Is(&["true"]), reason: "relaying is not built yet" },
-    Idle { path: "network.reach", when: When::Is(&["private"]), reason: "relaying is not built yet" },
+    Idle { path: "limits.roster_entries", when: When::Set, reason: "every agent keeps the whole roster at present" },
 ];
 
 /// Why a key that a layer set to this value (as YAML) has no effect, if it has none.

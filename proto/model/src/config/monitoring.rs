@@ -68,7 +68,8 @@ fn parse_path(text: &str) -> Result<String, &'static str> {
 
 fn parse_endpoint(text: &str) -> Result<String, &'static str> {
     let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let plain = text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic());
+    // A password in it would be shown with the configuration.
+    let plain = text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'@');
     match host {
         Some(host) if plain && !host.is_empty() && !host.starts_with('/') => Ok(text.to_owned()),
         _ => Err("is not an address such as http://localhost:4317"),

@@ -14,7 +14,7 @@ use super::{
     duration::{format_duration, parse_duration},
     node::{Content, Mark, Node, join},
     parse::diagnostic,
-    render,
+    render, scope,
     shape::{DEFAULT_TREE, ROOT_DEFAULT_TREE},
     suggest,
 };
@@ -139,6 +139,7 @@ impl Section<'_, '_> {
                 Some(value)
             }
             Err((message, hint)) => {
+                let message = if scope::is_secret(&path) { "is not usable".to_owned() } else { message };
                 self.reader.found.push(diagnostic(&node.mark, &path, message, hint));
                 self.reader.failed.insert(path);
                 None

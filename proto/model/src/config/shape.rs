@@ -9,7 +9,12 @@ use super::{
     parse::{diagnostic, parse},
     scope, suggest,
 };
-use crate::Revision;
+use crate::{HostFacts, Revision};
+
+/// Names that somebody may choose in one place: as many as roots that a host may report.
+const MAX_NAMES: usize = HostFacts::MAX_ROOTS;
+/// Unknown keys of one document that are named; a document of nothing else says no more after them.
+const MAX_UNKNOWN: usize = 200;
 
 /// What may stand at a path.
 enum Shape {
@@ -98,6 +103,10 @@ fn check(path: &str, node: Node, shape: &Shape, found: &mut Vec<Diagnostic>) -> 
         (Shape::List | Shape::Section(_) | Shape::Named(_), Content::Null) => None,
         (Shape::List, content) => check_list(path, mark, content, found),
         (Shape::Section(keys), Content::Map(entries)) => Some(check_section(path, mark, entries, keys, found)),
+        (Shape::Named(_), Content::Map(entries)) if entries.len() > MAX_NAMES => {
+            found.push(diagnostic(&mark, path, format!("{} names are more than {MAX_NAMES}", entries.len()), ""));
+            None
+        }
         (Shape::Named(inner), Content::Map(entries)) => {
             let kept = entries.into_iter().filter_map(|Entry { key, mark, value }| {
                 let path = join(path, &key);
@@ -162,7 +171,9 @@ fn check_section(
     for Entry { key, mark, value } in entries {
         let path = join(path, &key);
         let Some((_, shape)) = keys.iter().find(|(name, _)| *name == key) else {
-            found.push(unknown(&path, &key, &mark, keys));
+            if found.len() < MAX_UNKNOWN {
+                found.push(unknown(&path, &key, &mark, keys));
+            }
             continue;
         };
         // A section is refused by its keys, so that each of them is named.

@@ -291,6 +291,22 @@ fn documents_are_compared_by_value() {
 }
 
 #[test]
+fn a_secret_is_not_in_the_error_about_it() {
+    let wrong = refusals(&[host("http: {tls_private_key: hunter2}")]);
+    assert_eq!(wrong, ["dwcp.yaml:1:25: http.tls_private_key: is not usable"]);
+    let endpoint = refusals(&[host("monitoring: {tracing_endpoint: 'http://me:secret@x:4317'}")]);
+    assert_eq!(endpoint.len(), 1);
+}
+
+#[test]
+fn a_document_of_nonsense_is_answered_in_bounds() {
+    let keys: String = (0..MAX_NODES / 2 - 10).map(|i| format!("max_strem{i}: 1\n")).collect();
+    assert!(refusals(&[host(&keys)]).len() <= 200);
+    let roots: String = (0..300).map(|i| format!("  r{i}: {{path: /x}}\n")).collect();
+    assert_eq!(refusals(&[host(&format!("roots:\n{roots}"))]), ["dwcp.yaml:2:3: roots: 300 names are more than 256"]);
+}
+
+#[test]
 fn layers_have_names_that_are_read_again() {
     for name in ["default", "configs/fleet", "configs/node.site-a", "host:/etc/dwcp/dwcp.yaml", "environment", "flag"] {
         assert_eq!(name.parse::<LayerName>().expect(name).to_string(), name);

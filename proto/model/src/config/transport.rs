@@ -21,17 +21,15 @@ pub struct Transport {
     pub pacing_rate: Option<u64>,
     /// Whether to look for RDMA.
     pub enable_rdma: bool,
-    /// A peer from which nothing came for so long is given up.
+    /// A stream on which nothing arrives for so long is given up.
     pub read_timeout: Duration,
-    /// How long a handshake may take.
-    pub connect_timeout: Duration,
-    /// How often a silent connection is kept open.
-    pub keep_alive_interval: Duration,
-    /// A session that carries nothing is closed after this.
+    /// A peer that is not heard of for so long is taken for dead.
     pub idle_timeout: Duration,
+    /// How often a silent session is kept alive.
+    pub keep_alive_interval: Duration,
     /// QUIC connections to one peer.
     pub lanes: u32,
-    /// UDP sockets on the one port.
+    /// UDP sockets on the one port; 0 for half the processors, at most 4.
     pub sockets: u32,
 }
 
@@ -50,10 +48,12 @@ choice! {
 }
 
 impl Transport {
-    /// More streams than this cost a peer more than they carry.
-    pub const MAX_STREAMS: u32 = 4096;
-    /// More lanes than this have never carried more.
-    pub const MAX_LANES: u32 = 16;
+    /// With pieces of 1 MiB each that is 1 GiB under way in a session.
+    pub const MAX_STREAMS: u32 = 1024;
+    /// More lanes cost fairness and have never carried more.
+    pub const MAX_LANES: u32 = 8;
+    /// More threads than lanes can use.
+    pub const MAX_SOCKETS: u32 = 16;
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let mut section = reader.section("transport");
@@ -66,11 +66,10 @@ impl Transport {
             pacing_rate: Some(section.number("pacing_rate", 0..=1_000_000_000_000)).filter(|&rate| rate > 0),
             enable_rdma: section.boolean("enable_rdma"),
             read_timeout: section.duration("read_timeout", 1..=3600),
-            connect_timeout: section.duration("connect_timeout", 1..=300),
-            keep_alive_interval: section.duration("keep_alive_interval", 1..=300),
-            idle_timeout: section.duration("idle_timeout", 1..=86_400),
+            idle_timeout: section.duration("idle_timeout", 1..=600),
+            keep_alive_interval: section.duration("keep_alive_interval", 0..=300),
             lanes: section.number("lanes", 1..=Self::MAX_LANES),
-            sockets: section.number("sockets", 1..=Self::MAX_LANES),
+            sockets: section.number("sockets", 0..=Self::MAX_SOCKETS),
         };
         section.ordered(("min_streams", transport.min_streams), ("max_streams", transport.max_streams));
         // Where the bounds themselves are at odds, that is to be said alone.
@@ -84,8 +83,8 @@ impl Transport {
             section.ordered(("min_streams", transport.min_streams), ("initial_streams", transport.initial_streams));
             section.ordered(("initial_streams", transport.initial_streams), ("max_streams", transport.max_streams));
         }
-        let (keep_alive, timeout) = (transport.keep_alive_interval, transport.read_timeout);
-        section.ordered_durations(("keep_alive_interval", keep_alive), ("read_timeout", timeout));
+        let (keep_alive, timeout) = (transport.keep_alive_interval, transport.idle_timeout);
+        section.ordered_durations(("keep_alive_interval", keep_alive), ("idle_timeout", timeout));
         transport
     }
 }

@@ -32,6 +32,9 @@ pub const MAX_ENCODED_BYTES: usize = MAX_SEGMENT_BYTES as usize + 1024;
 pub const MIN_SEGMENT_BYTES: u32 = 64 << 10;
 /// Files of a bundle, so that their table is at most a sixteenth of a segment of 1 MiB.
 pub const MAX_BUNDLE_FILES: usize = 1024;
+/// Files of at most this size travel whole, in bundles: a smaller bound would waste streams, a larger one would begin such files
+/// anew after each break.
+pub const SMALL_FILE_BYTES: u64 = 128 << 10;
 /// Bytes of a file's row in the table of a bundle.
 pub const BUNDLE_ROW_BYTES: usize = 61;
 /// Bytes of an entry of a list of known segments.
@@ -43,7 +46,7 @@ const VERSION: u8 = 1;
 const ZEROS: u64 = u64::MAX;
 
 /// What the parts together are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PieceKind {
     /// A segment of one file.
     Segment,

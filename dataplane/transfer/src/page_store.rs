@@ -1,0 +1,215 @@
+//! The manifest on disk, at both ends: never whole in memory (D18). And beside it what became of each entry.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prost::Message;
+use proto_rpc::peer;
+use proto_wire::manifest::{BadPage, Entry, MAX_PAGE_BYTES, Mtime, Page, TreeHasher};
+
+/// Decoded pages that are kept: the one being read, the one being asked for, and two more for pieces out of order.
+const CACHED_PAGES: usize = 4;
+/// Bytes of a fate on disk.
+const FATE_BYTES: usize = 64;
+
+/// Pages, appended in order, read at random.
+#[derive(Debug)]
+pub(crate) struct PageStore {
+    file: File,
+    fates: File,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    places: Vec<Place>,
+    end: u64,
+    cache: Vec<Arc<Page>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    first_index: u64,
+    offset: u64,
+    len: usize,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing was moved: it is equal, or has no contents.
+    Kept,
+    /// Its contents were moved.
+    Moved(Moved),
+    /// It is not in place: at the source it could not be read, or at the destination not be made.
+    LeftOut,
+}
+
+/// A file as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) root: [u8; 32],
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) mtime: Mtime,
+}
+
+impl PageStore {
+    /// An empty store in this folder; what an earlier attempt left is gone.
+    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
+        let open = |name: &str| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600);
+            options.open(folder.join(name))
+        };
+        Ok(Self { file: open("pages")?, fates: open("fates")?, state: Mutex::default() })
+    }
+
+    /// Appends a page.
+    pub(crate) fn append(&self, page: &peer::ManifestPage) -> io::Result<()> {
+        let bytes = page.encode_to_vec();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(&bytes, state.end)?;
+        let place = Place { first_index: page.first_index, offset: state.end, len: bytes.len() };
+        state.places.push(place);
+        state.end += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    /// How many pages there are.
+    pub(crate) fn pages(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).places.len()
+    }
+
+    /// A page by its number.
+    pub(crate) fn page(&self, number: usize) -> io::Result<Option<Arc<Page>>> {
+        let place = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(place) = state.places.get(number).copied() else { return Ok(None) };
+            if let Some(at) = state.cache.iter().position(|page| page.first_index == place.first_index) {
+                let page = state.cache.remove(at);
+                state.cache.push(Arc::clone(&page));
+                return Ok(Some(page));
+            }
+            place
+        };
+        let page = Arc::new(self.load(place)?);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.cache.len() >= CACHED_PAGES {
+            state.cache.remove(0);
+        }
+        state.cache.push(Arc::clone(&page));
+        Ok(Some(page))
+    }
+
+    fn load(&self, place: Place) -> io::Result<Page> {
+        // A page was at most this long when it was appended.
+        let mut bytes = vec![0; place.len.min(2 * MAX_PAGE_BYTES)];
+        self.file.read_exact_at(&mut bytes, place.offset)?;
+        let damaged = |_error| io::Error::from(io::ErrorKind::InvalidData);
+        let page = peer::ManifestPage::decode(bytes.as_slice()).map_err(damaged)?;
+        let damaged = |error: BadPage| io::Error::new(io::ErrorKind::InvalidData, error);
+        Page::trusted(page).map_err(damaged)
+    }
+
+    /// An entry by its number.
+    pub(crate) fn entry(&self, index: u64) -> io::Result<Option<Entry>> {
+        let number = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.places.partition_point(|place| place.first_index <= index)
+        };
+        let Some(number) = number.checked_sub(1) else { return Ok(None) };
+        let Some(page) = self.page(number)? else { return Ok(None) };
+        let at = usize::try_from(index - page.first_index).ok();
+        Ok(at.and_then(|at| page.entries.get(at)).cloned())
+    }
+
+    /// Writes down what became of an entry.
+    pub(crate) fn set_fate(&self, index: u64, fate: Fate) -> io::Result<()> {
+        let mut bytes = [0; FATE_BYTES];
+        match fate {
+            Fate::Kept => {}
+            Fate::LeftOut => bytes[0] = 2,
+            Fate::Moved(moved) => {
+                bytes[0] = 1;
+                bytes[1..33].copy_from_slice(&moved.root);
+                bytes[33..41].copy_from_slice(&moved.size.to_le_bytes());
+                bytes[41..49].copy_from_slice(&moved.mtime.seconds.to_le_bytes());
+                bytes[49..53].copy_from_slice(&moved.mtime.nanos.to_le_bytes());
+                bytes[53..57].copy_from_slice(&moved.mode.to_le_bytes());
+            }
+        }
+        self.fates.write_all_at(&bytes, index * 64)
+    }
+
+    /// What became of an entry; what nobody wrote down was kept.
+    pub(crate) fn fate(&self, index: u64) -> io::Result<Fate> {
+        let mut bytes = [0; FATE_BYTES];
+        let mut have = 0;
+        // The file ends, or has holes, where nothing was written.
+        while have < FATE_BYTES {
+            match self.fates.read_at(&mut bytes[have..], index * 64 + u64::try_from(have).unwrap_or_default())? {
+                0 => break,
+                more => have += more,
+            }
+        }
+        Ok(parse_fate(&bytes))
+    }
+
+    /// The digest of the tree of all entries that were not left out, as they were read.
+    pub(crate) fn tree_digest(&self) -> io::Result<[u8; 32]> {
+        let mut hasher = TreeHasher::default();
+        self.for_each(|index, entry| {
+            match self.fate(index)? {
+                Fate::Kept => hasher.push(entry, None),
+                Fate::LeftOut => {}
+                Fate::Moved(moved) => hasher.push(&moved.apply(entry), Some(&moved.root)),
+            }
+            Ok(())
+        })?;
+        Ok(hasher.finish())
+    }
+
+    /// All entries, in order.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(u64, &Entry) -> io::Result<()>) -> io::Result<()> {
+        let mut number = 0;
+        while let Some(page) = self.page(number)? {
+            for (index, entry) in (page.first_index..).zip(&page.entries) {
+                visit(index, entry)?;
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Moved {
+    /// The entry as it was read.
+    pub(crate) fn apply(&self, entry: &Entry) -> Entry {
+        let kind = proto_wire::manifest::Kind::File { size: self.size };
+        Entry { path: entry.path.clone(), kind, mode: self.mode, mtime: self.mtime }
+    }
+}
+
+fn parse_fate(bytes: &[u8; FATE_BYTES]) -> Fate {
+    fn part<const N: usize>(bytes: &[u8; FATE_BYTES], at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        out.copy_from_slice(&bytes[at..at + N]);
+        out
+    }
+    match bytes[0] {
+        0 => Fate::Kept,
+        1 => Fate::Moved(Moved {
+            root: part(bytes, 1),
+            size: u64::from_le_bytes(part(bytes, 33)),
+            mtime: Mtime { seconds: i64::from_le_bytes(part(bytes, 41)), nanos: u32::from_le_bytes(part(bytes, 49)) },
+            mode: u32::from_le_bytes(part(bytes, 53)),
+        }),
+        _ => Fate::LeftOut,
+    }
+}

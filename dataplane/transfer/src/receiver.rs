@@ -1,0 +1,229 @@
+//! The receiving end of a transfer.
+//!
+//! Consent first ([`admission`]); then four things go on at once, each bounded: pages of the manifest are written down and
+//! compared, pieces are decoded and written, whole files are put in place, and the journal follows. When the sender has
+//! finished and nothing is outstanding, the tree is concluded and its digest compared.
+
+mod admission;
+mod compare;
+mod conclude;
+mod files;
+mod incoming;
+mod publish;
+mod session;
+mod state;
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use foundation_telemetry::propagation;
+use proto_model::{Digest, TransferError, TransferReport, TransferRole, TransferState};
+use proto_wire::frames::{Open, ReceiverFrame, SenderFrame};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+pub(crate) use admission::check_grant;
+
+use crate::{
+    ends::End,
+    link::Link,
+    reason::end,
+    report::{Counted, Reporter, state_of},
+    service::{Shared, Transfers, Turn},
+    stop::Stop,
+};
+use admission::{Admitted, admit};
+
+/// How long a peer that opened a channel has for its first frame.
+const FIRST_FRAME: Duration = Duration::from_secs(30);
+/// How long the peer has to take the last frame and close.
+const LAST_FRAME: Duration = Duration::from_secs(10);
+/// How long what runs on blocking threads has to end when an attempt ends.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// How receiving ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Received {
+    /// For good.
+    Ended(TransferReport),
+    /// The link broke, or this program stops; the sender may go on later.
+    Interrupted(TransferReport),
+    /// It never began: the peer was told why.
+    Refused(TransferError),
+}
+
+impl Transfers {
+    /// Receives what a peer opens over this link. `began` is told where the reports of the transfer appear, once it is consented to.
+    pub async fn receive(
+        &self,
+        mut link: Link,
+        began: impl FnOnce(watch::Receiver<TransferReport>) + Send,
+    ) -> Received {
+        let open = match first_frame(&mut link).await {
+            Ok(open) => open,
+            Err(stop) => return refuse(link, &stop).await,
+        };
+        let span = tracing::info_span!(
+            "transfer receive",
+            otel.kind = "server",
+            dwcp.transfer.id = %open.transfer,
+            dwcp.peer.id = %link.peer.node_id(),
+            dwcp.bytes.total = tracing::field::Empty,
+            dwcp.outcome = tracing::field::Empty,
+        );
+        if let Some(parent) = &open.traceparent {
+            propagation::set_parent(&span, parent.as_str());
+        }
+        let shared = Arc::clone(&self.0);
+        receive(shared, link, open, began).instrument(span).await
+    }
+}
+
+async fn receive(
+    shared: Arc<Shared>,
+    mut link: Link,
+    open: Box<Open>,
+    began: impl FnOnce(watch::Receiver<TransferReport>) + Send,
+) -> Received {
+    let (admitted, turn) = match consent(&shared, &link, &open).await {
+        Ok(consent) => consent,
+        Err(stop) => return refuse(link, &stop).await,
+    };
+    let id = admitted.transfer;
+    let counted = Counted::new(TransferRole::Receiver);
+    let (reporter, reports) = Reporter::begin(shared.clock.clone(), id, TransferRole::Receiver);
+    began(reports);
+    tracing::info!(transfer = %id, peer = %link.peer.node_id(), "receiving a transfer");
+    let not_after = admitted.not_after;
+    let group = shared.tasks.child("transfer receive");
+    let attempt = session::Attempt { shared: Arc::clone(&shared), admitted, open: *open, group: group.clone() };
+    let result = Box::pin(attempt.run(&mut link, &turn, &reporter)).await;
+    // Nothing of this attempt may still write when the next one begins.
+    if let Err(unfinished) = group.shutdown(DRAIN).await {
+        tracing::warn!(transfer = %id, %unfinished, "parts of an attempt did not end in time");
+    }
+    let (tally, result) = result;
+    let received = match result {
+        Ok(finished) => {
+            let digest = Digest::from_bytes(finished.tree_digest);
+            let ended = finish(&shared, id, state_of(&tally), Some(digest), not_after);
+            match ended {
+                Ok(()) => {
+                    let last = ReceiverFrame::Progress {
+                        bytes_verified: tally.bytes_done.load(Relaxed),
+                        files_published: tally.files_done.load(Relaxed),
+                    };
+                    // Where this cannot be said, nor can what follows it.
+                    drop(link.control_out.send(&last.encode()).await);
+                    say_last(link, ReceiverFrame::Finished(finished)).await;
+                    Received::Ended(reporter.end(state_of(&tally), &tally, None, Some(digest)))
+                }
+                Err(stop) => {
+                    say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
+                    Received::Ended(reporter.end(TransferState::Failed, &tally, Some(stop.to_error()), None))
+                }
+            }
+        }
+        Err(stop) if stop.temporary => {
+            if !stop.known_there {
+                say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
+            }
+            reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
+            Received::Interrupted(reporter.last())
+        }
+        Err(stop) => {
+            let state = if stop.reason == end::CANCELLED { TransferState::Cancelled } else { TransferState::Failed };
+            // That the end cannot be kept changes nothing of it.
+            if let Err(error) = finish(&shared, id, state, None, not_after) {
+                tracing::warn!(transfer = %id, %error, "the end of a transfer is not kept");
+            }
+            if !stop.known_there {
+                say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
+            }
+            Received::Ended(reporter.end(state, &tally, Some(stop.to_error()), None))
+        }
+    };
+    log(&received);
+    if let Received::Ended(report) = &received {
+        counted.ended(report);
+    }
+    received
+}
+
+fn log(received: &Received) {
+    let span = tracing::Span::current();
+    match received {
+        Received::Ended(report) => {
+            span.record("dwcp.outcome", report.state.as_str());
+            span.record("dwcp.bytes.total", report.progress.bytes_total.bytes());
+            let reason = report.error.as_ref().map(|error| error.reason.as_str());
+            tracing::info!(transfer = %report.transfer, state = %report.state, reason, "a transfer ended here");
+        }
+        Received::Interrupted(report) => {
+            span.record("dwcp.outcome", "INTERRUPTED");
+            let why = report.error.as_ref().map(|error| error.message.as_str());
+            tracing::info!(transfer = %report.transfer, why, "a transfer broke off and may go on");
+        }
+        Received::Refused(_) => {}
+    }
+}
+
+fn finish(
+    shared: &Shared,
+    id: proto_model::TransferId,
+    state: TransferState,
+    digest: Option<Digest>,
+    not_after: Option<chrono::DateTime<chrono::Utc>>,
+) -> Result<(), Stop> {
+    let end = End::new(state, digest, not_after, shared.clock.utc());
+    let kept = shared.folder.finish(id, TransferRole::Receiver, &end);
+    kept.map_err(|error| Stop::local("the end of the transfer cannot be kept", &error))
+}
+
+async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {
+    let frame = tokio::time::timeout(FIRST_FRAME, link.control_in.recv()).await;
+    let frame = frame.map_err(|_elapsed| Stop::temporary(end::STALLED, "no opening came"))??;
+    let frame = frame.ok_or_else(|| Stop::violation("the channel ended before an opening"))?;
+    match SenderFrame::decode(&frame)? {
+        SenderFrame::Open(open) => Ok(open),
+        SenderFrame::Page(_)
+        | SenderFrame::ManifestEnd(_)
+        | SenderFrame::FileEnd(_)
+        | SenderFrame::FileAborted(_)
+        | SenderFrame::Finish { .. }
+        | SenderFrame::Abort(_) => Err(Stop::violation("the first frame is no opening")),
+    }
+}
+
+async fn consent(shared: &Arc<Shared>, link: &Link, open: &Open) -> Result<(Admitted, Turn), Stop> {
+    let (asked, opening, peer) = (Arc::clone(shared), open.clone(), link.peer);
+    let admitted = shared.tasks.blocking("transfer admission", move || admit(&asked, peer, &opening)).await;
+    let admitted = admitted.map_err(|_cancelled| stopping())??;
+    // Only who has the right may take over from an earlier attempt.
+    let turn = shared.turn(admitted.transfer, TransferRole::Receiver).await?;
+    Ok((admitted, turn))
+}
+
+pub(crate) fn stopping() -> Stop {
+    Stop::temporary(end::SHUTDOWN, "this host's agent is stopping")
+}
+
+async fn refuse(link: Link, stop: &Stop) -> Received {
+    tracing::warn!(peer = %link.peer.node_id(), reason = %stop.reason, message = %stop.message, "refused to receive a transfer");
+    say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
+    Received::Refused(stop.to_error())
+}
+
+/// Sends the last frame, and waits until the other end has taken it: it closes then.
+async fn say_last(mut link: Link, frame: ReceiverFrame) {
+    let frame = frame.encode();
+    let say = async {
+        if link.control_out.send(&frame).await.is_ok() {
+            while let Ok(Some(_)) = link.control_in.recv().await {}
+        }
+    };
+    // A peer that does not close has the frame, or is gone.
+    let _closed = tokio::time::timeout(LAST_FRAME, say).await;
+}

@@ -1,0 +1,133 @@
+//! Whether an opening is consented to: every check before anything is read or made (D16, D17).
+
+use chrono::{DateTime, TimeDelta, Utc};
+use proto_model::{PublicKey, RootPath, TransferId, TransferOptions, TransferRole};
+use proto_wire::{
+    frames::{Authority, Open},
+    grant,
+};
+
+use crate::{confine::Folder, reason::end, service::Shared, stop::Stop};
+
+/// Clocks may differ by this much (D4).
+pub(crate) const SKEW: TimeDelta = TimeDelta::minutes(5);
+
+/// What was consented to.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) transfer: TransferId,
+    pub(crate) options: TransferOptions,
+    /// The folder that receives; none only where a dry run has nothing to compare with.
+    pub(crate) target: Option<Folder>,
+    /// The end of the grant.
+    pub(crate) not_after: Option<DateTime<Utc>>,
+}
+
+/// What a checked authority lets be done.
+struct Right {
+    options: TransferOptions,
+    destination: RootPath,
+    not_after: Option<DateTime<Utc>>,
+}
+
+/// Checks an opening of this peer.
+pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Admitted, Stop> {
+    let right = match &open.authority {
+        Authority::Grant(signed) => {
+            let grant = check_grant(shared, signed, shared.clock.utc())?;
+            if grant.transfer != open.transfer {
+                return Err(invalid("the grant is for another transfer"));
+            }
+            if grant.destination.key != shared.key {
+                return Err(invalid("the grant names another node as the receiver"));
+            }
+            if grant.source.key != peer {
+                return Err(invalid("the grant names another node as the sender"));
+            }
+            shared.roots.load().writable(&grant.destination_path)?;
+            Right { options: grant.options, destination: grant.destination_path, not_after: Some(grant.not_after) }
+        }
+        Authority::Direct(request) => {
+            if request.transfer != open.transfer {
+                return Err(invalid("the request is for another transfer"));
+            }
+            let member = shared.trust.membership().by_key(&peer);
+            let member = member.ok_or_else(|| Stop::final_(end::NOT_ACCEPTED, "the sender is not in the fleet"))?;
+            shared.roots.load().accepting(&request.destination_path, &member)?;
+            let request = request.clone();
+            Right { options: request.options, destination: request.destination_path, not_after: None }
+        }
+    };
+    let ended = shared.folder.end(open.transfer, TransferRole::Receiver);
+    match ended.map_err(|error| Stop::local("the ends of transfers cannot be read", &error))? {
+        Some(ended) => {
+            Err(Stop::final_(end::ALREADY_FINISHED, format!("this transfer has ended here before: {}", ended.state)))
+        }
+        None => {
+            let target = target(shared, &right.destination, right.options.dry_run)?;
+            Ok(Admitted { transfer: open.transfer, options: right.options, target, not_after: right.not_after })
+        }
+    }
+}
+
+/// Checks all of a grant that does not depend on which end asks.
+pub(crate) fn check_grant(
+    shared: &Shared,
+    signed: &proto_wire::Signed,
+    now: DateTime<Utc>,
+) -> Result<proto_model::Grant, Stop> {
+    let bundle = shared.trust.bundle();
+    let grant = grant::open(bundle.grant_key.verifying_key(), signed).map_err(|error| invalid(error.to_string()))?;
+    if grant.fleet != bundle.fleet {
+        return Err(invalid("the grant is of another fleet"));
+    }
+    if grant.epoch != bundle.epoch {
+        let message = format!("the grant is of epoch {}, this host is in epoch {}", grant.epoch, bundle.epoch);
+        return Err(invalid(message));
+    }
+    if now < grant.not_before - SKEW {
+        let message = format!("the grant begins at {}; check this host's clock", grant.not_before);
+        return Err(Stop::temporary(end::GRANT_NOT_YET_VALID, message));
+    }
+    if !grant.is_valid_at(now, SKEW) {
+        let message = format!("the grant ended at {}; ask for the transfer again", grant.not_after);
+        return Err(Stop::final_(end::GRANT_EXPIRED, message));
+    }
+    Ok(grant)
+}
+
+fn invalid(message: impl Into<String>) -> Stop {
+    Stop::final_(end::GRANT_INVALID, message)
+}
+
+/// Opens the folder that receives; what is missing of it is made, but for a dry run.
+fn target(shared: &Shared, path: &RootPath, dry_run: bool) -> Result<Option<Folder>, Stop> {
+    let unavailable = |error: std::io::Error| {
+        if crate::stop::is_full(&error) {
+            return Stop::local("the destination cannot be made", &error);
+        }
+        let message =
+            format!("{path} cannot be opened or made: {error}; it is a folder, reached without symbolic links");
+        Stop::final_(end::DESTINATION_UNAVAILABLE, message)
+    };
+    let mut folder = shared.roots.load().open(&path.root)?;
+    for part in path.path.parts() {
+        let next = match folder.granted(part) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && dry_run => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                match folder.make_folder(part) {
+                    Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(unavailable(error)),
+                    Ok(()) | Err(_) => {}
+                }
+                let made = folder.granted(part).map_err(unavailable)?;
+                // A folder that nobody described gets the mode that mkdir would give it.
+                made.set_own_mode(0o755).map_err(unavailable)?;
+                folder.sync().map_err(unavailable)?;
+                made
+            }
+            other => other.map_err(unavailable)?,
+        };
+        folder = next;
+    }
+    Ok(Some(folder))
+}

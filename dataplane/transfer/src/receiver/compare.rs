@@ -1,0 +1,369 @@
+//! Compares a page of the manifest with what is there, and says what is needed of it.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use dataplane_hde::block_digests;
+use proto_model::{PlannedAction, PlannedChange};
+use proto_wire::{
+    frames::{MAX_BASIS_DIGEST_BYTES, MAX_HELD, ReceiverFrame, Wanted, WantedFile},
+    manifest::{Entry, Kind, Mtime, Page},
+    piece::SMALL_FILE_BYTES,
+};
+use rustix::fs::{FileType, Stat};
+
+use super::{
+    files::{MAX_SEGMENTS, temporary_number},
+    state::{Receiving, own},
+};
+use crate::{
+    confine::{Folder, kind, mode, mtime, size},
+    journal::{FileKey, Held},
+    reason::{end, issue},
+    stop::Stop,
+    tally::add,
+};
+
+/// Files in one answer: their numbers take a few bytes each.
+const MAX_FILES_OF_A_FRAME: usize = 4096;
+/// Bytes that are read at once to make digests of them.
+const READ_BYTES: usize = 1 << 20;
+/// What may be referred to of an old version: so much of it as the new one has, four times, and some.
+const BASIS_FACTOR: u64 = 4;
+
+/// Goes through pages in order.
+#[derive(Debug)]
+pub(super) struct Comparer {
+    receiving: Arc<Receiving>,
+    /// The folder of the last entry, so that it is not resolved for each of its files.
+    parent: Option<(Vec<u8>, Parent)>,
+    answer: Wanted,
+    answer_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Parent {
+    Open(Folder),
+    /// A dry run has not made it.
+    Missing,
+    Failed(String),
+}
+
+impl Comparer {
+    pub(super) fn new(receiving: Arc<Receiving>) -> Self {
+        Self { receiving, parent: None, answer: Wanted::default(), answer_bytes: 0 }
+    }
+
+    /// Compares a page and answers it.
+    pub(super) fn page(&mut self, page: &Page) -> Result<(), Stop> {
+        for (index, entry) in (page.first_index..).zip(&page.entries) {
+            self.entry(index, entry)?;
+        }
+        self.answer.page_complete = true;
+        self.flush()
+    }
+
+    fn entry(&mut self, index: u64, entry: &Entry) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
+        self.enter(entry)?;
+        let Some((_, parent)) = &self.parent else { return Ok(()) };
+        let found = match parent {
+            Parent::Open(folder) => folder.stat(entry.path.name()),
+            Parent::Missing => Ok(None),
+            Parent::Failed(message) => {
+                let message = format!("its folder is not there: {message}");
+                return receiving.leave_out_because(index, entry.path.as_bytes(), issue::UNWRITABLE, message);
+            }
+        };
+        match (found, &entry.kind) {
+            (Err(error), _) => receiving.unwritable(index, &entry.path, &error),
+            (Ok(found), Kind::Folder) => self.folder(index, entry, found.as_ref()),
+            (Ok(found), Kind::File { size }) => self.file(index, entry, *size, found.as_ref()),
+            (Ok(found), Kind::Symlink { target }) => self.link(index, entry, target, found.as_ref()),
+        }
+    }
+
+    /// Opens the folder of this entry, if it is another one than before.
+    fn enter(&mut self, entry: &Entry) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
+        let path = entry.path.split().0.unwrap_or_default();
+        if self.parent.as_ref().is_some_and(|(of, _)| of == path) {
+            return Ok(());
+        }
+        let parent = match receiving.parent(&entry.path) {
+            Ok(folder) => {
+                if receiving.resuming {
+                    tidy(&receiving, &folder)?;
+                }
+                Parent::Open(folder)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && receiving.options.dry_run => Parent::Missing,
+            Err(error) => Parent::Failed(error.to_string()),
+        };
+        self.parent = Some((path.to_vec(), parent));
+        Ok(())
+    }
+
+    fn open_parent(&self) -> io::Result<&Folder> {
+        match &self.parent {
+            Some((_, Parent::Open(folder))) => Ok(folder),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    }
+
+    fn folder(&self, index: u64, entry: &Entry, found: Option<&Stat>) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
+        match found.map(kind) {
+            Some(FileType::Directory) => {
+                let needed = 0o700;
+                if !receiving.options.dry_run && found.is_some_and(|stat| mode(stat) & needed != needed) {
+                    // Its own mode is set at the end. Where this fails, what is to be written below says so.
+                    let opened = self.open_parent().and_then(|parent| parent.folder(entry.path.name()));
+                    drop(opened.and_then(|folder| folder.set_own_mode(entry.mode | needed)));
+                }
+                Ok(())
+            }
+            Some(other) => self.conflict(index, entry, other),
+            None if receiving.options.dry_run => {
+                self.plan(entry, PlannedAction::Create);
+                Ok(())
+            }
+            None => match self.open_parent().and_then(|parent| parent.make_folder(entry.path.name())) {
+                Ok(()) => Ok(()),
+                Err(error) => receiving.unwritable(index, &entry.path, &error),
+            },
+        }
+    }
+
+    fn link(&self, index: u64, entry: &Entry, target: &[u8], found: Option<&Stat>) -> Result<(), Stop> {
+        let action = match found.map(kind) {
+            Some(FileType::Symlink) => {
+                let equal = self.open_parent().and_then(|parent| parent.link_target(entry.path.name()));
+                if equal.is_ok_and(|held| held == target) {
+                    return Ok(());
+                }
+                PlannedAction::Replace
+            }
+            Some(FileType::RegularFile) => PlannedAction::Replace,
+            Some(other) => return self.conflict(index, entry, other),
+            None => PlannedAction::Create,
+        };
+        if self.receiving.options.dry_run {
+            self.plan(entry, action);
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, index: u64, entry: &Entry, bytes: u64, found: Option<&Stat>) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
+        if bytes.div_ceil(receiving.segment_bytes.into()) > MAX_SEGMENTS {
+            let message = "the file is larger than its segments can be counted".to_owned();
+            return receiving.leave_out_because(index, entry.path.as_bytes(), issue::UNWRITABLE, message);
+        }
+        match found.map(kind) {
+            Some(FileType::RegularFile) => {}
+            Some(FileType::Symlink) | None => {
+                let action = if found.is_some() { PlannedAction::Replace } else { PlannedAction::Create };
+                return self.want(index, entry, bytes, action, None);
+            }
+            Some(other) => return self.conflict(index, entry, other),
+        }
+        let old = found.filter(|stat| size(stat) > SMALL_FILE_BYTES && bytes > SMALL_FILE_BYTES).map(size);
+        let equal = found.is_some_and(|stat| size(stat) == bytes && same_time(mtime(stat), entry.mtime));
+        // An empty file has no contents to compare.
+        if !equal || (receiving.options.checksum && bytes > 0 && !receiving.options.dry_run) {
+            return self.want(index, entry, bytes, PlannedAction::Replace, old);
+        }
+        self.answer.equal_files += 1;
+        self.answer.equal_bytes += bytes;
+        receiving.verified(bytes, bytes);
+        add(&receiving.tally.files_done, 1);
+        if found.is_some_and(|stat| mode(stat) != entry.mode) {
+            return self.metadata(index, entry);
+        }
+        Ok(())
+    }
+
+    /// Only the mode of an equal file differs.
+    fn metadata(&self, index: u64, entry: &Entry) -> Result<(), Stop> {
+        if self.receiving.options.dry_run {
+            self.plan(entry, PlannedAction::Metadata);
+            return Ok(());
+        }
+        let file = self.open_parent().and_then(|parent| parent.read(entry.path.name()));
+        match file.and_then(|file| crate::confine::set_file(&file, entry.mode, entry.mtime)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.receiving.unwritable(index, &entry.path, &error),
+        }
+    }
+
+    fn want(
+        &mut self,
+        index: u64,
+        entry: &Entry,
+        bytes: u64,
+        action: PlannedAction,
+        old: Option<u64>,
+    ) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
+        if receiving.options.dry_run {
+            self.plan(entry, action);
+            return Ok(());
+        }
+        let key = FileKey::new(entry.path.clone(), bytes, entry.mtime, receiving.segment_bytes);
+        let held = receiving.journal().take(&key).filter(|_| bytes > SMALL_FILE_BYTES);
+        let held = held.filter(|held| self.is_there(held, bytes));
+        let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
+        self.promise(bytes, bytes - held_bytes)?;
+        receiving.files().want(index);
+        if let Some(held) = &held {
+            receiving.files().resume(index, entry, receiving.segment_bytes, held);
+            receiving.verified(held_bytes, held_bytes);
+        }
+        let mut file = WantedFile { file: index, ..WantedFile::default() };
+        for (number, value) in held.into_iter().flat_map(|held| held.segments) {
+            if file.held.len() == MAX_HELD {
+                file.more = true;
+                let next = WantedFile { file: index, ..WantedFile::default() };
+                self.say(std::mem::replace(&mut file, next))?;
+            }
+            file.held.push((number, value));
+        }
+        match old
+            .and_then(|old| Some((old, self.open_parent().and_then(|parent| parent.read(entry.path.name())).ok()?)))
+        {
+            Some((old, basis)) => self.say_with_basis(file, &basis, old, bytes),
+            None => self.say(file),
+        }
+    }
+
+    /// Whether what the journal says of a file is still on the disk.
+    fn is_there(&self, held: &Held, bytes: u64) -> bool {
+        let name = super::files::temporary_name(self.receiving.id, held.number);
+        let stat = self.open_parent().and_then(|parent| parent.stat(&name));
+        matches!(stat, Ok(Some(stat)) if kind(&stat) == FileType::RegularFile && size(&stat) == bytes)
+    }
+
+    /// Keeps room for a file, or ends the transfer before its first byte.
+    fn promise(&self, bytes: u64, missing: u64) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
+        let wanted = receiving.wanted_bytes.fetch_add(bytes, Relaxed) + bytes;
+        if let Some(max) = receiving.options.max_bytes.filter(|max| wanted > max.bytes()) {
+            let message = format!("the grant allows {} bytes to arrive, and the sender has more", max.bytes());
+            return Err(Stop::final_(end::TOO_MANY_BYTES, message));
+        }
+        let free = receiving.target().and_then(Folder::available_bytes).map_err(|error| own(&error))?;
+        if !receiving.shared.promise(receiving.device, free, missing) {
+            let message = format!(
+                "the destination has {free} bytes free, {} are to be left free, and {wanted} or more are needed; free some space and send again",
+                receiving.shared.settings.load().reserve.bytes()
+            );
+            return Err(Stop::final_(end::NO_SPACE, message));
+        }
+        receiving.promised.fetch_add(missing, Relaxed);
+        Ok(())
+    }
+
+    /// Says digests of the old version, so that equal blocks of it need not travel.
+    fn say_with_basis(&mut self, mut file: WantedFile, basis: &File, old: u64, new: u64) -> Result<(), Stop> {
+        let block_bytes = block_bytes(new);
+        let usable = old.min(new.saturating_mul(BASIS_FACTOR));
+        (file.basis_bytes, file.basis_block_bytes) = (usable, block_bytes);
+        let mut buffer = vec![0; READ_BYTES.max(usize::try_from(block_bytes).unwrap_or(READ_BYTES))];
+        let (mut offset, mut block) = (0_u64, 0_u64);
+        while offset < usable {
+            let len = usize::try_from(usable - offset).unwrap_or(usize::MAX).min(buffer.len());
+            if basis.read_exact_at(&mut buffer[..len], offset).is_err() {
+                // It is changing, or unreadable: without a basis all of it travels.
+                let plain = WantedFile { file: file.file, ..WantedFile::default() };
+                return self.say(WantedFile { held: file.held, ..plain });
+            }
+            if file.basis_digests.len() + 32 * len.div_ceil(READ_BYTES.min(64 << 10)) > MAX_BASIS_DIGEST_BYTES {
+                file.more = true;
+                let next = WantedFile {
+                    file: file.file,
+                    basis_bytes: usable,
+                    basis_block_bytes: block_bytes,
+                    basis_first_block: block,
+                    ..WantedFile::default()
+                };
+                self.say(std::mem::replace(&mut file, next))?;
+            }
+            block_digests(&buffer[..len], block_bytes, &mut file.basis_digests);
+            offset += u64::try_from(len).unwrap_or_default();
+            block = offset.div_ceil(block_bytes.into());
+        }
+        self.say(file)
+    }
+
+    fn conflict(&self, index: u64, entry: &Entry, there: FileType) -> Result<(), Stop> {
+        let message = format!("at the destination stands {}; remove it there and send again", name_of(there));
+        self.receiving.leave_out_because(index, entry.path.as_bytes(), issue::TYPE_CONFLICT, message)
+    }
+
+    fn plan(&self, entry: &Entry, action: PlannedAction) {
+        let bytes = entry.size().into();
+        self.receiving.tally.plan(|| PlannedChange { path: entry.path.as_bytes().to_vec(), action, bytes });
+    }
+
+    fn say(&mut self, file: WantedFile) -> Result<(), Stop> {
+        let bytes = 64 + 48 * file.held.len() + file.basis_digests.len();
+        if self.answer_bytes + bytes > MAX_BASIS_DIGEST_BYTES || self.answer.files.len() >= MAX_FILES_OF_A_FRAME {
+            self.flush()?;
+        }
+        self.answer_bytes += bytes;
+        self.answer.files.push(file);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        self.answer_bytes = 0;
+        let answer = std::mem::take(&mut self.answer);
+        if answer == Wanted::default() { Ok(()) } else { self.receiving.send(ReceiverFrame::Wanted(answer)) }
+    }
+}
+
+/// Times are equal when they are, or when one file system keeps only seconds.
+fn same_time(left: Mtime, right: Mtime) -> bool {
+    left.seconds == right.seconds && (left.nanos == right.nanos || left.nanos == 0 || right.nanos == 0)
+}
+
+/// Larger blocks for larger files: 64 KiB up to a GiB, so that at most 16,384 digests (512 KiB) are said of one; at most 1 MiB.
+fn block_bytes(new: u64) -> u32 {
+    match new {
+        0..=0x4000_0000 => 64 << 10,
+        0x4000_0001..=0x4_0000_0000 => 256 << 10,
+        _ => 1 << 20,
+    }
+}
+
+fn held_bytes(held: &Held, bytes: u64, segment_bytes: u32) -> u64 {
+    let segments = crate::file_hash::Segments { file_bytes: bytes, segment_bytes };
+    let lens = held.segments.iter().filter_map(|(segment, _)| segments.len(*segment));
+    lens.map(|len| u64::try_from(len).unwrap_or_default()).sum()
+}
+
+/// Removes temporary files of this transfer that no file goes on with.
+fn tidy(receiving: &Receiving, folder: &Folder) -> Result<(), Stop> {
+    let names = folder.list().unwrap_or_default();
+    for name in names {
+        let Some(number) = temporary_number(receiving.id, &name.name) else { continue };
+        if receiving.journal().is_stale(number) {
+            folder.remove(&name.name).map_err(|error| Stop::local("a temporary file cannot be removed", &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Directory => "a folder",
+        FileType::RegularFile => "a file",
+        FileType::Symlink => "a symbolic link",
+        _ => "a device, socket or pipe",
+    }
+}

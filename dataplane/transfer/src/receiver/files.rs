@@ -1,0 +1,357 @@
+//! Files that are wanted, begun and not yet whole.
+
+use std::{collections::HashMap, mem};
+
+use proto_wire::{
+    TreePath,
+    frames::FileEnd,
+    manifest::{Entry, Kind, MAX_FILE_BYTES, Mtime},
+    piece::Header,
+};
+
+use crate::{
+    bit_set::BitSet,
+    exclude::{TEMPORARY, TEMPORARY_END},
+    file_hash::{FileHasher, Segments},
+    intervals::Intervals,
+    journal::{FileKey, FileNumber, Held},
+    page_store::Moved,
+    stop::Stop,
+};
+use proto_model::TransferId;
+
+/// Files begun and not whole. An honest sender has as many as its window has segments; beyond this it is none.
+pub(super) const MAX_BEGUN: usize = 8192;
+/// Runs of segments of one file: what a window can leave open, many times over.
+const MAX_RUNS: usize = 65_536;
+/// Segments of a file: 64 TiB in segments of 1 MiB.
+pub(crate) const MAX_SEGMENTS: u64 = 1 << 26;
+
+/// What is wanted and begun.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    wanted: BitSet,
+    /// Begun, or done.
+    begun: BitSet,
+    /// Wanted and neither in place nor left out.
+    pub(super) outstanding: u64,
+    active: HashMap<u64, Active>,
+    /// Ends that overtook the pieces of their files.
+    early_ends: HashMap<u64, FileEnd>,
+}
+
+/// A file that is begun.
+#[derive(Debug)]
+struct Active {
+    entry: Entry,
+    attempt: u8,
+    number: FileNumber,
+    segments: Segments,
+    /// Whether what was never written is zero: not so in what an earlier attempt left.
+    fresh: bool,
+    /// Whether the temporary file is there.
+    created: bool,
+    /// Being written, or written.
+    claimed: Intervals,
+    written: Intervals,
+    hasher: FileHasher,
+    /// Written, and not yet in the journal.
+    dirty: Vec<(u64, [u8; 32])>,
+    end: Option<Ended>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    root: [u8; 32],
+    mode: u32,
+    mtime: Mtime,
+}
+
+/// A file whose contents are complete, to be put in place.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) file: u64,
+    pub(super) path: TreePath,
+    pub(super) temporary: Vec<u8>,
+    pub(super) moved: Moved,
+}
+
+/// What a segment turned out to be.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// It is to be written.
+    Write(Target),
+    /// It belongs to an attempt, or a file, that is over.
+    Drop,
+}
+
+/// Where a segment goes.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) path: TreePath,
+    pub(super) number: FileNumber,
+    pub(super) segments: Segments,
+    pub(super) fresh: bool,
+    /// Whether the temporary file is to be made, and what the journal is to say of it.
+    pub(super) create: Option<FileKey>,
+}
+
+/// A file's dirty segments.
+#[derive(Debug)]
+pub(super) struct Dirty {
+    pub(super) path: TreePath,
+    pub(super) number: FileNumber,
+    pub(super) segments: Vec<(u64, [u8; 32])>,
+}
+
+/// The hidden name beside the final one.
+pub(super) fn temporary_name(transfer: TransferId, number: FileNumber) -> Vec<u8> {
+    let id = transfer.uuid().simple().to_string();
+    [TEMPORARY, id.as_bytes(), b"-", number.0.to_string().as_bytes(), TEMPORARY_END].concat()
+}
+
+/// The number in a hidden name of this transfer.
+pub(super) fn temporary_number(transfer: TransferId, name: &[u8]) -> Option<FileNumber> {
+    let id = transfer.uuid().simple().to_string();
+    let rest = name.strip_prefix(TEMPORARY)?.strip_prefix(id.as_bytes())?.strip_prefix(b"-")?;
+    let number = std::str::from_utf8(rest.strip_suffix(TEMPORARY_END)?).ok()?;
+    number.parse().ok().map(FileNumber)
+}
+
+impl Files {
+    /// A file needs contents.
+    pub(super) fn want(&mut self, file: u64) {
+        if self.wanted.insert(file) {
+            self.outstanding += 1;
+        }
+    }
+
+    /// Goes on with a file of an earlier attempt.
+    pub(super) fn resume(&mut self, file: u64, entry: &Entry, segment_bytes: u32, held: &Held) {
+        let segments = Segments { file_bytes: entry.size(), segment_bytes };
+        let mut active = Active::new(entry.clone(), 0, held.number, segments);
+        (active.fresh, active.created) = (false, true);
+        for (segment, value) in &held.segments {
+            if *segment < segments.count() && active.claimed.insert(*segment) {
+                active.written.insert(*segment);
+                active.hasher.add(*segment, *value);
+            }
+        }
+        self.begun.insert(file);
+        self.active.insert(file, active);
+    }
+
+    /// Whether a file is still being received under this number.
+    pub(super) fn is_current(&self, file: u64, number: FileNumber) -> bool {
+        self.active.get(&file).is_some_and(|active| active.number == number)
+    }
+
+    /// Whether a file may be begun now: it was asked for and is not begun.
+    fn may_begin(&self, file: u64) -> Result<(), Stop> {
+        if !self.wanted.contains(file) {
+            return Err(Stop::violation(format!("file {file} was not asked for")));
+        }
+        if self.active.len() >= MAX_BEGUN {
+            return Err(Stop::violation("more files are begun than a window holds"));
+        }
+        Ok(())
+    }
+
+    /// Whether a file that was asked for was left out meanwhile: what still comes of it is dropped.
+    pub(super) fn is_left_out(&self, file: u64) -> bool {
+        self.begun.contains(file) && !self.wanted.contains(file)
+    }
+
+    /// Begins a small file, which comes whole. An earlier attempt of it is over: its number is given back for removal.
+    pub(super) fn begin_small(&mut self, file: u64, attempt: u8) -> Result<Option<FileNumber>, Stop> {
+        self.may_begin(file)?;
+        if self.begun.insert(file) {
+            return Ok(None);
+        }
+        match self.active.get(&file) {
+            Some(active) if active.attempt < attempt => Ok(self.active.remove(&file).map(|active| active.number)),
+            _ => Err(Stop::violation(format!("file {file} came twice"))),
+        }
+    }
+
+    /// Claims a segment, so that it is written once. `next` gives a number, `entry` the manifest's entry.
+    pub(super) fn claim(
+        &mut self,
+        header: &Header,
+        segment_bytes: u32,
+        entry: impl FnOnce() -> Result<Entry, Stop>,
+        next: impl FnOnce() -> FileNumber,
+    ) -> Result<Claim, Stop> {
+        let file = header.file;
+        let begin_anew = match self.active.get(&file) {
+            None if self.begun.contains(file) => return Ok(Claim::Drop),
+            None => true,
+            Some(active) if header.attempt < active.attempt => return Ok(Claim::Drop),
+            Some(active) => header.attempt > active.attempt,
+        };
+        if begin_anew {
+            self.may_begin(file)?;
+            let mut entry = entry()?;
+            if header.attempt == 0 && header.file_bytes != entry.size() {
+                return Err(Stop::violation(format!("file {file} has another size than the manifest says")));
+            }
+            if !matches!(entry.kind, Kind::File { .. }) {
+                return Err(Stop::violation(format!("entry {file} is no file")));
+            }
+            let segments = Segments { file_bytes: header.file_bytes, segment_bytes };
+            if header.file_bytes == 0 || header.file_bytes > MAX_FILE_BYTES || segments.count() > MAX_SEGMENTS {
+                return Err(Stop::violation(format!("file {file} has a size out of range")));
+            }
+            entry.kind = Kind::File { size: header.file_bytes };
+            self.begun.insert(file);
+            self.active.insert(file, Active::new(entry, header.attempt, next(), segments));
+        }
+        if let Some(end) = self.early_ends.remove(&file) {
+            self.end(&end)?;
+        }
+        let active = self.active.get_mut(&file).expect("an end alone does not complete a file");
+        active.claim(header).map(Claim::Write)
+    }
+
+    /// A segment is written; gives the file where it is whole.
+    pub(super) fn written(&mut self, file: u64, target: &Target, segment: u64, value: [u8; 32]) -> Whether {
+        match self.active.get_mut(&file) {
+            Some(active) if active.number == target.number => {
+                active.written.insert(segment);
+                active.hasher.add(segment, value);
+                active.dirty.push((segment, value));
+                self.whole(file)
+            }
+            _ => Whether::NotYet,
+        }
+    }
+
+    /// A segment did not verify: it may come again.
+    pub(super) fn unclaim(&mut self, file: u64, target: &Target, segment: u64) {
+        if let Some(active) = self.active.get_mut(&file).filter(|active| active.number == target.number) {
+            active.claimed.remove(segment);
+        }
+    }
+
+    /// All segments of a file were handed over at the other end.
+    pub(super) fn end(&mut self, end: &FileEnd) -> Result<Whether, Stop> {
+        let file = end.file;
+        let attempt = self.active.get(&file).map(|active| active.attempt);
+        if attempt.map_or(!self.begun.contains(file), |attempt| attempt < end.attempt) {
+            self.may_begin(file)?;
+            if self.early_ends.len() >= MAX_BEGUN {
+                return Err(Stop::violation("more files are ended than a window holds"));
+            }
+            self.early_ends.insert(file, end.clone());
+            return Ok(Whether::NotYet);
+        }
+        let Some(active) = self.active.get_mut(&file).filter(|active| active.attempt == end.attempt) else {
+            return Ok(Whether::NotYet);
+        };
+        if end.entry.as_ref().is_some_and(|entry| entry.size() != active.segments.file_bytes) {
+            return Err(Stop::violation(format!("file {file} ends with another size than its pieces have")));
+        }
+        let entry = end.entry.as_ref().unwrap_or(&active.entry);
+        active.end = Some(Ended { root: end.root, mode: entry.mode, mtime: entry.mtime });
+        Ok(self.whole(file))
+    }
+
+    fn whole(&mut self, file: u64) -> Whether {
+        let Some(active) = self.active.get(&file) else { return Whether::NotYet };
+        let complete = active.written.count() == active.segments.count();
+        let (Some(end), true) = (active.end, complete) else { return Whether::NotYet };
+        let root = active.hasher.root();
+        let active = self.active.remove(&file).expect("just looked up");
+        if root != Some(end.root) {
+            return Whether::Corrupted(active.entry.path);
+        }
+        let moved = Moved { root: end.root, size: active.segments.file_bytes, mode: end.mode, mtime: end.mtime };
+        Whether::Whole(active.entry.path, active.number, moved)
+    }
+
+    /// A file is over without contents: its number, where it was begun.
+    pub(super) fn abort(&mut self, file: u64) -> Option<(TreePath, FileNumber)> {
+        self.begun.insert(file);
+        self.early_ends.remove(&file);
+        self.active.remove(&file).map(|active| (active.entry.path, active.number))
+    }
+
+    /// A wanted file is in place, or left out; false where it was not wanted any more.
+    pub(super) fn done(&mut self, file: u64) -> bool {
+        let was = self.wanted.remove(file);
+        if was {
+            self.outstanding -= 1;
+        }
+        was
+    }
+
+    pub(super) fn is_wanted(&self, file: u64) -> bool {
+        self.wanted.contains(file)
+    }
+
+    /// What is written and not yet in the journal.
+    pub(super) fn take_dirty(&mut self) -> Vec<Dirty> {
+        let dirty = self.active.values_mut().filter(|active| !active.dirty.is_empty());
+        dirty
+            .map(|active| Dirty {
+                path: active.entry.path.clone(),
+                number: active.number,
+                segments: mem::take(&mut active.dirty),
+            })
+            .collect()
+    }
+}
+
+/// Whether a file is whole.
+#[derive(Debug)]
+pub(super) enum Whether {
+    NotYet,
+    Whole(TreePath, FileNumber, Moved),
+    /// All segments verified, and yet the whole does not.
+    Corrupted(TreePath),
+}
+
+impl Active {
+    fn new(entry: Entry, attempt: u8, number: FileNumber, segments: Segments) -> Self {
+        Self {
+            entry,
+            attempt,
+            number,
+            segments,
+            fresh: true,
+            created: false,
+            claimed: Intervals::default(),
+            written: Intervals::default(),
+            hasher: FileHasher::new(segments),
+            dirty: Vec::new(),
+            end: None,
+        }
+    }
+
+    fn claim(&mut self, header: &Header) -> Result<Target, Stop> {
+        let file = header.file;
+        if header.file_bytes != self.segments.file_bytes {
+            return Err(Stop::violation(format!("pieces of file {file} differ in its size")));
+        }
+        if self.segments.len(header.segment).is_none() {
+            return Err(Stop::violation(format!("file {file} has no segment {}", header.segment)));
+        }
+        if !self.claimed.insert(header.segment) {
+            return Err(Stop::violation(format!("segment {} of file {file} came twice", header.segment)));
+        }
+        if self.claimed.runs() > MAX_RUNS {
+            return Err(Stop::violation(format!("file {file} comes in too many separate parts")));
+        }
+        let create = !mem::replace(&mut self.created, true);
+        let mtime = self.entry.mtime;
+        let key =
+            || FileKey::new(self.entry.path.clone(), self.segments.file_bytes, mtime, self.segments.segment_bytes);
+        Ok(Target {
+            path: self.entry.path.clone(),
+            number: self.number,
+            segments: self.segments,
+            fresh: self.fresh,
+            create: create.then(key),
+        })
+    }
+}

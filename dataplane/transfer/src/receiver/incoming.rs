@@ -1,0 +1,367 @@
+//! Takes pieces: puts segments together, decodes them, verifies them, writes them.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use dataplane_hde::{DecodeError, Decoder};
+use proto_wire::{
+    TreePath,
+    frames::{FileAborted, FileEnd, ReceiverFrame},
+    piece::{
+        BUNDLE_ROW_BYTES, BundleRow, Header, Known, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, Source, read_bundle,
+        read_known,
+    },
+};
+
+use super::{
+    files::{Claim, Target, Whether, Whole, temporary_name},
+    state::{Receiving, own},
+};
+use crate::{page_store::Moved, reason::end, stop::Stop};
+
+/// Parts of segments that wait for their other parts: so much, besides what the transport holds.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Segments that were asked for again: more is no accident.
+const MAX_RESENDS: u64 = 1000;
+/// Zeros that are not written where the file has none but zeros: a block of most file systems.
+const HOLE_BYTES: usize = 4096;
+
+/// What one blocking thread decodes with.
+#[derive(Debug, Default)]
+struct Worker {
+    decoder: Decoder,
+    decoded: Vec<u8>,
+}
+
+/// Takes pieces, on any number of threads.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    workers: Mutex<Vec<Worker>>,
+    waiting: Mutex<Waiting>,
+    resends: AtomicU64,
+    pub(super) decoded_in: AtomicU64,
+    pub(super) decoded_out: AtomicU64,
+}
+
+/// Which segment a part belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Whose {
+    kind: PieceKind,
+    file: u64,
+    segment: u64,
+    attempt: u8,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    parts: HashMap<Whose, Vec<Option<Vec<u8>>>>,
+    bytes: usize,
+}
+
+impl Incoming {
+    /// Takes a piece; returns when it is written, or known not to be needed.
+    pub(super) fn piece(&self, receiving: &Receiving, piece: &Bytes) -> Result<(), Stop> {
+        let (header, part) = Header::parse(piece)?;
+        let Some(encoded) = self.assemble(&header, part)? else { return Ok(()) };
+        let mut worker = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let taken = self.segment(receiving, &header, &encoded, &mut worker);
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        taken
+    }
+
+    fn segment(&self, receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+        self.decoded_in.fetch_add(u64::try_from(encoded.len()).unwrap_or_default(), Relaxed);
+        self.decoded_out.fetch_add(header.decoded_bytes.into(), Relaxed);
+        match header.kind {
+            PieceKind::Segment => self.aligned(receiving, header, encoded, worker),
+            PieceKind::Bundle => bundle(receiving, header, encoded, worker),
+            PieceKind::Known => self.known(receiving, header, encoded, worker),
+        }
+    }
+
+    /// The whole encoded segment, once all of its parts are there.
+    fn assemble(&self, header: &Header, part: Bytes) -> Result<Option<Bytes>, Stop> {
+        if header.parts == 1 {
+            return Ok(Some(part));
+        }
+        let key = Whose { kind: header.kind, file: header.file, segment: header.segment, attempt: header.attempt };
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.bytes + part.len() > MAX_WAITING_BYTES {
+            return Err(Stop::violation("too many segments wait for their other parts"));
+        }
+        let parts = waiting.parts.entry(key).or_insert_with(|| vec![None; usize::from(header.parts)]);
+        let place = parts.get_mut(usize::from(header.part)).filter(|place| place.is_none());
+        let Some(place) = place else { return Err(Stop::violation("a part of a segment came twice")) };
+        // Copied, so that what waits does not hold the transport's memory.
+        *place = Some(part.to_vec());
+        waiting.bytes += part.len();
+        let complete = waiting.parts.get(&key).is_some_and(|parts| parts.iter().all(Option::is_some));
+        if !complete {
+            return Ok(None);
+        }
+        let whole = waiting.parts.remove(&key).unwrap_or_default().into_iter().flatten().collect::<Vec<_>>().concat();
+        waiting.bytes -= whole.len();
+        if u32::try_from(whole.len()) != Ok(header.encoded_bytes) {
+            return Err(Stop::violation("the parts of a segment do not fit one another"));
+        }
+        Ok(Some(whole.into()))
+    }
+
+    fn aligned(&self, receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+        let Some(target) = begin(receiving, header)? else { return Ok(()) };
+        let bytes = target.segments.len(header.segment).unwrap_or_default();
+        let mut basis = Basis::of(receiving, &target.path);
+        let reused = reused(encoded);
+        worker.decoded.clear();
+        let decoded =
+            worker.decoder.decode(encoded, bytes, &mut |offset, room| basis.read(offset, room), &mut worker.decoded);
+        let verified = match decoded {
+            Ok(()) => target.segments.value(header.segment, &worker.decoded) == header.value,
+            // The old version changed, or went away: the bytes themselves are asked for.
+            Err(DecodeError::Source(_)) => false,
+            Err(error) => return Err(Stop::violation(error.to_string())),
+        };
+        if !verified {
+            return self.resend(receiving, header.file, &target, header.segment);
+        }
+        write_segment(receiving, header.file, &target, header.segment, header.value, &worker.decoded, reused)
+    }
+
+    fn known(&self, receiving: &Receiving, header: &Header, list: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+        if blake3::hash(list).as_bytes() != &header.value {
+            return Err(Stop::temporary(end::CORRUPTED, "a list of segments did not verify"));
+        }
+        for Known { segment, source, value } in read_known(list)? {
+            let header = Header { segment, value, ..*header };
+            let Some(target) = begin(receiving, &header)? else { continue };
+            let bytes = target.segments.len(segment).unwrap_or_default();
+            worker.decoded.clear();
+            worker.decoded.resize(bytes, 0);
+            let read = match source {
+                Source::Zeros => Ok(()),
+                Source::Basis { offset } => Basis::of(receiving, &target.path).read(offset, &mut worker.decoded),
+            };
+            if read.is_err() || target.segments.value(segment, &worker.decoded) != value {
+                self.resend(receiving, header.file, &target, segment)?;
+                continue;
+            }
+            let reused = if source == Source::Zeros { 0 } else { u64::try_from(bytes).unwrap_or_default() };
+            write_segment(receiving, header.file, &target, segment, value, &worker.decoded, reused)?;
+        }
+        Ok(())
+    }
+
+    fn resend(&self, receiving: &Receiving, file: u64, target: &Target, segment: u64) -> Result<(), Stop> {
+        if self.resends.fetch_add(1, Relaxed) >= MAX_RESENDS {
+            return Err(Stop::temporary(end::CORRUPTED, "too many segments did not verify"));
+        }
+        tracing::warn!(transfer = %receiving.id, file, segment, "a segment did not verify and is asked for again");
+        receiving.files().unclaim(file, target, segment);
+        receiving.send(ReceiverFrame::Resend { file, segment })
+    }
+
+    /// All segments of a file have been sent.
+    pub(super) fn end(receiving: &Receiving, end: &FileEnd) -> Result<(), Stop> {
+        let whether = receiving.files().end(end)?;
+        settle(receiving, end.file, whether)
+    }
+
+    /// A file cannot be read at the source.
+    pub(super) fn abort(receiving: &Receiving, aborted: &FileAborted) -> Result<(), Stop> {
+        let file = aborted.file;
+        if !receiving.files().is_wanted(file) {
+            return Err(Stop::violation(format!("file {file} was not asked for")));
+        }
+        let begun = receiving.files().abort(file);
+        if let Some((path, number)) = begun {
+            receiving.remove_temporary(&path, number);
+        }
+        // The sender counts it among its own issues.
+        receiving.pages.set_fate(file, crate::page_store::Fate::LeftOut).map_err(|error| own(&error))?;
+        receiving.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
+        receiving.files().done(file);
+        Ok(())
+    }
+}
+
+/// Bytes of an encoded segment that are copies of what is held here.
+fn reused(encoded: &[u8]) -> u64 {
+    let Ok(container) = proto_wire::hde::Container::parse(encoded) else { return 0 };
+    let copies = container.ops().filter(|op| matches!(op, proto_wire::hde::Op::Copy { .. }));
+    copies.map(|op| u64::from(op.length())).sum()
+}
+
+/// Claims a segment, and makes the temporary file with the first one; none where the segment is not needed.
+fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop> {
+    let entry = || {
+        let entry = receiving.pages.entry(header.file).map_err(|error| own(&error))?;
+        entry.ok_or_else(|| Stop::violation(format!("there is no entry {}", header.file)))
+    };
+    let mut files = receiving.files();
+    let next = || receiving.journal().number();
+    let target = match files.claim(header, receiving.segment_bytes, entry, next)? {
+        Claim::Drop => return Ok(None),
+        Claim::Write(target) => target,
+    };
+    let expected = target.segments.len(header.segment).unwrap_or_default();
+    if header.kind == PieceKind::Segment && usize::try_from(header.decoded_bytes) != Ok(expected) {
+        return Err(Stop::violation(format!("segment {} of file {} has a wrong length", header.segment, header.file)));
+    }
+    let Some(key) = &target.create else { return Ok(Some(target)) };
+    // Made while the files are locked: whoever has the next segment finds it.
+    let made = make(receiving, &target.path, target.number, target.segments.file_bytes);
+    drop(files);
+    match made {
+        Ok(()) => {
+            receiving.journal().begin(target.number, key).map_err(|error| own(&error))?;
+            Ok(Some(target))
+        }
+        Err(error) => receiving.unwritable(header.file, &target.path, &error).map(|()| None),
+    }
+}
+
+fn make(receiving: &Receiving, path: &TreePath, number: crate::journal::FileNumber, bytes: u64) -> io::Result<()> {
+    let file = receiving.parent(path)?.create(&temporary_name(receiving.id, number))?;
+    file.set_len(bytes)
+}
+
+fn write_segment(
+    receiving: &Receiving,
+    file: u64,
+    target: &Target,
+    segment: u64,
+    value: [u8; 32],
+    bytes: &[u8],
+    reused: u64,
+) -> Result<(), Stop> {
+    let written = receiving
+        .parent(&target.path)
+        .and_then(|parent| parent.write(&temporary_name(receiving.id, target.number)))
+        .and_then(|file| write(&file, target.segments.offset(segment), bytes, target.fresh));
+    let len = u64::try_from(bytes.len()).unwrap_or_default();
+    if let Err(error) = written {
+        if !receiving.files().is_current(file, target.number) {
+            return Ok(());
+        }
+        receiving.remove_temporary(&target.path, target.number);
+        return receiving.unwritable(file, &target.path, &error);
+    }
+    receiving.use_promise(len);
+    receiving.verified(len, reused);
+    let whether = receiving.files().written(file, target, segment, value);
+    settle(receiving, file, whether)
+}
+
+/// Writes bytes at their place; stretches of zeros stay holes where the file is new.
+fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool) -> io::Result<()> {
+    if !fresh {
+        return file.write_all_at(bytes, offset);
+    }
+    let mut start = 0;
+    while start < bytes.len() {
+        let zero = |chunk: &[u8]| chunk.iter().all(|byte| *byte == 0);
+        let data = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| !zero(chunk)).map(<[u8]>::len).sum::<usize>();
+        file.write_all_at(&bytes[start..start + data], offset + u64::try_from(start).unwrap_or_default())?;
+        start += data;
+        start += bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| zero(chunk)).map(<[u8]>::len).sum::<usize>();
+    }
+    Ok(())
+}
+
+/// Hands a file on that is whole.
+fn settle(receiving: &Receiving, file: u64, whether: Whether) -> Result<(), Stop> {
+    match whether {
+        Whether::NotYet => Ok(()),
+        Whether::Whole(path, number, moved) => {
+            let temporary = temporary_name(receiving.id, number);
+            receiving.hand_on(Whole { file, path, temporary, moved })
+        }
+        Whether::Corrupted(path) => {
+            let message =
+                format!("{} does not have the digest that the sender read", proto_model::escape(path.as_bytes()));
+            Err(Stop::temporary(end::CORRUPTED, message))
+        }
+    }
+}
+
+fn bundle(receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+    let bytes = usize::try_from(header.decoded_bytes).unwrap_or(usize::MAX);
+    let files = usize::try_from(header.segment).unwrap_or(usize::MAX);
+    if files > MAX_BUNDLE_FILES || bytes < files * BUNDLE_ROW_BYTES {
+        return Err(Stop::violation("a bundle is too small for its files"));
+    }
+    worker.decoded.clear();
+    let no_basis = &mut |_: u64, _: &mut [u8]| Err(io::Error::from(io::ErrorKind::NotFound));
+    let decoded = worker.decoder.decode(encoded, bytes, no_basis, &mut worker.decoded);
+    decoded.map_err(|error| Stop::violation(error.to_string()))?;
+    if blake3::hash(&worker.decoded).as_bytes() != &header.value {
+        return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));
+    }
+    for (row, contents) in read_bundle(&worker.decoded, header.segment)? {
+        small(receiving, &row, contents)?;
+    }
+    Ok(())
+}
+
+fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), Stop> {
+    let file = row.file;
+    let entry = receiving.pages.entry(file).map_err(|error| own(&error))?;
+    let entry = entry.ok_or_else(|| Stop::violation(format!("there is no entry {file}")))?;
+    if !matches!(entry.kind, proto_wire::manifest::Kind::File { .. }) {
+        return Err(Stop::violation(format!("entry {file} is no file")));
+    }
+    let size = u64::from(row.size);
+    if size > SMALL_FILE_BYTES || (row.attempt == 0 && size != entry.size()) {
+        return Err(Stop::violation(format!("file {file} in a bundle has a size that it may not have")));
+    }
+    if blake3::hash(contents).as_bytes() != &row.root {
+        return Err(Stop::temporary(end::CORRUPTED, "a small file did not verify"));
+    }
+    if receiving.files().is_left_out(file) {
+        return Ok(());
+    }
+    let before = receiving.files().begin_small(file, row.attempt)?;
+    if let Some(number) = before {
+        receiving.remove_temporary(&entry.path, number);
+    }
+    let number = receiving.journal().number();
+    let temporary = temporary_name(receiving.id, number);
+    let written = receiving.parent(&entry.path).and_then(|parent| parent.create(&temporary));
+    if let Err(error) = written.and_then(|file| file.write_all_at(contents, 0)) {
+        receiving.remove_temporary(&entry.path, number);
+        return receiving.unwritable(file, &entry.path, &error);
+    }
+    receiving.use_promise(size);
+    receiving.verified(size, 0);
+    let moved = Moved { root: row.root, size, mode: row.mode, mtime: row.mtime };
+    receiving.hand_on(Whole { file, path: entry.path, temporary, moved })
+}
+
+/// The old version of a file, opened when it is first asked for.
+struct Basis<'a> {
+    receiving: &'a Receiving,
+    path: &'a TreePath,
+    file: Option<File>,
+}
+
+impl<'a> Basis<'a> {
+    fn of(receiving: &'a Receiving, path: &'a TreePath) -> Self {
+        Self { receiving, path, file: None }
+    }
+
+    fn read(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(self.receiving.parent(self.path)?.read(self.path.name())?);
+        }
+        self.file.as_ref().map_or(Ok(()), |file| file.read_exact_at(room, offset))
+    }
+}

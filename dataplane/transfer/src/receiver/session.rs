@@ -1,0 +1,436 @@
+//! One attempt to receive: what goes on at once, and when it is over.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use foundation_runtime::TaskGroup;
+use futures::{StreamExt, stream::FuturesUnordered};
+use proto_model::{TransferRole, TransferState};
+use proto_wire::{
+    frames::{FileAborted, FileEnd, Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame},
+    manifest::PageReader,
+};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{
+    admission::Admitted,
+    compare::Comparer,
+    conclude::{clean, conclude},
+    files::{Files, Whole, temporary_name},
+    incoming::Incoming,
+    publish::{BATCH_FILES, publish},
+    state::{Receiving, own},
+    stopping,
+};
+use crate::{
+    confine::Folder,
+    exclude::Excludes,
+    journal::Journal,
+    link::{ControlIn, ControlOut, Link, PiecesIn},
+    page_store::PageStore,
+    reason::end,
+    report::{EVERY, Reporter},
+    service::{Shared, Turn},
+    stop::Stop,
+    tally::{Tally, add},
+};
+
+/// Frames that wait to be sent.
+const FRAMES: usize = 16;
+/// Files that wait to be put in place: two batches.
+const WHOLE_FILES: usize = 2 * BATCH_FILES;
+/// How often what was written becomes durable and is written down: what a break may cost.
+const JOURNAL_EVERY: Duration = Duration::from_secs(2);
+/// How long a sender may send nothing at all while something is still expected of it.
+const STALLED: Duration = Duration::from_secs(600);
+
+pub(super) struct Attempt {
+    pub(super) shared: Arc<Shared>,
+    pub(super) admitted: Admitted,
+    pub(super) open: Open,
+    pub(super) group: TaskGroup,
+}
+
+/// What the parts of an attempt tell one another.
+struct Board {
+    pages: watch::Sender<usize>,
+    compared: AtomicU64,
+    manifest: Mutex<Option<ManifestEnd>>,
+    finish: Mutex<Option<[u8; 32]>>,
+    /// Rings whenever something happened that may have been the last thing.
+    bell: Notify,
+    /// Something came from the sender, or was done for it.
+    alive: AtomicBool,
+}
+
+impl Board {
+    fn ring(&self) {
+        self.alive.store(true, Relaxed);
+        self.bell.notify_one();
+    }
+}
+
+impl Attempt {
+    /// Runs the attempt, and cleans up after one that ended for good.
+    pub(super) async fn run(
+        self,
+        link: &mut Link,
+        turn: &Turn,
+        reporter: &Reporter,
+    ) -> (Arc<Tally>, Result<Finished, Stop>) {
+        let tally = Arc::new(Tally::default());
+        let group = self.group.clone();
+        let (frames_tx, frames) = mpsc::channel(FRAMES);
+        let (whole_tx, whole) = mpsc::channel(WHOLE_FILES);
+        let numbers = Arc::clone(&tally);
+        let prepared = group.blocking("transfer prepare", move || self.prepare(numbers, frames_tx, whole_tx)).await;
+        let receiving = match prepared.unwrap_or_else(|_cancelled| Err(stopping())) {
+            Ok(receiving) => receiving,
+            Err(stop) => return (tally, Err(stop)),
+        };
+        let result = Box::pin(go(Arc::clone(&receiving), &group, link, turn, reporter, frames, whole)).await;
+        if let Err(stop) = &result {
+            // What is still on blocking threads ends first, so that nothing new appears behind the broom.
+            let for_good = !stop.temporary;
+            if group.shutdown(super::DRAIN).await.is_ok() {
+                let tasks = receiving.shared.tasks.clone();
+                let last = move || if for_good { clean(&receiving) } else { drop(keep_journal(&receiving)) };
+                // Whoever stops meanwhile finds what was kept before.
+                let _ended = tasks.blocking("transfer last steps", last).await;
+            }
+        }
+        (tally, result)
+    }
+
+    fn prepare(
+        self,
+        tally: Arc<Tally>,
+        frames: mpsc::Sender<ReceiverFrame>,
+        whole: mpsc::Sender<Whole>,
+    ) -> Result<Arc<Receiving>, Stop> {
+        let Self { shared, admitted, open, .. } = self;
+        let id = admitted.transfer;
+        let excludes = Excludes::new(&admitted.options.exclude);
+        let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
+        let folder = shared.folder.make(id, TransferRole::Receiver).map_err(|error| own(&error))?;
+        let journal = Journal::open(&folder).map_err(|error| own(&error))?;
+        let pages = PageStore::create(&folder).map_err(|error| own(&error))?;
+        let stat = admitted.target.as_ref().map(Folder::own_stat).transpose().map_err(|error| own(&error))?;
+        Ok(Arc::new(Receiving {
+            id,
+            options: admitted.options,
+            excludes,
+            segment_bytes: open.segment_bytes,
+            target: admitted.target,
+            device: stat.map_or(0, |stat| stat.st_dev),
+            pages,
+            resuming: journal.is_resuming(),
+            journal: Mutex::new(journal),
+            files: Mutex::new(Files::default()),
+            tally,
+            promised: AtomicU64::new(0),
+            wanted_bytes: AtomicU64::new(0),
+            frames,
+            whole,
+            left_out: Mutex::default(),
+            shared,
+        }))
+    }
+}
+
+/// Receives until the tree is concluded, or something stops it.
+async fn go(
+    receiving: Arc<Receiving>,
+    group: &TaskGroup,
+    link: &mut Link,
+    turn: &Turn,
+    reporter: &Reporter,
+    frames: mpsc::Receiver<ReceiverFrame>,
+    whole: mpsc::Receiver<Whole>,
+) -> Result<Finished, Stop> {
+    let board = Board {
+        pages: watch::Sender::new(0),
+        compared: AtomicU64::new(0),
+        manifest: Mutex::default(),
+        finish: Mutex::default(),
+        bell: Notify::new(),
+        alive: AtomicBool::new(true),
+    };
+    let window = receiving.shared.settings.load().receive_window.bytes();
+    let opened = Opened { features: Vec::new(), receive_window_bytes: window, resuming: receiving.resuming };
+    link.control_out.send(&ReceiverFrame::Opened(opened).encode()).await?;
+    let part = Part { receiving: &receiving, group, board: &board };
+    let incoming = Arc::new(Incoming::default());
+    let parts = async {
+        tokio::try_join!(
+            part.read_frames(link.control_in.as_mut()),
+            part.write_frames(link.control_out.as_mut(), frames),
+            part.compare(),
+            part.take_pieces(link.pieces_in.as_mut(), &incoming),
+            part.publish(whole),
+            part.keep_journal(),
+            part.report(reporter, &link.path),
+            part.watch_for_stalls(),
+        )
+    };
+    let started = receiving.shared.clock.utc();
+    let result = tokio::select! {
+        stopped = parts => Err(stopped.map(|_never| stopping()).unwrap_or_else(|stop| stop)),
+        finished = part.conclude() => finished,
+        () = turn.cancel.cancelled() => Err(Stop::final_(end::CANCELLED, "the transfer was cancelled")),
+        () = turn.superseded.cancelled() => Err(Stop::temporary(end::BUSY, "the sender opened the transfer anew")),
+        () = receiving.shared.tasks.cancelled() => Err(stopping()),
+    };
+    decode_span(&incoming, started, receiving.shared.clock.utc());
+    result
+}
+
+/// One span for all decoding, with its sums.
+fn decode_span(incoming: &Incoming, from: chrono::DateTime<chrono::Utc>, to: chrono::DateTime<chrono::Utc>) {
+    let (input, output) = (incoming.decoded_in.load(Relaxed), incoming.decoded_out.load(Relaxed));
+    if input > 0 {
+        let took_ms = (to - from).num_milliseconds();
+        tracing::info_span!("hde decode", dwcp.hde.input_bytes = input, dwcp.hde.output_bytes = output, took_ms)
+            .in_scope(|| {});
+    }
+}
+
+/// What each part of an attempt has at hand. All end only with an error, or not at all.
+struct Part<'a> {
+    receiving: &'a Arc<Receiving>,
+    group: &'a TaskGroup,
+    board: &'a Board,
+}
+
+impl Part<'_> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&Arc<Receiving>) -> Result<T, Stop> + Send + 'static,
+    ) -> Result<T, Stop> {
+        let receiving = Arc::clone(self.receiving);
+        self.group.blocking(name, move || work(&receiving)).await.unwrap_or_else(|_cancelled| Err(stopping()))
+    }
+
+    async fn read_frames(&self, control: &mut dyn ControlIn) -> Result<(), Stop> {
+        let mut reader = PageReader::default();
+        loop {
+            let frame = control.recv().await?;
+            let gone = || Stop { known_there: true, ..Stop::temporary(end::PEER_UNREACHABLE, "the sender went away") };
+            let frame = SenderFrame::decode(&frame.ok_or_else(gone)?)?;
+            match frame {
+                SenderFrame::Open(_) => return Err(Stop::violation("a second opening came")),
+                SenderFrame::Page(page) => reader = self.page(reader, page).await?,
+                SenderFrame::ManifestEnd(end) => self.manifest_end(&reader, end)?,
+                SenderFrame::FileEnd(end) => self.file_end(end).await?,
+                SenderFrame::FileAborted(aborted) => self.file_aborted(aborted).await?,
+                SenderFrame::Finish { tree_digest } => self.finish(tree_digest)?,
+                SenderFrame::Abort(abort) => return Err(abort.into()),
+            }
+            self.board.ring();
+        }
+    }
+
+    async fn page(&self, mut reader: PageReader, page: proto_rpc::peer::ManifestPage) -> Result<PageReader, Stop> {
+        if self.manifest().is_some() {
+            return Err(Stop::violation("a page came after the last one"));
+        }
+        let (reader, bytes) = self
+            .blocking("transfer page", move |receiving| {
+                let before = reader.bytes();
+                // Checked first, so that only what was checked is written down.
+                reader.next_page(page.clone())?;
+                receiving.pages.append(&page).map_err(|error| own(&error))?;
+                let more = reader.bytes() - before;
+                Ok((reader, more))
+            })
+            .await?;
+        let tally = &self.receiving.tally;
+        tally.files_total.store(reader.entries(), Relaxed);
+        add(&tally.bytes_total, bytes);
+        self.board.pages.send_modify(|pages| *pages += 1);
+        Ok(reader)
+    }
+
+    fn manifest_end(&self, reader: &PageReader, end: ManifestEnd) -> Result<(), Stop> {
+        if self.manifest().is_some() {
+            return Err(Stop::violation("the manifest ended twice"));
+        }
+        if (end.entries, end.bytes, end.digest) != (reader.entries(), reader.bytes(), reader.digest()) {
+            return Err(Stop::violation("the manifest ends with other sums than its pages have"));
+        }
+        self.receiving.tally.totals_final.store(true, Relaxed);
+        *self.board.manifest.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+        Ok(())
+    }
+
+    fn manifest(&self) -> Option<ManifestEnd> {
+        self.board.manifest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn file_end(&self, end: FileEnd) -> Result<(), Stop> {
+        self.blocking("transfer file end", move |receiving| Incoming::end(receiving, &end)).await
+    }
+
+    async fn file_aborted(&self, aborted: FileAborted) -> Result<(), Stop> {
+        self.blocking("transfer file aborted", move |receiving| Incoming::abort(receiving, &aborted)).await
+    }
+
+    fn finish(&self, tree_digest: [u8; 32]) -> Result<(), Stop> {
+        if self.manifest().is_none() {
+            return Err(Stop::violation("the sender finished before its manifest ended"));
+        }
+        *self.board.finish.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree_digest);
+        Ok(())
+    }
+
+    async fn write_frames(
+        &self,
+        control: &mut dyn ControlOut,
+        mut frames: mpsc::Receiver<ReceiverFrame>,
+    ) -> Result<(), Stop> {
+        while let Some(frame) = frames.recv().await {
+            control.send(&frame.encode()).await?;
+        }
+        std::future::pending().await
+    }
+
+    async fn compare(&self) -> Result<(), Stop> {
+        let mut pages = self.board.pages.subscribe();
+        let mut comparer = Comparer::new(Arc::clone(self.receiving));
+        for number in 0.. {
+            if pages.wait_for(|pages| *pages > number).await.is_err() {
+                break;
+            }
+            comparer = self
+                .blocking("transfer compare", move |receiving| {
+                    if let Some(page) = receiving.pages.page(number).map_err(|error| own(&error))? {
+                        comparer.page(&page)?;
+                    }
+                    Ok(comparer)
+                })
+                .await?;
+            self.board.compared.fetch_add(1, Relaxed);
+            self.board.ring();
+        }
+        std::future::pending().await
+    }
+
+    async fn take_pieces(&self, pieces: &mut dyn PiecesIn, incoming: &Arc<Incoming>) -> Result<(), Stop> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        let mut busy = FuturesUnordered::new();
+        let mut open = true;
+        loop {
+            tokio::select! {
+                piece = pieces.recv(), if open && busy.len() < threads => match piece {
+                    Some(piece) => busy.push(self.take(Arc::clone(incoming), piece)),
+                    // The control stream says why.
+                    None => open = false,
+                },
+                Some(taken) = busy.next() => {
+                    taken?;
+                    self.board.ring();
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn take(&self, incoming: Arc<Incoming>, piece: Bytes) -> Result<(), Stop> {
+        self.blocking("transfer piece", move |receiving| incoming.piece(receiving, &piece)).await
+    }
+
+    async fn publish(&self, mut whole: mpsc::Receiver<Whole>) -> Result<(), Stop> {
+        let mut batch = Vec::new();
+        // What comes while one batch is put in place is the next batch.
+        while whole.recv_many(&mut batch, BATCH_FILES).await > 0 {
+            let ready = std::mem::take(&mut batch);
+            self.blocking("transfer publish", move |receiving| publish(receiving, ready)).await?;
+            self.board.ring();
+        }
+        std::future::pending().await
+    }
+
+    async fn keep_journal(&self) -> Result<(), Stop> {
+        loop {
+            tokio::time::sleep(JOURNAL_EVERY).await;
+            self.blocking("transfer journal", keep_journal).await?;
+        }
+    }
+
+    async fn report(&self, reporter: &Reporter, path: &super::super::link::PathOf) -> Result<(), Stop> {
+        let tally = &self.receiving.tally;
+        let mut said = (0, 0);
+        loop {
+            reporter.say(TransferState::Running, tally, path(), None);
+            let now = (tally.bytes_done.load(Relaxed), tally.files_done.load(Relaxed));
+            if now != said {
+                let (bytes_verified, files_published) = now;
+                // Where the sender does not read, this may wait for the next time.
+                let frame = ReceiverFrame::Progress { bytes_verified, files_published };
+                if self.receiving.frames.try_send(frame).is_ok() {
+                    said = now;
+                }
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    async fn watch_for_stalls(&self) -> Result<(), Stop> {
+        loop {
+            self.board.alive.store(false, Relaxed);
+            tokio::time::sleep(STALLED).await;
+            let comparing = self.board.compared.load(Relaxed) < self.pages_so_far();
+            if !self.board.alive.load(Relaxed) && !comparing {
+                return Err(Stop::temporary(end::STALLED, "nothing came from the sender for ten minutes"));
+            }
+        }
+    }
+
+    fn pages_so_far(&self) -> u64 {
+        u64::try_from(self.receiving.pages.pages()).unwrap_or(u64::MAX)
+    }
+
+    /// Waits until everything is in place, then concludes.
+    async fn conclude(&self) -> Result<Finished, Stop> {
+        loop {
+            if let Some((manifest, digest)) = self.complete() {
+                return self
+                    .blocking("transfer conclude", move |receiving| conclude(receiving, &manifest, &digest))
+                    .await;
+            }
+            self.board.bell.notified().await;
+        }
+    }
+
+    fn complete(&self) -> Option<(ManifestEnd, [u8; 32])> {
+        let manifest = self.manifest()?;
+        let digest = (*self.board.finish.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let compared = self.board.compared.load(Relaxed) == self.pages_so_far();
+        (compared && self.receiving.files().outstanding == 0).then_some((manifest, digest))
+    }
+}
+
+/// Makes what was written durable, then writes down that it is held.
+fn keep_journal(receiving: &Arc<Receiving>) -> Result<(), Stop> {
+    let dirty = receiving.files().take_dirty();
+    if dirty.is_empty() {
+        return Ok(());
+    }
+    for dirty in dirty {
+        let name = temporary_name(receiving.id, dirty.number);
+        let synced =
+            receiving.parent(&dirty.path).and_then(|parent| parent.write(&name)).and_then(|file| file.sync_data());
+        // One that is in place by now, or was given up, is not held.
+        if synced.is_ok() {
+            receiving.journal().segments(dirty.number, &dirty.segments).map_err(|error| own(&error))?;
+        }
+    }
+    receiving.journal().sync().map_err(|error| own(&error))
+}

@@ -1,0 +1,151 @@
+//! What the parts of one receiving transfer share.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use proto_model::{TransferId, TransferOptions};
+use proto_wire::{TreePath, frames::ReceiverFrame};
+use tokio::sync::mpsc;
+
+use super::files::{Files, Whole, temporary_name};
+use crate::{
+    bit_set::BitSet,
+    confine::Folder,
+    exclude::Excludes,
+    journal::{FileNumber, Journal},
+    page_store::{Fate, PageStore},
+    reason::issue,
+    service::Shared,
+    stop::{Stop, is_full},
+    tally::{Tally, add},
+};
+
+/// One transfer at its receiver.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: TransferId,
+    pub(super) options: TransferOptions,
+    pub(super) excludes: Excludes,
+    pub(super) segment_bytes: u32,
+    /// None only where a dry run has nothing to compare with.
+    pub(super) target: Option<Folder>,
+    /// The target's file system, where it is promised room.
+    pub(super) device: u64,
+    pub(super) pages: PageStore,
+    pub(super) journal: Mutex<Journal>,
+    pub(super) resuming: bool,
+    pub(super) files: Mutex<Files>,
+    pub(super) tally: Arc<Tally>,
+    /// Bytes promised to this transfer and not yet written.
+    pub(super) promised: AtomicU64,
+    /// Bytes of wanted files, against the grant's bound.
+    pub(super) wanted_bytes: AtomicU64,
+    /// To the sender.
+    pub(super) frames: mpsc::Sender<ReceiverFrame>,
+    /// To whoever puts files in place.
+    pub(super) whole: mpsc::Sender<Whole>,
+    /// Entries that are not in place, each said once.
+    pub(super) left_out: Mutex<BitSet>,
+}
+
+impl Receiving {
+    pub(super) fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder that receives.
+    pub(super) fn target(&self) -> io::Result<&Folder> {
+        self.target.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// The folder that an entry lies in, resolved anew.
+    pub(super) fn parent(&self, path: &TreePath) -> io::Result<Folder> {
+        self.target()?.folder(path.split().0.unwrap_or_default())
+    }
+
+    /// Sends a frame, from a blocking thread.
+    pub(super) fn send(&self, frame: ReceiverFrame) -> Result<(), Stop> {
+        self.frames.blocking_send(frame).map_err(|_closed| gone())
+    }
+
+    /// Hands a whole file on, from a blocking thread.
+    pub(super) fn hand_on(&self, whole: Whole) -> Result<(), Stop> {
+        self.whole.blocking_send(whole).map_err(|_closed| gone())
+    }
+
+    /// Writes down that an entry is not in place, once, and goes on; but a full disk ends the transfer.
+    pub(super) fn leave_out(&self, file: u64, path: &[u8], reason: &str, error: &io::Error) -> Result<(), Stop> {
+        if is_full(error) {
+            return Err(Stop::local("the file system is full", error));
+        }
+        self.leave_out_because(file, path, reason, error.to_string())
+    }
+
+    pub(super) fn leave_out_because(&self, file: u64, path: &[u8], reason: &str, message: String) -> Result<(), Stop> {
+        if !self.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(file) {
+            return Ok(());
+        }
+        self.tally.issue(path, reason, message);
+        self.pages.set_fate(file, Fate::LeftOut).map_err(|error| own(&error))?;
+        let mut files = self.files();
+        files.abort(file);
+        files.done(file);
+        Ok(())
+    }
+
+    /// Removes a temporary file; that it stays is only untidy, and is mended by the next attempt.
+    pub(super) fn remove_temporary(&self, path: &TreePath, number: FileNumber) {
+        self.remove_temporary_name(path, &temporary_name(self.id, number));
+    }
+
+    pub(super) fn remove_temporary_name(&self, path: &TreePath, name: &[u8]) {
+        let removed = self.parent(path).and_then(|parent| parent.remove(name));
+        if let Err(error) = removed {
+            tracing::debug!(transfer = %self.id, %error, "a temporary file stays behind");
+        }
+    }
+
+    /// Bytes of the promise are used, or not needed any more.
+    pub(super) fn use_promise(&self, bytes: u64) {
+        let taken = self.promised.fetch_update(Relaxed, Relaxed, |held| Some(held.saturating_sub(bytes)));
+        let before = taken.unwrap_or_else(|held| held);
+        self.shared.release(self.device, before.min(bytes));
+    }
+
+    /// Contents were verified and written.
+    pub(super) fn verified(&self, bytes: u64, reused: u64) {
+        add(&self.tally.bytes_done, bytes);
+        add(&self.tally.bytes_reused, reused);
+    }
+
+    /// An issue that says why something could not be written.
+    pub(super) fn unwritable(&self, file: u64, path: &TreePath, error: &io::Error) -> Result<(), Stop> {
+        self.leave_out(file, path.as_bytes(), issue::UNWRITABLE, error)
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.shared.release(self.device, self.promised.load(Relaxed));
+    }
+}
+
+/// The disk of this host's own folder fails.
+pub(super) fn own(error: &io::Error) -> Stop {
+    Stop::local("the folder of transfers cannot be used", error)
+}
+
+/// The parts of the attempt are being taken down; whoever sees this is not heard any more.
+pub(super) fn gone() -> Stop {
+    Stop::temporary(crate::reason::end::SHUTDOWN, "the attempt is over")
+}

@@ -1,0 +1,64 @@
+//! What a host lets be read and written: its roots, as their owner named them (D3, D21).
+
+use std::collections::BTreeMap;
+
+use dataplane_identity::Member;
+use proto_model::{RootName, RootPath, config::Root};
+
+use crate::{confine::Folder, reason::end, stop::Stop};
+
+/// The roots of a host. Without any nothing can be read or written.
+#[derive(Clone, Debug, Default)]
+pub struct Roots(BTreeMap<RootName, Root>);
+
+impl Roots {
+    /// These roots.
+    #[must_use]
+    pub fn new(roots: BTreeMap<RootName, Root>) -> Self {
+        Self(roots)
+    }
+
+    /// A root by its name.
+    #[must_use]
+    pub fn root(&self, name: &RootName) -> Option<&Root> {
+        self.0.get(name)
+    }
+
+    fn existing(&self, name: &RootName) -> Result<&Root, Stop> {
+        self.root(name).ok_or_else(|| {
+            let known = self.0.keys().map(RootName::as_str).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "it has none: start the agent with --root".to_owned() } else { known };
+            Stop::final_(end::NO_SUCH_ROOT, format!("this host has no root {name} (its roots: {known})"))
+        })
+    }
+
+    /// Opens a root for reading.
+    pub(crate) fn open(&self, name: &RootName) -> Result<Folder, Stop> {
+        let root = self.existing(name)?;
+        Folder::root(&root.path).map_err(|error| {
+            Stop::final_(end::SOURCE_UNAVAILABLE, format!("the root {name} cannot be opened: {error}"))
+        })
+    }
+
+    /// The root that may be written to.
+    pub(crate) fn writable(&self, path: &RootPath) -> Result<&Root, Stop> {
+        let root = self.existing(&path.root)?;
+        if root.read_only {
+            return Err(Stop::final_(end::READ_ONLY_ROOT, format!("the root {} is read-only on this host", path.root)));
+        }
+        Ok(root)
+    }
+
+    /// The root that accepts a direct send of this member.
+    pub(crate) fn accepting(&self, path: &RootPath, member: &Member) -> Result<&Root, Stop> {
+        let root = self.writable(path)?;
+        if root.accept.iter().any(|rule| rule.accepts(&member.name, &member.labels)) {
+            return Ok(root);
+        }
+        let message = format!(
+            "the root {} does not accept direct sends of {}; its owner adds it to `accept`",
+            path.root, member.name
+        );
+        Err(Stop::final_(end::NOT_ACCEPTED, message))
+    }
+}

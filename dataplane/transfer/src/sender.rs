@@ -1,0 +1,382 @@
+//! The sending end of a transfer.
+//!
+//! A transfer is tried until it ends: a link that breaks is dialled anew with growing pauses, until the grant is over or
+//! somebody cancels. Each attempt walks the sources, tells the receiver what there is, and sends what it asks for.
+
+mod answers;
+mod bundle;
+mod file;
+mod segment;
+mod session;
+mod state;
+
+use std::{fs, io, sync::Arc, time::Duration};
+
+use foundation_runtime::{Backoff, durable};
+use foundation_telemetry::propagation;
+use prost::Message;
+use proto_model::{
+    Digest, DirectRequest, PublicKey, RootPath, Traceparent, TransferId, TransferOptions, TransferReport, TransferRole,
+    TransferState,
+};
+use proto_rpc::{agent as rpc, peer};
+use proto_wire::{
+    Signed,
+    frames::{Authority, Finished},
+    grant,
+};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use crate::{
+    ends::End,
+    link::Connector,
+    reason::end,
+    receiver::{check_grant, stopping},
+    report::{Counted, Reporter, state_of},
+    service::{Shared, Transfers, Turn},
+    stop::Stop,
+    tally::Tally,
+};
+
+/// The first pause after a link broke.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Attempts in a row that may end because something did not verify: more is no accident.
+const MAX_CORRUPTED: u32 = 5;
+/// What a job is kept as.
+const JOB_FILE: &str = "job";
+/// Written before the last frame: whoever finds it knows that a receiver which has ended has ended well.
+const FINISHING_FILE: &str = "finishing";
+
+/// What this host is to send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendJob {
+    /// By what right.
+    pub authority: SendAuthority,
+    /// The trace of the request.
+    pub traceparent: Option<Traceparent>,
+}
+
+/// By what right something is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SendAuthority {
+    /// A grant, which names the receiver.
+    Grant(Signed),
+    /// A direct send.
+    Direct {
+        /// What is asked for.
+        request: Box<DirectRequest>,
+        /// Who receives.
+        peer: PublicKey,
+    },
+}
+
+/// How sending ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sent {
+    /// For good.
+    Ended(TransferReport),
+    /// This program stops; the transfer goes on at its next start.
+    Interrupted(TransferReport),
+}
+
+/// A job whose right was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked {
+    id: TransferId,
+    peer: PublicKey,
+    sources: Vec<RootPath>,
+    destination: RootPath,
+    options: TransferOptions,
+    not_after: Option<chrono::DateTime<chrono::Utc>>,
+    authority: Authority,
+}
+
+impl SendJob {
+    /// The transfer's id, read without any check.
+    #[must_use]
+    pub fn transfer(&self) -> Option<TransferId> {
+        match &self.authority {
+            SendAuthority::Direct { request, .. } => Some(request.transfer),
+            SendAuthority::Grant(signed) => {
+                rpc::Grant::decode(signed.payload.as_slice()).ok().and_then(|grant| grant.transfer_id.parse().ok())
+            }
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let (authority, key) = match &self.authority {
+            SendAuthority::Grant(signed) => (peer::open::Authority::Grant(signed.clone().into()), Vec::new()),
+            SendAuthority::Direct { request, peer: key } => {
+                (peer::open::Authority::Direct((**request).clone().into()), key.as_bytes().to_vec())
+            }
+        };
+        let traceparent = self.traceparent.clone().map(String::from).unwrap_or_default();
+        // The opening frame's form, with the peer's key among the features.
+        let features = vec![hex::encode(key)];
+        peer::Open { authority: Some(authority), traceparent, features, ..peer::Open::default() }.encode_to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let open = peer::Open::decode(bytes).ok()?;
+        let authority = match open.authority? {
+            peer::open::Authority::Grant(signed) => SendAuthority::Grant(signed.try_into().ok()?),
+            peer::open::Authority::Direct(request) => SendAuthority::Direct {
+                request: Box::new(request.try_into().ok()?),
+                peer: open.features.first()?.parse().ok()?,
+            },
+        };
+        Some(Self { authority, traceparent: Traceparent::from_optional_text(&open.traceparent) })
+    }
+}
+
+impl Transfers {
+    /// Jobs that this host had begun to send when it last stopped.
+    ///
+    /// # Errors
+    /// When the folder of transfers cannot be read.
+    pub fn unfinished(&self) -> io::Result<Vec<SendJob>> {
+        let folders = self.0.folder.unfinished(TransferRole::Sender)?;
+        let jobs =
+            folders.into_iter().filter_map(|(_, folder)| SendJob::from_bytes(&fs::read(folder.join(JOB_FILE)).ok()?));
+        Ok(jobs.collect())
+    }
+
+    /// Sends, until the transfer has ended or this program stops. Reports appear in `reports`.
+    pub async fn send(
+        &self,
+        job: SendJob,
+        connector: Arc<dyn Connector>,
+        reports: watch::Sender<TransferReport>,
+    ) -> Sent {
+        let span = tracing::info_span!(
+            "transfer send",
+            otel.kind = "client",
+            dwcp.transfer.id = tracing::field::Empty,
+            dwcp.bytes.total = tracing::field::Empty,
+            dwcp.bytes.wire = tracing::field::Empty,
+            dwcp.outcome = tracing::field::Empty,
+        );
+        if let Some(parent) = &job.traceparent {
+            propagation::set_parent(&span, parent.as_str());
+        }
+        let reporter = Reporter::new(self.0.clock.clone(), reports);
+        let shared = Arc::clone(&self.0);
+        Box::pin(send(shared, job, connector, reporter)).instrument(span).await
+    }
+}
+
+async fn send(shared: Arc<Shared>, job: SendJob, connector: Arc<dyn Connector>, reporter: Reporter) -> Sent {
+    let counted = Counted::new(TransferRole::Sender);
+    let sent = Box::pin(until_the_end(&shared, job, connector, &reporter)).await;
+    let span = tracing::Span::current();
+    match &sent {
+        Sent::Ended(report) => {
+            counted.ended(report);
+            span.record("dwcp.outcome", report.state.as_str());
+            span.record("dwcp.bytes.total", report.progress.bytes_total.bytes());
+            span.record("dwcp.bytes.wire", report.progress.bytes_sent.bytes());
+            let reason = report.error.as_ref().map(|error| error.reason.as_str());
+            tracing::info!(transfer = %report.transfer, state = %report.state, reason, "a transfer from here ended");
+        }
+        Sent::Interrupted(_) => {
+            span.record("dwcp.outcome", "INTERRUPTED");
+        }
+    }
+    sent
+}
+
+async fn until_the_end(shared: &Arc<Shared>, job: SendJob, connector: Arc<dyn Connector>, reporter: &Reporter) -> Sent {
+    let nothing = Tally::default();
+    let failed = |stop: &Stop| Sent::Ended(reporter.end(TransferState::Failed, &nothing, Some(stop.to_error()), None));
+    let checked = match check(shared, &job) {
+        Ok(checked) => checked,
+        Err(stop) => return failed(&stop),
+    };
+    tracing::Span::current().record("dwcp.transfer.id", checked.id.to_string());
+    let turn = match shared.turn(checked.id, TransferRole::Sender).await {
+        Ok(turn) => turn,
+        Err(stop) => return failed(&stop),
+    };
+    match ended_before(shared, checked.id) {
+        Ok(None) => {}
+        Ok(Some((state, digest))) => return Sent::Ended(reporter.end(state, &nothing, None, digest)),
+        Err(stop) => return failed(&stop),
+    }
+    if let Err(error) = keep_job(shared, &checked, &job) {
+        return failed(&Stop::local("the transfer cannot be written down", &error));
+    }
+    tracing::info!(transfer = %checked.id, peer = %checked.peer.node_id(), "sending a transfer");
+    let mut trying = Trying { shared, checked, connector, reporter, turn };
+    Box::pin(trying.run()).await
+}
+
+/// Checks the right to read here; the receiver checks its own side.
+fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
+    match &job.authority {
+        SendAuthority::Grant(signed) => {
+            let bundle = shared.trust.bundle();
+            let grant = match check_grant(shared, signed, shared.clock.utc()) {
+                // One for later is waited for.
+                Err(stop) if stop.temporary => {
+                    grant::open(bundle.grant_key.verifying_key(), signed).map_err(|_already_opened| stop)?
+                }
+                other => other?,
+            };
+            if grant.source.key != shared.key {
+                return Err(Stop::final_(end::GRANT_INVALID, "the grant names another node as the sender"));
+            }
+            Ok(Checked {
+                id: grant.transfer,
+                peer: grant.destination.key,
+                sources: grant.source_paths,
+                destination: grant.destination_path,
+                options: grant.options,
+                not_after: Some(grant.not_after),
+                authority: Authority::Grant(signed.clone()),
+            })
+        }
+        SendAuthority::Direct { request, peer } => Ok(Checked {
+            id: request.transfer,
+            peer: *peer,
+            sources: request.source_paths.clone(),
+            destination: request.destination_path.clone(),
+            options: request.options.clone(),
+            not_after: None,
+            authority: Authority::Direct((**request).clone()),
+        }),
+    }
+}
+
+fn ended_before(shared: &Shared, id: TransferId) -> Result<Option<(TransferState, Option<Digest>)>, Stop> {
+    let ended = shared.folder.end(id, TransferRole::Sender);
+    let ended = ended.map_err(|error| Stop::local("the ends of transfers cannot be read", &error))?;
+    Ok(ended.map(|ended| {
+        let state = ended.state.parse().unwrap_or(TransferState::Failed);
+        (state, ended.tree_digest.and_then(|digest| digest.parse().ok()))
+    }))
+}
+
+fn keep_job(shared: &Shared, checked: &Checked, job: &SendJob) -> io::Result<()> {
+    let folder = shared.folder.make(checked.id, TransferRole::Sender)?;
+    durable::replace(&folder.join(JOB_FILE), &job.to_bytes(), 0o600)
+}
+
+/// The attempts of one transfer.
+struct Trying<'a> {
+    shared: &'a Arc<Shared>,
+    checked: Checked,
+    connector: Arc<dyn Connector>,
+    reporter: &'a Reporter,
+    turn: Turn,
+}
+
+impl Trying<'_> {
+    async fn run(&mut self) -> Sent {
+        let mut backoff = Backoff::new(FIRST_PAUSE, self.shared.settings.load().retry_interval);
+        let mut corrupted = 0;
+        loop {
+            let tally = Arc::new(Tally::default());
+            let result = Box::pin(self.attempt(&tally)).await;
+            let stop = match result {
+                Ok(finished) => return self.succeeded(&tally, &finished),
+                Err(stop) if stop.reason == end::ALREADY_FINISHED => match self.finishing() {
+                    Some(digest) => return self.ended(state_of(&tally), &tally, None, Some(digest)),
+                    None => return self.ended(TransferState::Failed, &tally, Some(stop), None),
+                },
+                Err(stop) if stop.reason == end::SHUTDOWN && self.shared.tasks.is_cancelled() => {
+                    self.reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
+                    return Sent::Interrupted(self.reporter.last());
+                }
+                Err(stop) if stop.reason == end::CANCELLED => {
+                    return self.ended(TransferState::Cancelled, &tally, Some(stop), None);
+                }
+                Err(stop) if !stop.temporary => return self.ended(TransferState::Failed, &tally, Some(stop), None),
+                Err(stop) => stop,
+            };
+            corrupted = if stop.reason == end::CORRUPTED { corrupted + 1 } else { 0 };
+            if corrupted >= MAX_CORRUPTED {
+                return self.ended(TransferState::Failed, &tally, Some(stop), None);
+            }
+            if let Some(over) = self.grant_over() {
+                return self.ended(TransferState::Failed, &tally, Some(over), None);
+            }
+            if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                backoff.reset();
+            }
+            let pause = backoff.next_delay();
+            tracing::info!(transfer = %self.checked.id, reason = %stop.reason, message = %stop.message, ?pause, "a transfer waits to go on");
+            self.reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.turn.cancel.cancelled() => {}
+                () = self.turn.superseded.cancelled() => {}
+                () = self.shared.tasks.cancelled() => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, tally: &Arc<Tally>) -> Result<Finished, Stop> {
+        let connected = tokio::select! {
+            connected = self.connector.connect(self.checked.peer) => connected,
+            stopped = self.stopped() => return Err(stopped),
+        };
+        let mut link = connected?;
+        if link.peer != self.checked.peer {
+            return Err(Stop::violation("the link leads to another node than it should"));
+        }
+        let group = self.shared.tasks.child("transfer send");
+        let attempt = session::Attempt {
+            shared: Arc::clone(self.shared),
+            checked: self.checked.clone(),
+            tally: Arc::clone(tally),
+            group: group.clone(),
+            reporter: self.reporter,
+        };
+        let result = tokio::select! {
+            result = Box::pin(attempt.run(&mut link)) => result,
+            stopped = self.stopped() => Err(stopped),
+        };
+        if let Some(stop) = result.as_ref().err().filter(|stop| !stop.known_there) {
+            session::say_last(&mut link, stop).await;
+        }
+        drop(link);
+        if let Err(unfinished) = group.shutdown(session::DRAIN).await {
+            tracing::warn!(transfer = %self.checked.id, %unfinished, "parts of an attempt did not end in time");
+        }
+        result
+    }
+
+    /// Waits until somebody stops the transfer.
+    async fn stopped(&self) -> Stop {
+        tokio::select! {
+            () = self.turn.cancel.cancelled() => Stop::final_(end::CANCELLED, "the transfer was cancelled"),
+            () = self.turn.superseded.cancelled() => Stop::final_(end::BUSY, "the transfer was begun anew on this host"),
+            () = self.shared.tasks.cancelled() => stopping(),
+        }
+    }
+
+    fn grant_over(&self) -> Option<Stop> {
+        let Authority::Grant(signed) = &self.checked.authority else { return None };
+        check_grant(self.shared, signed, self.shared.clock.utc()).err().filter(|stop| !stop.temporary)
+    }
+
+    /// The digest of the tree, where all of it was sent before.
+    fn finishing(&self) -> Option<Digest> {
+        let folder = self.shared.folder.of(self.checked.id, TransferRole::Sender);
+        fs::read_to_string(folder.join(FINISHING_FILE)).ok()?.parse().ok()
+    }
+
+    fn succeeded(&self, tally: &Tally, finished: &Finished) -> Sent {
+        tally.finished(finished);
+        self.ended(state_of(tally), tally, None, Some(Digest::from_bytes(finished.tree_digest)))
+    }
+
+    fn ended(&self, state: TransferState, tally: &Tally, stop: Option<Stop>, digest: Option<Digest>) -> Sent {
+        let end = End::new(state, digest, self.checked.not_after, self.shared.clock.utc());
+        if let Err(error) = self.shared.folder.finish(self.checked.id, TransferRole::Sender, &end) {
+            tracing::warn!(transfer = %self.checked.id, %error, "the end of a transfer is not kept");
+        }
+        Sent::Ended(self.reporter.end(state, tally, stop.map(|stop| stop.to_error()), digest))
+    }
+}

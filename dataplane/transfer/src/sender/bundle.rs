@@ -1,0 +1,172 @@
+//! Small files, which travel whole and many together.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
+
+use proto_wire::{
+    manifest::Entry,
+    piece::{BUNDLE_ROW_BYTES, BundleRow, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, write_bundle_table},
+};
+
+use super::{
+    file::{Wish, send_from},
+    state::{Seen, Sending, Worker},
+};
+use crate::{
+    page_store::{Fate, Moved},
+    reason::issue,
+    stop::Stop,
+    tally::add,
+};
+
+/// A bundle's contents: with its table it stays a piece.
+pub(super) const MAX_BUNDLE_BYTES: u64 = (1 << 20) - (MAX_BUNDLE_FILES * BUNDLE_ROW_BYTES) as u64;
+
+/// Small files that are gathered for a bundle.
+#[derive(Debug, Default)]
+pub(super) struct Bundle {
+    files: Vec<(u64, Entry)>,
+    bytes: u64,
+}
+
+impl Bundle {
+    /// Adds a file; gives back the bundle that is full, if this one begins another.
+    pub(super) fn push(&mut self, file: u64, entry: Entry) -> Option<Self> {
+        let full = self.bytes + entry.size() > MAX_BUNDLE_BYTES || self.files.len() == MAX_BUNDLE_FILES;
+        let done = full.then(|| std::mem::take(self));
+        self.bytes += entry.size();
+        self.files.push((file, entry));
+        done
+    }
+
+    /// What was gathered, if anything was.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        (!self.files.is_empty()).then(|| std::mem::take(self))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        usize::try_from(self.bytes).unwrap_or(usize::MAX) + self.files.len() * BUNDLE_ROW_BYTES
+    }
+}
+
+/// What reading a small file came to.
+enum Small {
+    Read(BundleRow, Vec<u8>),
+    /// It is not small any more.
+    Grown,
+    Unreadable(io::Error),
+    Changed,
+}
+
+/// What reading a bundle came to.
+#[derive(Default)]
+struct Outcome {
+    rows: Vec<BundleRow>,
+    contents: Vec<u8>,
+    grown: Vec<(u64, Entry)>,
+    given_up: Vec<(u64, Entry, &'static str, String)>,
+    encoded: Option<(Header, Vec<u8>)>,
+}
+
+/// Reads and sends a bundle.
+pub(super) async fn send(sending: Arc<Sending>, bundle: Bundle) -> Result<(), Stop> {
+    send_files(sending, bundle.files, 0).await
+}
+
+/// Sends one file as a bundle of its own.
+pub(super) async fn send_one(sending: &Arc<Sending>, file: u64, entry: Entry, attempt: u8) -> Result<(), Stop> {
+    Box::pin(send_files(Arc::clone(sending), vec![(file, entry)], attempt)).await
+}
+
+async fn send_files(sending: Arc<Sending>, files: Vec<(u64, Entry)>, attempt: u8) -> Result<(), Stop> {
+    let outcome =
+        sending.on_worker("transfer bundle", move |sending, worker| read(sending, worker, files, attempt)).await??;
+    for (file, entry, reason, message) in outcome.given_up {
+        sending.give_up(file, entry.path.as_bytes(), reason, message).await?;
+    }
+    if let Some((header, encoded)) = outcome.encoded {
+        sending.send_pieces(header, &encoded).await?;
+        for row in outcome.rows {
+            let moved = Moved { root: row.root, size: row.size.into(), mode: row.mode, mtime: row.mtime };
+            sending.set_fate(row.file, Fate::Moved(moved))?;
+        }
+    }
+    for (file, entry) in outcome.grown {
+        let wish = Wish { file, entry, held: Vec::new(), basis: None };
+        Box::pin(send_from(Arc::clone(&sending), wish, 1)).await?;
+    }
+    Ok(())
+}
+
+fn read(sending: &Sending, worker: &mut Worker, files: Vec<(u64, Entry)>, first: u8) -> Result<Outcome, Stop> {
+    let mut outcome = Outcome::default();
+    for (file, entry) in files {
+        let mut small = read_one(sending, file, &entry, first);
+        if matches!(small, Small::Changed) && first == 0 {
+            small = read_one(sending, file, &entry, 1);
+        }
+        match small {
+            Small::Read(row, contents) => {
+                outcome.rows.push(row);
+                outcome.contents.extend_from_slice(&contents);
+            }
+            Small::Grown => outcome.grown.push((file, entry)),
+            Small::Unreadable(error) => outcome.given_up.push((file, entry, issue::UNREADABLE, error.to_string())),
+            Small::Changed => {
+                let message = "it changed twice while it was read; send again when it rests".to_owned();
+                outcome.given_up.push((file, entry, issue::CHANGED_WHILE_READ, message));
+            }
+        }
+    }
+    let Some(first) = outcome.rows.first() else { return Ok(outcome) };
+    let header = Header {
+        kind: PieceKind::Bundle,
+        part: 0,
+        parts: 1,
+        attempt: 0,
+        encoded_bytes: 0,
+        decoded_bytes: 0,
+        file: first.file,
+        segment: u64::try_from(outcome.rows.len()).unwrap_or_default(),
+        file_bytes: 0,
+        value: [0; 32],
+    };
+    let bundle = &mut worker.read;
+    bundle.clear();
+    write_bundle_table(&outcome.rows, bundle);
+    bundle.append(&mut outcome.contents);
+    let decoded_bytes = u32::try_from(bundle.len()).unwrap_or(u32::MAX);
+    let header = Header { decoded_bytes, value: *blake3::hash(bundle).as_bytes(), ..header };
+    let mut encoded = Vec::new();
+    let encoding = worker.encoder.encode(bundle, None, &mut encoded);
+    let encoding = encoding.map_err(|error| Stop::violation(error.to_string()))?;
+    add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
+    outcome.encoded = Some((header, encoded));
+    Ok(outcome)
+}
+
+fn read_one(sending: &Sending, file: u64, entry: &Entry, attempt: u8) -> Small {
+    let read = || -> io::Result<Small> {
+        let mut source = sending.sources.read(&entry.path)?;
+        let seen = Seen::of(&source)?;
+        let as_promised = seen.size == entry.size() && seen.mtime == entry.mtime;
+        if attempt == 0 && !as_promised {
+            return Ok(Small::Changed);
+        }
+        if seen.size > SMALL_FILE_BYTES {
+            return Ok(Small::Grown);
+        }
+        let mut contents = Vec::with_capacity(usize::try_from(seen.size).unwrap_or_default());
+        // One byte more than there should be, so that growth is seen.
+        (&mut source).take(seen.size + 1).read_to_end(&mut contents)?;
+        if u64::try_from(contents.len()) != Ok(seen.size) || Seen::of(&source)? != seen {
+            return Ok(Small::Changed);
+        }
+        let root = *blake3::hash(&contents).as_bytes();
+        let size = u32::try_from(seen.size).map_err(io::Error::other)?;
+        Ok(Small::Read(BundleRow { file, size, mode: seen.mode, mtime: seen.mtime, attempt, root }, contents))
+    };
+    read().unwrap_or_else(Small::Unreadable)
+}

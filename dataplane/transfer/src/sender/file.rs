@@ -1,0 +1,291 @@
+//! One file that is sent in segments.
+
+use std::{fs::File, io, sync::Arc, sync::PoisonError};
+
+use dataplane_hde::BasisIndex;
+use foundation_runtime::Cancelled;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use proto_wire::{
+    frames::{FileEnd, SenderFrame, WantedFile},
+    manifest::{Entry, Kind},
+    piece::{Known, SMALL_FILE_BYTES},
+};
+
+use super::{
+    bundle,
+    segment::{Prepared, Task, prepare, send_known},
+    state::{Seen, Sending, own},
+};
+use crate::{
+    file_hash::{FileHasher, Segments},
+    intervals::Intervals,
+    page_store::{Fate, Moved},
+    reason::issue,
+    receiver::stopping,
+    stop::Stop,
+};
+
+/// Known segments that are told together: a GiB in segments of 1 MiB, so that progress is seen.
+const KNOWN_AT_ONCE: usize = 1024;
+/// A file that changes while it is read is read once more.
+const ATTEMPTS: u8 = 2;
+
+/// A file that the receiver wants, and what it said of it.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) file: u64,
+    pub(super) entry: Entry,
+    pub(super) held: Vec<(u64, [u8; 32])>,
+    pub(super) basis: Option<Arc<BasisIndex>>,
+}
+
+/// Why one reading of a file came to nothing.
+enum Failed {
+    /// The file's fault: it is given up.
+    Unreadable(io::Error),
+    /// It changed: it is read once more.
+    Changed,
+    /// The transfer ends.
+    Stopped(Stop),
+}
+
+impl From<Stop> for Failed {
+    fn from(stop: Stop) -> Self {
+        Self::Stopped(stop)
+    }
+}
+
+/// Puts together what was said of a file in one frame or several.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    file: u64,
+    held: Vec<(u64, [u8; 32])>,
+    basis_bytes: u64,
+    block_bytes: u32,
+    digests: Vec<u8>,
+}
+
+impl Gathering {
+    /// Adds a part; `entry` is the file's.
+    pub(super) fn add(before: Option<Self>, part: WantedFile, entry: &Entry) -> Result<Self, Stop> {
+        let bad = |why: &str| Stop::violation(format!("what the receiver says of file {} {why}", part.file));
+        let mut all = before.unwrap_or(Self {
+            file: part.file,
+            held: Vec::new(),
+            basis_bytes: part.basis_bytes,
+            block_bytes: part.basis_block_bytes,
+            digests: Vec::new(),
+        });
+        if all.file != part.file {
+            return Err(bad("is mixed with another file"));
+        }
+        if part.basis_bytes > 0 && all.basis_bytes == 0 {
+            (all.basis_bytes, all.block_bytes) = (part.basis_bytes, part.basis_block_bytes);
+        }
+        if part.basis_bytes > 0 && (part.basis_bytes, part.basis_block_bytes) != (all.basis_bytes, all.block_bytes) {
+            return Err(bad("contradicts itself"));
+        }
+        // What a receiver may say is bounded by the file that it is said of.
+        if all.basis_bytes > entry.size().saturating_mul(4) {
+            return Err(bad("is more than it needs to"));
+        }
+        all.digests.extend_from_slice(&part.basis_digests);
+        all.held.extend_from_slice(&part.held);
+        let blocks = all.basis_bytes.div_ceil(u64::from(all.block_bytes.max(1)));
+        let digests = u64::try_from(all.digests.len() / 32).unwrap_or(u64::MAX);
+        let held = u64::try_from(all.held.len()).unwrap_or(u64::MAX);
+        if digests > blocks || held > entry.size().div_ceil(64 << 10) {
+            return Err(bad("is more than it needs to"));
+        }
+        Ok(all)
+    }
+
+    pub(super) fn finish(self, entry: Entry) -> Result<Wish, Stop> {
+        let basis = (self.basis_bytes > 0).then(|| BasisIndex::new(self.block_bytes, self.basis_bytes, &self.digests));
+        let basis = basis.transpose().map_err(|error| Stop::violation(error.to_string()))?;
+        Ok(Wish { file: self.file, entry, held: self.held, basis: basis.map(Arc::new) })
+    }
+}
+
+/// Sends a file, however often it has to be read.
+pub(super) async fn send(sending: Arc<Sending>, wish: Wish) -> Result<(), Stop> {
+    send_from(sending, wish, 0).await
+}
+
+/// The same, from the second reading on where the first one was elsewhere.
+pub(super) async fn send_from(sending: Arc<Sending>, wish: Wish, first: u8) -> Result<(), Stop> {
+    let path = wish.entry.path.as_bytes();
+    for attempt in first..ATTEMPTS {
+        match Box::pin(read_once(&sending, &wish, attempt)).await {
+            Ok(()) => return Ok(()),
+            Err(Failed::Stopped(stop)) => return Err(stop),
+            Err(Failed::Unreadable(error)) => {
+                return sending.give_up(wish.file, path, issue::UNREADABLE, error.to_string()).await;
+            }
+            Err(Failed::Changed) => {}
+        }
+    }
+    let message = "it changed twice while it was read; send again when it rests".to_owned();
+    sending.give_up(wish.file, path, issue::CHANGED_WHILE_READ, message).await
+}
+
+async fn open(sending: &Arc<Sending>, entry: &Entry) -> Result<(Arc<File>, Seen), Failed> {
+    let (at, path) = (Arc::clone(sending), entry.path.clone());
+    let opened = sending.group.blocking("transfer open", move || {
+        let file = at.sources.read(&path)?;
+        let seen = Seen::of(&file)?;
+        Ok((Arc::new(file), seen))
+    });
+    opened.await.map_err(|Cancelled| Failed::Stopped(stopping()))?.map_err(Failed::Unreadable)
+}
+
+async fn read_once(sending: &Arc<Sending>, wish: &Wish, attempt: u8) -> Result<(), Failed> {
+    let (source, seen) = open(sending, &wish.entry).await?;
+    let as_promised = seen.size == wish.entry.size() && seen.mtime == wish.entry.mtime;
+    if attempt == 0 && !as_promised {
+        return Err(Failed::Changed);
+    }
+    if seen.size <= SMALL_FILE_BYTES && attempt > 0 {
+        // It shrank: now it travels as small files do.
+        return Ok(bundle::send_one(sending, wish.file, wish.entry.clone(), attempt).await?);
+    }
+    if attempt > 0 {
+        sending.second.lock().unwrap_or_else(PoisonError::into_inner).insert(wish.file);
+    }
+    let segments = Segments { file_bytes: seen.size, segment_bytes: sending.segment_bytes };
+    let root = Reading::new(sending, wish, segments, attempt, Arc::clone(&source)).run().await?;
+    let after = Seen::of(&source).map_err(Failed::Unreadable)?;
+    if after != seen {
+        return Err(Failed::Changed);
+    }
+    let moved = Moved { root, size: seen.size, mode: seen.mode, mtime: seen.mtime };
+    sending.set_fate(wish.file, Fate::Moved(moved))?;
+    let entry = moved.apply(&wish.entry);
+    let entry = (entry != wish.entry).then_some(entry);
+    sending.frame(SenderFrame::FileEnd(FileEnd { file: wish.file, root, attempt, entry })).await?;
+    Ok(())
+}
+
+/// One reading of a file: many segments at once.
+struct Reading<'a> {
+    sending: &'a Arc<Sending>,
+    wish: &'a Wish,
+    task: Task,
+    hasher: FileHasher,
+    busy: FuturesUnordered<BoxFuture<'static, Result<Done, Failed>>>,
+    known: Vec<Known>,
+}
+
+/// A segment that was sent, or is known at the other end.
+struct Done {
+    segment: u64,
+    value: [u8; 32],
+    known: Option<Known>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(sending: &'a Arc<Sending>, wish: &'a Wish, segments: Segments, attempt: u8, source: Arc<File>) -> Self {
+        let basis = wish.basis.clone();
+        let task = Task { file: wish.file, source, segments, segment: 0, attempt, basis };
+        let (busy, known) = (FuturesUnordered::new(), Vec::new());
+        Self { sending, wish, task, hasher: FileHasher::new(segments), busy, known }
+    }
+
+    async fn run(mut self) -> Result<[u8; 32], Failed> {
+        let held = self.held()?;
+        for segment in (0..self.task.segments.count()).filter(|segment| !held.contains(*segment)) {
+            let len = self.task.segments.len(segment).unwrap_or_default();
+            let room = self.sending.room(len).await?;
+            let task = Task { segment, ..self.task.clone() };
+            let sending = Arc::clone(self.sending);
+            let run = self.sending.group.run("transfer segment", async move {
+                let done = send_segment(&sending, task).await;
+                drop(room);
+                done
+            });
+            self.busy.push(run.map(|done| done.unwrap_or_else(|Cancelled| Err(stopping().into()))).boxed());
+            while let Some(Some(done)) = self.busy.next().now_or_never() {
+                self.done(done?).await?;
+            }
+        }
+        while let Some(done) = self.busy.next().await {
+            self.done(done?).await?;
+        }
+        let known = std::mem::take(&mut self.known);
+        send_known(self.sending, &self.task, &known).await?;
+        self.hasher.root().ok_or_else(|| Failed::Stopped(Stop::violation("the segments do not make the file")))
+    }
+
+    /// What the receiver holds of this reading.
+    fn held(&mut self) -> Result<Intervals, Failed> {
+        let mut held = Intervals::default();
+        // Of a second reading the receiver holds nothing: what it holds is of the first.
+        for (segment, value) in self.wish.held.iter().filter(|_| self.task.attempt == 0) {
+            if self.task.segments.len(*segment).is_none() || !held.insert(*segment) {
+                return Err(Stop::violation("the receiver holds segments that there are not").into());
+            }
+            self.hasher.add(*segment, *value);
+        }
+        let bytes = self.wish.held.iter().filter_map(|(segment, _)| self.task.segments.len(*segment));
+        let bytes: usize = if self.task.attempt == 0 { bytes.sum() } else { 0 };
+        crate::tally::add(&self.sending.tally.bytes_reused, u64::try_from(bytes).unwrap_or_default());
+        Ok(held)
+    }
+
+    async fn done(&mut self, done: Done) -> Result<(), Failed> {
+        self.hasher.add(done.segment, done.value);
+        self.known.extend(done.known);
+        if self.known.len() >= KNOWN_AT_ONCE {
+            let known = std::mem::take(&mut self.known);
+            send_known(self.sending, &self.task, &known).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn send_segment(sending: &Arc<Sending>, task: Task) -> Result<Done, Failed> {
+    let segment = task.segment;
+    let prepared = sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &task)).await?;
+    match prepared {
+        Ok(Prepared::Known(known)) => Ok(Done { segment, value: known.value, known: Some(known) }),
+        Ok(Prepared::Encoded { header, encoded }) => {
+            sending.send_pieces(header, &encoded).await?;
+            Ok(Done { segment, value: header.value, known: None })
+        }
+        // It is shorter than it was.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Failed::Changed),
+        Err(error) => Err(Failed::Unreadable(error)),
+    }
+}
+
+/// Sends a segment again, all of it.
+pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -> Result<(), Stop> {
+    let entry = sending.pages.entry(file).map_err(|error| own(&error))?;
+    let entry = entry.filter(|entry| matches!(entry.kind, Kind::File { .. }));
+    let entry = entry.ok_or_else(|| Stop::violation("the receiver asks for what is no file"))?;
+    let (source, seen) = match open(&sending, &entry).await {
+        Ok(opened) => opened,
+        Err(Failed::Stopped(stop)) => return Err(stop),
+        Err(Failed::Unreadable(_) | Failed::Changed) => return Err(unreadable_again()),
+    };
+    let segments = Segments { file_bytes: seen.size, segment_bytes: sending.segment_bytes };
+    if segments.len(segment).is_none() {
+        return Err(unreadable_again());
+    }
+    let attempt = u8::from(sending.second.lock().unwrap_or_else(PoisonError::into_inner).contains(&file));
+    // Without a basis: what the receiver holds is not what it said.
+    let task = Task { file, source, segments, segment, attempt, basis: None };
+    let _room = sending.room(segments.len(segment).unwrap_or_default()).await?;
+    let again = task.clone();
+    let prepared =
+        sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &again)).await?;
+    match prepared {
+        Ok(Prepared::Known(known)) => send_known(&sending, &task, &[known]).await,
+        Ok(Prepared::Encoded { header, encoded }) => sending.send_pieces(header, &encoded).await,
+        Err(_unreadable) => Err(unreadable_again()),
+    }
+}
+
+fn unreadable_again() -> Stop {
+    Stop::temporary(crate::reason::end::CORRUPTED, "a segment did not verify, and cannot be read again as it was")
+}

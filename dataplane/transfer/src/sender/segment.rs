@@ -1,0 +1,113 @@
+//! One segment: read, hashed, encoded, sent.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use dataplane_hde::BasisIndex;
+use proto_wire::{
+    hde::{Container, Op},
+    piece::{Header, Known, PieceKind, Source},
+};
+use rustix::fs::SeekFrom;
+
+use super::state::{Sending, Worker};
+use crate::{file_hash::Segments, stop::Stop, tally::add};
+
+/// A segment that is to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) file: u64,
+    pub(super) source: Arc<File>,
+    pub(super) segments: Segments,
+    pub(super) segment: u64,
+    pub(super) attempt: u8,
+    pub(super) basis: Option<Arc<BasisIndex>>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    /// It travels.
+    Encoded { header: Header, encoded: Vec<u8> },
+    /// The receiver makes it of what it holds.
+    Known(Known),
+}
+
+/// Reads, hashes and encodes a segment.
+pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io::Result<Prepared> {
+    let len = task.segments.len(task.segment).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let offset = task.segments.offset(task.segment);
+    worker.read.resize(len, 0);
+    let bytes = &mut worker.read[..len];
+    if is_hole(&task.source, offset, len) {
+        bytes.fill(0);
+    } else {
+        task.source.read_exact_at(bytes, offset)?;
+    }
+    let value = task.segments.value(task.segment, bytes);
+    let mut encoded = Vec::new();
+    let encoding = worker.encoder.encode(bytes, task.basis.as_deref(), &mut encoded).map_err(io::Error::other)?;
+    add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
+    add(&sending.tally.bytes_reused, encoding.referenced_bytes);
+    if let Some(source) = known(&encoded, len) {
+        return Ok(Prepared::Known(Known { segment: task.segment, source, value }));
+    }
+    let header = Header {
+        kind: PieceKind::Segment,
+        part: 0,
+        parts: 1,
+        attempt: task.attempt,
+        encoded_bytes: 0,
+        decoded_bytes: u32::try_from(len).map_err(io::Error::other)?,
+        file: task.file,
+        segment: task.segment,
+        file_bytes: task.segments.file_bytes,
+        value,
+    };
+    Ok(Prepared::Encoded { header, encoded })
+}
+
+/// Where all of a segment is one stretch that need not travel.
+fn known(encoded: &[u8], len: usize) -> Option<Source> {
+    let container = Container::parse(encoded).ok()?;
+    let mut ops = container.ops();
+    let (Some(op), None) = (ops.next(), ops.next()) else { return None };
+    let whole = usize::try_from(op.length()) == Ok(len);
+    match op {
+        Op::Zero { .. } if whole => Some(Source::Zeros),
+        Op::Copy { offset, .. } if whole => Some(Source::Basis { offset }),
+        Op::Zero { .. } | Op::Copy { .. } | Op::Literal { .. } => None,
+    }
+}
+
+/// Whether the file system holds nothing there.
+fn is_hole(file: &File, offset: u64, len: usize) -> bool {
+    let end = offset + u64::try_from(len).unwrap_or_default();
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data >= end,
+        // No data up to the end of the file. Other errors: the file system does not know holes.
+        Err(error) => error == rustix::io::Errno::NXIO,
+    }
+}
+
+/// Sends a list of known segments of one file.
+pub(super) async fn send_known(sending: &Sending, task: &Task, list: &[Known]) -> Result<(), Stop> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let mut bytes = Vec::with_capacity(list.len() * proto_wire::piece::KNOWN_BYTES);
+    proto_wire::piece::write_known(list, &mut bytes);
+    let _room = sending.room(bytes.len()).await?;
+    let header = Header {
+        kind: PieceKind::Known,
+        part: 0,
+        parts: 1,
+        attempt: task.attempt,
+        encoded_bytes: 0,
+        decoded_bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        file: task.file,
+        segment: 0,
+        file_bytes: task.segments.file_bytes,
+        value: *blake3::hash(&bytes).as_bytes(),
+    };
+    sending.send_pieces(header, &bytes).await
+}

@@ -1,0 +1,188 @@
+//! What the parts of one attempt to send share.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use dataplane_hde::Encoder;
+use foundation_runtime::TaskGroup;
+use proto_model::TransferOptions;
+use proto_wire::{
+    frames::{FileAborted, SenderFrame},
+    manifest::Mtime,
+    piece::Header,
+};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::answers::Answers;
+use crate::{
+    confine::{mode, mtime, size},
+    link::PiecesOut,
+    page_store::{Fate, PageStore},
+    receiver::stopping,
+    service::Shared,
+    source::Sources,
+    stop::Stop,
+    tally::{Tally, add},
+};
+
+/// One attempt at its sender.
+pub(super) struct Sending {
+    pub(super) shared: Arc<Shared>,
+    pub(super) group: TaskGroup,
+    pub(super) options: TransferOptions,
+    pub(super) sources: Sources,
+    pub(super) folder: PathBuf,
+    pub(super) pages: PageStore,
+    pub(super) answers: Answers,
+    pub(super) segment_bytes: u32,
+    pub(super) tally: Arc<Tally>,
+    pub(super) frames: mpsc::Sender<SenderFrame>,
+    pub(super) pieces: Arc<dyn PiecesOut>,
+    pub(super) next_piece: AtomicU64,
+    /// KiB that may be under way.
+    pub(super) window: Arc<Semaphore>,
+    pub(super) window_kib: u32,
+    /// Blocking threads that read and encode.
+    pub(super) threads: Semaphore,
+    workers: Mutex<Vec<Worker>>,
+    /// Files that were read a second time.
+    pub(super) second: Mutex<HashSet<u64>>,
+}
+
+/// What one blocking thread encodes with.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) encoder: Encoder,
+    pub(super) read: Vec<u8>,
+}
+
+/// A file as it is when it is opened; when it is not the same at the end, what was read is worth nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) size: u64,
+    pub(super) mode: u32,
+    pub(super) mtime: Mtime,
+    inode: (u64, u64),
+}
+
+impl Seen {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok(Self { size: size(&stat), mode: mode(&stat), mtime: mtime(&stat), inode: (stat.st_dev, stat.st_ino) })
+    }
+}
+
+/// Everything that [`Sending`] is made of and does not make itself.
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) group: TaskGroup,
+    pub(super) options: TransferOptions,
+    pub(super) sources: Sources,
+    pub(super) folder: PathBuf,
+    pub(super) tally: Arc<Tally>,
+    pub(super) frames: mpsc::Sender<SenderFrame>,
+    pub(super) pieces: Arc<dyn PiecesOut>,
+    pub(super) segment_bytes: u32,
+    pub(super) window_bytes: u64,
+}
+
+impl Sending {
+    pub(super) fn new(parts: Parts) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        let window_kib = u32::try_from(parts.window_bytes / 1024).unwrap_or(u32::MAX);
+        Ok(Self {
+            pages: PageStore::create(&parts.folder)?,
+            answers: Answers::create(&parts.folder)?,
+            shared: parts.shared,
+            group: parts.group,
+            options: parts.options,
+            sources: parts.sources,
+            folder: parts.folder,
+            segment_bytes: parts.segment_bytes,
+            tally: parts.tally,
+            frames: parts.frames,
+            pieces: parts.pieces,
+            next_piece: AtomicU64::new(0),
+            window: Arc::new(Semaphore::new(usize::try_from(window_kib).unwrap_or(usize::MAX))),
+            window_kib,
+            threads: Semaphore::new(threads),
+            workers: Mutex::default(),
+            second: Mutex::default(),
+        })
+    }
+
+    /// Runs work with a worker on a blocking thread, when one is free.
+    pub(super) async fn on_worker<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Self, &mut Worker) -> T + Send + 'static,
+    ) -> Result<T, Stop> {
+        let _thread = self.threads.acquire().await.map_err(|_closed| stopping())?;
+        let sending = Arc::clone(self);
+        let run = move || {
+            let mut worker = sending.worker();
+            let result = work(&sending, &mut worker);
+            sending.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+            result
+        };
+        self.group.blocking(name, run).await.map_err(|_cancelled| stopping())
+    }
+
+    fn worker(&self) -> Worker {
+        let kept = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.unwrap_or_else(|| {
+            let encoder = Encoder::new(self.shared.settings.load().hde);
+            let encoder = match &self.shared.meter {
+                Some(meter) => encoder.metered(meter.clone()),
+                None => encoder,
+            };
+            Worker { encoder, read: Vec::new() }
+        })
+    }
+
+    /// Takes room of the window for so many bytes.
+    pub(super) async fn room(&self, bytes: usize) -> Result<tokio::sync::OwnedSemaphorePermit, Stop> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.window_kib);
+        Arc::clone(&self.window).acquire_many_owned(kib).await.map_err(|_closed| stopping())
+    }
+
+    /// Sends an encoded segment; resolves when all of it is acknowledged.
+    pub(super) async fn send_pieces(&self, header: Header, encoded: &[u8]) -> Result<(), Stop> {
+        let pieces = header.pieces(encoded)?;
+        for piece in pieces {
+            let len = u64::try_from(piece.len()).unwrap_or_default();
+            let number = self.next_piece.fetch_add(1, Relaxed);
+            self.pieces.send(number, piece).await?;
+            add(&self.tally.bytes_sent, len);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn frame(&self, frame: SenderFrame) -> Result<(), Stop> {
+        self.frames.send(frame).await.map_err(|_closed| stopping())
+    }
+
+    /// Gives a file up: both ends count it as left out.
+    pub(super) async fn give_up(&self, file: u64, path: &[u8], reason: &str, message: String) -> Result<(), Stop> {
+        self.tally.issue(path, reason, message.clone());
+        self.set_fate(file, Fate::LeftOut)?;
+        self.frame(SenderFrame::FileAborted(FileAborted { file, reason: reason.to_owned(), message })).await
+    }
+
+    pub(super) fn set_fate(&self, file: u64, fate: Fate) -> Result<(), Stop> {
+        self.pages.set_fate(file, fate).map_err(|error| own(&error))
+    }
+}
+
+/// The disk of this host's own folder fails.
+pub(super) fn own(error: &io::Error) -> Stop {
+    Stop::local("the folder of transfers cannot be used", error)
+}

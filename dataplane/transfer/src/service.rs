@@ -1,0 +1,213 @@
+//! [`Transfers`]: all transfers of a host, and what they share.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use dataplane_identity::TrustStore;
+use foundation_runtime::{Clock, TaskGroup};
+use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ends::TransferFolder, reason::end, roots::Roots, stop::Stop};
+
+/// How long a new attempt waits for the one before it to let go.
+const TAKE_OVER: Duration = Duration::from_secs(30);
+
+/// How transfers are done; may be changed while they run, and holds for those that begin after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// What is encoded and verified at once: a power of two from 64 KiB to 4 MiB.
+    pub segment_bytes: u32,
+    /// Encoded bytes that may be under way to this host in one transfer.
+    pub receive_window: ByteCount,
+    /// The longest pause between two tries to go on.
+    pub retry_interval: Duration,
+    /// What a transfer leaves free on a file system.
+    pub reserve: ByteCount,
+    /// How segments are encoded.
+    pub hde: dataplane_hde::Options,
+}
+
+impl Default for Settings {
+    /// Segments of 1 MiB; 64 MiB under way, which is a gigabit a second over half a second; retries within a minute; a GiB free.
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 20,
+            receive_window: ByteCount::new(64 << 20),
+            retry_interval: Duration::from_secs(60),
+            reserve: ByteCount::new(1 << 30),
+            hde: dataplane_hde::Options::default(),
+        }
+    }
+}
+
+/// What transfers need of their host.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where journals and pages lie: `DIR/transfers`.
+    pub folder: PathBuf,
+    /// Whom this host trusts, and who is in the fleet.
+    pub trust: TrustStore,
+    /// This host's own key.
+    pub key: PublicKey,
+    /// What may be read and written.
+    pub roots: Roots,
+    /// How.
+    pub settings: Settings,
+    /// Counts what HDE does.
+    pub meter: Option<dataplane_hde::Meter>,
+}
+
+/// All transfers of a host. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Transfers(pub(crate) Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) folder: TransferFolder,
+    pub(crate) trust: TrustStore,
+    pub(crate) key: PublicKey,
+    pub(crate) roots: ArcSwap<Roots>,
+    pub(crate) settings: ArcSwap<Settings>,
+    pub(crate) meter: Option<dataplane_hde::Meter>,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: TaskGroup,
+    running: Mutex<HashMap<(TransferId, TransferRole), Running>>,
+    /// Bytes that running transfers were promised, by file system.
+    promised: Mutex<HashMap<u64, u64>>,
+}
+
+/// A transfer that runs at this end.
+#[derive(Clone, Debug)]
+struct Running {
+    cancel: CancellationToken,
+    /// Cancelled when a newer link takes over.
+    superseded: CancellationToken,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Holds a transfer at this end, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    shared: Arc<Shared>,
+    key: (TransferId, TransferRole),
+    pub(crate) cancel: CancellationToken,
+    pub(crate) superseded: CancellationToken,
+    _guard: tokio::sync::OwnedMutexGuard<()>,
+}
+
+impl Transfers {
+    /// Opens the folder of transfers, and forgets ends whose grants are over.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn open(options: Options, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
+        let folder = TransferFolder::open(options.folder)?;
+        folder.forget(clock.utc())?;
+        Ok(Self(Arc::new(Shared {
+            folder,
+            trust: options.trust,
+            key: options.key,
+            roots: ArcSwap::from_pointee(options.roots),
+            settings: ArcSwap::from_pointee(options.settings),
+            meter: options.meter,
+            clock,
+            tasks,
+            running: Mutex::default(),
+            promised: Mutex::default(),
+        })))
+    }
+
+    /// Other roots, for transfers that begin after this.
+    pub fn set_roots(&self, roots: Roots) {
+        self.0.roots.store(Arc::new(roots));
+    }
+
+    /// Other settings, for transfers that begin after this.
+    pub fn set_settings(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
+    }
+
+    /// The present settings.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        **self.0.settings.load()
+    }
+
+    /// Stops a transfer for good, where it runs at this end. Files that are in place stay.
+    pub fn cancel(&self, id: TransferId, role: TransferRole) -> bool {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(&(id, role)).map(|running| running.cancel.cancel()).is_some()
+    }
+
+    /// How many transfers run at this host.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Shared {
+    /// Waits for its turn at a transfer; an attempt that still runs is told to let go.
+    pub(crate) async fn turn(self: &Arc<Self>, id: TransferId, role: TransferRole) -> Result<Turn, Stop> {
+        let fresh = Running {
+            cancel: CancellationToken::new(),
+            superseded: CancellationToken::new(),
+            turn: Arc::new(tokio::sync::Mutex::new(())),
+        };
+        let before = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, role)).cloned();
+        if let Some(before) = before {
+            before.superseded.cancel();
+            let waited = tokio::time::timeout(TAKE_OVER, Arc::clone(&before.turn).lock_owned()).await;
+            drop(waited.map_err(|_elapsed| {
+                Stop::temporary(end::BUSY, "an earlier attempt of this transfer still runs here")
+            })?);
+        }
+        let guard = Arc::clone(&fresh.turn).try_lock_owned().expect("a new mutex is free");
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two that waited for the same one: the second comes back later.
+        if running.contains_key(&(id, role)) {
+            return Err(Stop::temporary(end::BUSY, "another attempt of this transfer began at the same time"));
+        }
+        running.insert((id, role), fresh.clone());
+        Ok(Turn {
+            shared: Arc::clone(self),
+            key: (id, role),
+            cancel: fresh.cancel,
+            superseded: fresh.superseded,
+            _guard: guard,
+        })
+    }
+
+    /// Promises bytes of a file system to a transfer, if what is free allows it.
+    pub(crate) fn promise(&self, device: u64, free: u64, bytes: u64) -> bool {
+        let reserve = self.settings.load().reserve.bytes();
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = promised.entry(device).or_default();
+        let fits = held.checked_add(bytes).and_then(|sum| sum.checked_add(reserve)).is_some_and(|sum| sum <= free);
+        if fits {
+            *held += bytes;
+        }
+        fits
+    }
+
+    /// Gives promised bytes back: they are written, or will not be.
+    pub(crate) fn release(&self, device: u64, bytes: u64) {
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = promised.get_mut(&device) {
+            *held = held.saturating_sub(bytes);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}

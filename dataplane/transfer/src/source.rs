@@ -1,0 +1,91 @@
+//! What a grant lets be read, opened, and under which paths its parts appear in the tree.
+//!
+//! A file appears under its own name. A folder appears as a folder of its own name; with a trailing slash, at the source or at
+//! the destination, its contents appear instead. Where two sources have the same name, the first one has it.
+
+use std::{fs::File, io};
+
+use proto_model::RootPath;
+use proto_wire::TreePath;
+use rustix::fs::FileType;
+
+use crate::{
+    confine::{Folder, kind},
+    reason::end,
+    roots::Roots,
+    stop::Stop,
+};
+
+/// All that is sent.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) tops: Vec<Top>,
+}
+
+/// One source.
+#[derive(Debug)]
+pub(crate) enum Top {
+    /// A file, in this folder.
+    File { folder: Folder, name: Vec<u8> },
+    /// A folder, as a folder of this name.
+    Folder { folder: Folder, name: Vec<u8> },
+    /// A folder's contents.
+    Contents { folder: Folder },
+}
+
+impl Sources {
+    /// Opens every source: all must exist, be files or folders, and be reachable without symbolic links.
+    pub(crate) fn open(roots: &Roots, paths: &[RootPath], destination: &RootPath) -> Result<Self, Stop> {
+        let tops = paths.iter().map(|path| open_top(roots, path, destination.trailing_slash));
+        Ok(Self { tops: tops.collect::<Result<_, _>>()? })
+    }
+
+    /// Whether a folder's contents appear at the top of the tree.
+    pub(crate) fn has_contents(&self) -> bool {
+        self.tops.iter().any(|top| matches!(top, Top::Contents { .. }))
+    }
+
+    /// Opens a file of the tree for reading.
+    pub(crate) fn read(&self, path: &TreePath) -> io::Result<File> {
+        let bytes = path.as_bytes();
+        let (first, rest) = match bytes.iter().position(|byte| *byte == b'/') {
+            Some(at) => (&bytes[..at], &bytes[at + 1..]),
+            None => (bytes, [].as_slice()),
+        };
+        for top in &self.tops {
+            match top {
+                Top::File { folder, name } if name == first && rest.is_empty() => return folder.read(name),
+                Top::Folder { folder, name } if name == first && !rest.is_empty() => return folder.read(rest),
+                Top::Contents { folder } if folder.stat(first)?.is_some() => return folder.read(bytes),
+                Top::File { .. } | Top::Folder { .. } | Top::Contents { .. } => {}
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::NotFound))
+    }
+}
+
+fn open_top(roots: &Roots, path: &RootPath, contents: bool) -> Result<Top, Stop> {
+    let root = roots.open(&path.root)?;
+    let unavailable = |error: io::Error| {
+        let message =
+            format!("{path} cannot be opened: {error}; a source is a file or folder, reached without symbolic links");
+        Stop::final_(end::SOURCE_UNAVAILABLE, message)
+    };
+    let (Some(name), Some(parent)) = (path.path.file_name(), path.path.parent()) else {
+        return Ok(Top::Contents { folder: root });
+    };
+    let parent = root.granted(parent.as_bytes()).map_err(unavailable)?;
+    let stat = parent.stat(name).map_err(unavailable)?;
+    match stat.as_ref().map(kind) {
+        Some(FileType::RegularFile) => Ok(Top::File { folder: parent, name: name.to_vec() }),
+        Some(FileType::Directory) => {
+            let folder = root.granted(path.path.as_bytes()).map_err(unavailable)?;
+            if contents || path.trailing_slash {
+                return Ok(Top::Contents { folder });
+            }
+            Ok(Top::Folder { folder, name: name.to_vec() })
+        }
+        None => Err(unavailable(io::Error::from(io::ErrorKind::NotFound))),
+        Some(_) => Err(unavailable(io::Error::other("it is neither a file nor a folder"))),
+    }
+}

@@ -37,7 +37,7 @@ When it serves, DIR/ready.json names its addresses and DIR/admin.token lets you 
 
 /// The control plane of DWCP: steers a fleet of agents from one place.
 #[derive(Debug, Parser)]
-#[command(name = "dwcp-control-plane", version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "dwcp-control-plane", version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Verb>,
@@ -48,7 +48,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serves until it is told to stop.
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
 }
 

@@ -1,5 +1,7 @@
 //! The program as a process of its own, on a private PostgreSQL: started, asked, killed in every way, stopped.
 
+#![allow(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
+
 use std::{
     fs,
     io::{Read as _, Write as _},

@@ -23,3 +23,6 @@ mod watch;
 pub use services::services;
 pub use state::State;
 pub use system::{DatabaseKind, ServerFacts};
+
+#[cfg(test)]
+mod tests;

@@ -386,7 +386,7 @@ pub async fn update(
     }
     node.labels = labels;
     node.relay = relay;
-    store_decided(tx, keys, &mut node, "").await?;
+    store_decided(tx, keys, &mut node).await?;
     tx.audit(event);
     Ok(node)
 }
@@ -403,8 +403,9 @@ pub async fn delete(tx: &mut Tx, keys: &Keys, node: &NodeRef, etag: Option<&Etag
     let mut node = lock_unchanged(tx, node, etag).await?;
     node.revoke_time = Some(tx.now());
     node.state = NodeState::Revoked;
+    node.state_reason = "deleted by an operator".to_owned();
     node.connected = false;
-    store_decided(tx, keys, &mut node, "deleted by an operator").await?;
+    store_decided(tx, keys, &mut node).await?;
     tx.audit(
         Event::new("node.delete", node.resource_name())
             .with("uid", node.uid.to_string())
@@ -424,16 +425,15 @@ async fn lock_unchanged(tx: &mut Tx, node: &NodeRef, etag: Option<&Etag>) -> Res
     Ok(node)
 }
 
-async fn store_decided(tx: &mut Tx, keys: &Keys, node: &mut Node, reason: &str) -> Result<(), Error> {
+async fn store_decided(tx: &mut Tx, keys: &Keys, node: &mut Node) -> Result<(), Error> {
     node.version += 1;
     node.update_time = tx.now();
     node.revision = tx.next_revision().await?;
-    reason.clone_into(&mut node.state_reason);
     let entry = roster::sign(keys, node);
     sqlx::query(
         "UPDATE nodes SET labels = $2, relay = $3, version = $4, update_time = $5, revoke_time = $6, state = $7,
-             state_reason = CASE WHEN $6::timestamptz IS NULL THEN state_reason ELSE $8 END, connected = $9,
-             revision = $10, roster_epoch = $11, roster_sequence = $10, roster_payload = $12, roster_signature = $13
+             state_reason = $8, connected = $9, revision = $10,
+             roster_epoch = $11, roster_sequence = $10, roster_payload = $12, roster_signature = $13
          WHERE uid = $1",
     )
     .bind(node.uid.uuid())

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use control_plane_fleet::Fleet;
 use control_plane_pki::SealKey;
 use control_plane_store::{Db, Keys, Options, Refusals};
 use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey as _};
@@ -26,7 +27,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer as _, Service};
 
 use crate::{
-    State,
+    DatabaseKind, ServerFacts, State,
     auth::{Auth, AuthLayer, Authenticator, ConnectInfo, Remote},
     services,
 };
@@ -61,7 +62,21 @@ impl World {
         let refusals = Refusals::start(db.clone(), &tasks);
         let authenticator = Authenticator::new(db.clone(), refusals.clone(), OWN_USER);
         let advertised = Arc::from(["cp.example:7442".to_owned()]);
-        let state = State { db, keys, clock, tasks, refusals, advertised };
+        let options = control_plane_fleet::Options {
+            version: "0.0.0".to_owned(),
+            endpoints: Vec::new(),
+            ring_address: None,
+            max_sessions: 10,
+        };
+        let fleet = Fleet::new(db.clone(), Arc::clone(&keys), options, clock.clone(), &tasks);
+        let server = Arc::new(ServerFacts {
+            version: "0.0.0",
+            commit: "",
+            database: DatabaseKind::External,
+            start_time: start,
+            max_sessions: 10,
+        });
+        let state = State { db, keys, clock, tasks, refusals, advertised, fleet, server };
         let service = AuthLayer::new(authenticator).layer(services(&state));
         Self { url, state, hand, service }
     }

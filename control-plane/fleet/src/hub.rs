@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -77,6 +80,8 @@ struct Inner {
     server: Uuid,
     view: ArcSwap<View>,
     sessions: Mutex<HashMap<NodeUid, Arc<Session>>>,
+    /// Whether this server's row stands: sessions refer to it.
+    registered: AtomicBool,
     /// The last consistency path that was made: nearly all agents ask for the same.
     path: Mutex<Option<Path>>,
 }
@@ -114,6 +119,7 @@ impl Hub {
             server: Uuid::now_v7(),
             view: ArcSwap::from_pointee(view),
             sessions: Mutex::default(),
+            registered: AtomicBool::new(false),
             path: Mutex::default(),
         }))
     }
@@ -147,11 +153,13 @@ impl Hub {
             metrics::counter!("dwcp_agents_sent_away_total").increment(1);
             return Err(SessionEnd::ComeBack(format!("this server holds its {max} sessions already")));
         }
+        if !self.0.registered.load(Ordering::Relaxed) {
+            self.beat().await.map_err(|error| unavailable(node, &error))?;
+        }
         let id = Uuid::now_v7();
-        let opened = sessions::open(&self.0.db, self.opening(node, id, remote, hello)).await.map_err(|error| {
-            tracing::warn!(node = %node, error = error.chain(), "A session could not be registered");
-            SessionEnd::Unavailable
-        })?;
+        let opened = sessions::open(&self.0.db, self.opening(node, id, remote, hello))
+            .await
+            .map_err(|error| unavailable(node, &error))?;
         let name = match opened {
             sessions::Opened::Member(name) => name,
             sessions::Opened::Revoked => return Err(SessionEnd::Revoked),
@@ -310,6 +318,7 @@ impl Hub {
             heard: DateTime::from_timestamp_millis(session.heard_ms()).unwrap_or_default(),
         });
         let lost = sessions::beat(&self.0.db, server, rows.collect()).await?;
+        self.0.registered.store(true, Ordering::Relaxed);
         for session in held.iter().filter(|session| lost.contains(&session.id)) {
             session.finish(SessionEnd::Replaced);
         }
@@ -458,6 +467,11 @@ impl Hub {
             view
         });
     }
+}
+
+fn unavailable(node: NodeUid, error: &Error) -> SessionEnd {
+    tracing::warn!(node = %node, error = error.chain(), "A session could not be registered");
+    SessionEnd::Unavailable
 }
 
 fn gauge(count: i64) -> f64 {

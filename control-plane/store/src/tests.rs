@@ -1,7 +1,9 @@
 //! The store's promises on a real PostgreSQL.
 
 mod audit;
+mod configs;
 mod database;
 mod membership;
 mod refusals;
+mod transfers;
 pub(crate) mod world;

@@ -12,8 +12,6 @@ mod cache;
 mod connectable;
 mod directory;
 mod keep;
-#[cfg(test)]
-mod log_lines;
 mod memory;
 mod node;
 mod publisher;

@@ -152,14 +152,13 @@ impl DhtNode {
             return Err(PublishError::TooLong(record.value.len()));
         }
         let _permit = self.queries.acquire().await.map_err(|_closed| PublishError::ShuttingDown)?;
-        let live = self.supervisor.live()?;
+        let live = self.supervisor.wait_live().await?;
         let started = self.clock.now();
         let item =
             MutableItem::new_signed_unchecked(record.key.to_bytes(), record.signature, &record.value, record.seq, None);
-        let work = self.supervisor.call(put_twice(&live.dht, item));
+        let work = self.supervisor.call(put_twice(&live.dht, item, live.ring));
         let result = match tokio::time::timeout(QUERY_LIMIT, work).await {
-            Ok(Ok(Ok(stored_at))) => Ok(Stored { stored_at, ring: live.ring }),
-            Ok(Ok(Err(error))) => Err(error),
+            Ok(Ok(result)) => result,
             Ok(Err(fallen)) => Err(fallen.into()),
             Err(_elapsed) => Err(PublishError::Unreachable),
         };
@@ -175,7 +174,7 @@ impl DhtNode {
 
     async fn look_up(self, key: PublicKey, sender: LookupSender) {
         let Ok(_permit) = self.queries.acquire().await else { return };
-        let Ok(live) = self.supervisor.live() else { return };
+        let Ok(live) = self.supervisor.wait_live().await else { return };
         let started = self.clock.now();
         let mut found = 0_usize;
         let work = async {
@@ -248,22 +247,29 @@ impl From<Fallen> for PublishError {
     }
 }
 
-/// A put; and after a time-out a get and a put: tokens of ring nodes that were restarted are kept up to 5 minutes, and every put
-/// with them fails until a get of the same key brings new ones.
-async fn put_twice(dht: &AsyncDht, item: MutableItem) -> Result<usize, PublishError> {
-    let first = dht.put_mutable(item.clone(), None).await;
-    let answer = match first {
-        Err(errors::PutMutableError::Query(
-            errors::PutQueryError::Timeout | errors::PutQueryError::ErrorResponse(_),
-        )) => {
-            let mut again = dht.get_mutable(item.key(), None, None);
-            while again.next().await.is_some() {}
-            dht.put_mutable(item, None).await
-        }
-        other => other,
-    };
-    match answer {
-        Ok(outcome) => Ok(usize::try_from(outcome.stored_at).unwrap_or(usize::MAX)),
+/// A put; where it failed or reached too few, a get and a put again. mainline keeps whom it found for a key, and their tokens, for
+/// up to 5 minutes and puts to these alone: tokens that ring nodes forgot by a restart, and a node that was missed once, stay
+/// wrong all that time, until a get of the same key.
+async fn put_twice(dht: &AsyncDht, item: MutableItem, ring: usize) -> Result<Stored, PublishError> {
+    let first = put_once(dht, item.clone(), ring).await;
+    match first {
+        Ok(stored) if stored.is_enough() => return first,
+        Ok(_) | Err(PublishError::Unreachable) => {}
+        Err(_) => return first,
+    }
+    let mut again = dht.get_mutable(item.key(), None, None);
+    while again.next().await.is_some() {}
+    let second = put_once(dht, item, ring).await;
+    match (&first, &second) {
+        (Ok(before), Ok(after)) if before.stored_at > after.stored_at => first,
+        (Ok(_), Err(PublishError::Unreachable)) => first,
+        (_, _) => second,
+    }
+}
+
+async fn put_once(dht: &AsyncDht, item: MutableItem, ring: usize) -> Result<Stored, PublishError> {
+    match dht.put_mutable(item, None).await {
+        Ok(outcome) => Ok(Stored { stored_at: usize::try_from(outcome.stored_at).unwrap_or(usize::MAX), ring }),
         Err(errors::PutMutableError::Query(_)) => Err(PublishError::Unreachable),
         Err(errors::PutMutableError::Concurrency(_)) => Err(PublishError::NotMostRecent),
     }

@@ -32,6 +32,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Delays between attempts to build the node again.
 const REBUILD_FIRST: Duration = Duration::from_millis(100);
 const REBUILD_MAX: Duration = Duration::from_secs(60);
+/// How long a call waits for a node that is being built again: that takes some 100 ms.
+const REBUILD_PATIENCE: Duration = Duration::from_secs(2);
 /// Every record of a fleet is on every ring node; four times the 25,000 records after which a fleet should have several rings.
 const MAX_RECORDS: usize = 100_000;
 /// A ring node asks others only to fill its own table, so it can wait; alone it only asks itself, in vain, at this pace.
@@ -121,11 +123,25 @@ impl Supervisor {
 
     /// Replaces the list; a client is built anew, a ring node keeps what it stores and uses the list when it starts again.
     pub(crate) fn set_ring(&self, ring: Vec<String>) {
-        self.0.ring.send_if_modified(|now| {
+        let changed = self.0.ring.send_if_modified(|now| {
             let changed = *now != ring;
             *now = ring;
             changed
         });
+        if changed && self.0.mode == Mode::Client {
+            // From here on nothing goes to the old ring: a put there would pass for done.
+            self.0.live.send_replace(None);
+        }
+    }
+
+    /// The node, also when it is just being built again.
+    pub(crate) async fn wait_live(&self) -> Result<Live, Fallen> {
+        if let Err(Fallen::Restarting) = self.live() {
+            let mut live = self.0.live.subscribe();
+            // Whether it came or not, is asked again below.
+            drop(tokio::time::timeout(REBUILD_PATIENCE, live.wait_for(Option::is_some)).await);
+        }
+        self.live()
     }
 
     /// Makes a call that may panic; if it does, the node is built again.
@@ -191,6 +207,8 @@ impl Supervisor {
         loop {
             ring.mark_unchanged();
             match self.build().await {
+                // The list changed meanwhile: this node would serve the old ring.
+                Ok(_) if self.0.mode == Mode::Client && ring.has_changed().unwrap_or(false) => continue,
                 Ok(live) => return drop(self.0.live.send_replace(Some(live))),
                 Err(BuildError::NoRing | BuildError::ShuttingDown) => return,
                 Err(BuildError::Bind(reason)) => tracing::debug!(%reason, "the DHT port is not free yet"),

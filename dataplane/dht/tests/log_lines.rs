@@ -1,4 +1,5 @@
-//! The lines that the operations manual greps for (RN-9), said where their event is.
+//! The lines that the operations manual greps for (RN-9), said where their event is. Alone in its process: whether a line is
+//! logged is remembered by all threads, also those of tests that log nowhere.
 
 use std::{
     io,
@@ -7,29 +8,27 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use dataplane_dht::{
+    Announcement, Fallback, FallbackAnswer, FallbackError, FleetTag, MemoryDirectory, MemoryRecords, Nat, NodeType,
+    Publisher, PublisherOptions, Record, RecordSigner, Resolver, ResolverOptions, SignedRecord, connectable,
+};
 use ed25519_dalek::SigningKey;
 use foundation_runtime::{Clock, TaskGroup};
 use futures::future::BoxFuture;
-use proto_model::PublicKey;
-
-use crate::{
-    Announcement, Fallback, FallbackAnswer, FallbackError, MemoryDirectory, MemoryRecords, Nat, NodeType, Publisher,
-    PublisherOptions, Record, RecordSigner, Resolver, ResolverOptions, SignedRecord, connectable,
-    record::tests::{example, fleet},
-};
+use proto_model::{FleetId, PublicKey};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.0.lock().expect("no test panics with it").clone()).expect("lines are text")
     }
 }
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().expect("no test panics with it").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -49,6 +48,8 @@ impl Fallback for Away {
 
 #[tokio::test]
 async fn the_manuals_lines_are_logged() {
+    let fleet = FleetTag::of(&FleetId::new(uuid::Uuid::nil()));
+    let addresses = vec!["192.0.2.7:30906".parse().unwrap()];
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -65,14 +66,14 @@ async fn the_manuals_lines_are_logged() {
     let signer = SigningKey::from_bytes(&[1; 32]);
     let key = signer.public_key();
     let publisher = Publisher::start(
-        PublisherOptions::new(fleet()),
+        PublisherOptions::new(fleet),
         Arc::new(signer),
         Arc::new(directory.clone()),
         store.clone(),
         clock.clone(),
         &tasks,
     );
-    publisher.announce(Announcement { addresses: example().addresses, ..Announcement::default() });
+    publisher.announce(Announcement { addresses: addresses.clone(), ..Announcement::default() });
     let published = async {
         while !lines.text().contains("Successfully published") {
             tokio::task::yield_now().await;
@@ -80,12 +81,20 @@ async fn the_manuals_lines_are_logged() {
     };
     tokio::time::timeout(Duration::from_secs(10), published).await.unwrap();
 
-    let options = ResolverOptions { cleanup_interval: Duration::from_millis(1), ..ResolverOptions::new(fleet()) };
+    let options = ResolverOptions { cleanup_interval: Duration::from_millis(1), ..ResolverOptions::new(fleet) };
     let resolver = Resolver::start(options, Arc::new(directory.clone()), Arc::new(Away), store, clock, &tasks);
     let public = resolver.resolve(key).await.unwrap();
     resolver.resolve(key).await.unwrap();
     let hidden = SigningKey::from_bytes(&[2; 32]);
-    let record = Record { node_type: NodeType::Private, nat: Nat::Unknown, relays: Vec::new(), ..example() };
+    let record = Record {
+        issued_s: 1_800_000_000,
+        ttl_s: 600,
+        fleet,
+        addresses,
+        node_type: NodeType::Private,
+        nat: Nat::Unknown,
+        relays: Vec::new(),
+    };
     directory.plant(SignedRecord::sign(&hidden, 1_800_000_000_000, &record).unwrap());
     let private = resolver.resolve(hidden.public_key()).await.unwrap();
     assert_eq!(connectable(vec![Arc::clone(&public), private], |_| true), [public]);

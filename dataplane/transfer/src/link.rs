@@ -19,13 +19,13 @@ pub struct LinkError {
 }
 
 /// Sends control frames in order.
-pub trait ControlOut: Send {
+pub trait ControlOut: Send + Sync {
     /// Sends a frame; waits while the other end does not read.
     fn send<'a>(&'a mut self, frame: &'a [u8]) -> BoxFuture<'a, Result<(), LinkError>>;
 }
 
 /// Receives control frames in order.
-pub trait ControlIn: Send {
+pub trait ControlIn: Send + Sync {
     /// The next frame; none when the other end finished. Cancel safe.
     fn recv(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, LinkError>>;
 }
@@ -37,7 +37,7 @@ pub trait PiecesOut: Send + Sync {
 }
 
 /// Receives pieces.
-pub trait PiecesIn: Send {
+pub trait PiecesIn: Send + Sync {
     /// The next piece, in any order; none when the link is over. Cancel safe. The payload's memory counts as used until it is
     /// dropped.
     fn recv(&mut self) -> BoxFuture<'_, Option<Bytes>>;

@@ -1,0 +1,255 @@
+//! The node's part in every transfer: what it is to send, what arrives, what is to be stopped.
+//!
+//! Jobs of the control plane become senders; channels that peers open go to the receiver, which asks nobody but the grant.
+//! Every end is kept until the control plane stored it. What was begun goes on at the next start, without the control plane.
+
+mod connector;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use dataplane_amst::{Endpoint, IncomingChannel};
+use dataplane_control_client::{Job, Jobs};
+use dataplane_transfer::{Connector, Link, Received, SendAuthority, SendJob, Sent, Transfers};
+use foundation_runtime::{OnEnd, TaskGroup};
+use futures::future::BoxFuture;
+use proto_model::{DirectRequest, PublicKey, Traceparent, TransferId, TransferReport, TransferRole};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use connector::AmstConnector;
+
+/// Finds where a peer is, by whatever knows it.
+pub(crate) trait Peers: Send + Sync {
+    /// The peer's QUIC addresses, the likeliest first; empty where nobody knows any.
+    fn addresses(&self, peer: PublicKey) -> BoxFuture<'_, Vec<SocketAddr>>;
+}
+
+/// Tells the control plane how transfers are.
+pub(crate) trait Reports: Send + Sync {
+    /// How far one is; only the newest matters.
+    fn progress(&self, report: TransferReport);
+
+    /// How one ended; kept until it is stored there.
+    fn end(&self, report: TransferReport) -> BoxFuture<'_, ()>;
+}
+
+/// The node's part in all transfers. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Movers(Arc<Shared>);
+
+struct Shared {
+    transfers: Transfers,
+    endpoint: Endpoint,
+    connector: Arc<dyn Connector>,
+    reports: Arc<dyn Reports>,
+    tasks: TaskGroup,
+    /// How many may send, and how many may receive, at once: `limits.concurrent_transfers` each.
+    sending: Arc<Semaphore>,
+    receiving: Arc<Semaphore>,
+    /// Senders that run or wait for their turn. The token withdraws one that waits.
+    senders: Mutex<HashMap<TransferId, CancellationToken>>,
+}
+
+impl Movers {
+    /// Begins to take what peers send, and goes on with what was not finished when this node stopped.
+    ///
+    /// # Errors
+    /// What was not finished cannot be read.
+    pub(crate) fn start(
+        transfers: Transfers,
+        endpoint: Endpoint,
+        peers: Arc<dyn Peers>,
+        reports: Arc<dyn Reports>,
+        concurrent: usize,
+        tasks: &TaskGroup,
+    ) -> io::Result<Self> {
+        let unfinished = transfers.unfinished()?;
+        let connector = Arc::new(AmstConnector { endpoint: endpoint.clone(), peers });
+        let movers = Self(Arc::new(Shared {
+            transfers,
+            endpoint,
+            connector,
+            reports,
+            tasks: tasks.clone(),
+            sending: Arc::new(Semaphore::new(concurrent)),
+            receiving: Arc::new(Semaphore::new(concurrent)),
+            senders: Mutex::default(),
+        }));
+        let accepting = movers.clone();
+        tasks.spawn("accept transfers", OnEnd::Fatal, async move { accepting.accept().await });
+        for job in unfinished {
+            if let Some(transfer) = job.transfer() {
+                tracing::info!(component = "transfer", %transfer, "going on with a transfer that was not finished");
+                movers.send(transfer, job);
+            }
+        }
+        Ok(movers)
+    }
+
+    /// What the control plane wants moved.
+    pub(crate) fn take(&self, jobs: Jobs) {
+        if jobs.full {
+            let wanted: HashSet<_> = jobs.jobs.iter().map(|job| job.transfer).collect();
+            let withdrawn: Vec<_> =
+                self.senders().iter().filter(|(id, _)| !wanted.contains(id)).map(|(_, t)| t.clone()).collect();
+            // Only those that still wait for their turn hear of it: what has begun goes on by its grant.
+            withdrawn.iter().for_each(CancellationToken::cancel);
+        }
+        for job in jobs.jobs {
+            self.take_one(job);
+        }
+    }
+
+    /// Sends without the control plane. The reports end with the transfer.
+    pub(crate) fn send_direct(
+        &self,
+        request: DirectRequest,
+        peer: PublicKey,
+        traceparent: Option<Traceparent>,
+    ) -> watch::Receiver<TransferReport> {
+        let transfer = request.transfer;
+        let authority = SendAuthority::Direct { request: Box::new(request), peer };
+        self.send(transfer, SendJob { authority, traceparent })
+    }
+
+    /// Transfers that run here, at either end.
+    pub(crate) fn running(&self) -> usize {
+        self.0.transfers.running()
+    }
+
+    fn take_one(&self, job: Job) {
+        match (job.role, job.cancel) {
+            (role, true) => {
+                self.0.transfers.cancel(job.transfer, role);
+                if let (TransferRole::Sender, Some(token)) = (role, self.senders().get(&job.transfer)) {
+                    token.cancel();
+                }
+            }
+            (TransferRole::Sender, false) => {
+                let authority = SendAuthority::Grant(job.grant);
+                let traceparent = Traceparent::from_optional_text(&job.traceparent);
+                self.send(job.transfer, SendJob { authority, traceparent });
+            }
+            // The grant comes with the sender's first frame.
+            (TransferRole::Receiver, false) => {}
+        }
+    }
+
+    /// Sends as soon as there is room; a transfer that is sent already is left alone.
+    fn send(&self, transfer: TransferId, job: SendJob) -> watch::Receiver<TransferReport> {
+        let (reports, watched) = watch::channel(TransferReport::new(transfer, TransferRole::Sender));
+        let withdrawn = CancellationToken::new();
+        {
+            let mut senders = self.senders();
+            if senders.contains_key(&transfer) {
+                return watched;
+            }
+            senders.insert(transfer, withdrawn.clone());
+        }
+        let movers = self.clone();
+        self.0.tasks.spawn("send a transfer", OnEnd::Expected, async move {
+            let place = Place { movers: movers.clone(), transfer };
+            movers.send_in_turn(job, reports, &withdrawn).await;
+            drop(place);
+        });
+        watched
+    }
+
+    async fn send_in_turn(&self, job: SendJob, reports: watch::Sender<TransferReport>, withdrawn: &CancellationToken) {
+        let turn = tokio::select! {
+            turn = Arc::clone(&self.0.sending).acquire_owned() => turn,
+            () = withdrawn.cancelled() => return,
+            () = self.0.tasks.cancelled() => return,
+        };
+        // A closed semaphore does not occur: nobody closes it.
+        let Ok(_turn) = turn else { return };
+        self.forward(reports.subscribe());
+        match self.0.transfers.send(job, Arc::clone(&self.0.connector), reports).await {
+            Sent::Ended(report) => self.0.reports.end(report).await,
+            Sent::Interrupted(_) => {}
+        }
+    }
+
+    /// Takes channels until the endpoint closes.
+    async fn accept(&self) {
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.0.endpoint.next_channel() => incoming,
+                () = self.0.tasks.cancelled() => return,
+            };
+            let Some(incoming) = incoming else { return };
+            let Ok(turn) = Arc::clone(&self.0.receiving).try_acquire_owned() else {
+                // Dropped: the sender finds it abandoned, and comes back later.
+                tracing::warn!(component = "transfer", "limits.concurrent_transfers is reached; a sender has to wait");
+                metrics::counter!("dwcp_transfers_deferred_total").increment(1);
+                continue;
+            };
+            let movers = self.clone();
+            self.0.tasks.spawn("receive a transfer", OnEnd::Expected, async move {
+                movers.receive(incoming).await;
+                drop(turn);
+            });
+        }
+    }
+
+    async fn receive(&self, incoming: IncomingChannel) {
+        let peer = incoming.channel.peer;
+        let link = Link::of_channel(incoming.channel, self.0.endpoint.present_session(&peer));
+        let forwarding = self.clone();
+        let received = self.0.transfers.receive(link, move |reports| forwarding.forward(reports)).await;
+        match received {
+            Received::Ended(report) => self.0.reports.end(report).await,
+            Received::Interrupted(report) => self.0.reports.progress(report),
+            Received::Refused(error) => {
+                tracing::warn!(
+                    component = "transfer",
+                    peer = %peer.node_id(),
+                    reason = %error.reason,
+                    why = %error.message,
+                    "a transfer was refused"
+                );
+            }
+        }
+    }
+
+    /// Passes progress on, until the transfer has ended here.
+    fn forward(&self, mut reports: watch::Receiver<TransferReport>) {
+        let movers = self.clone();
+        self.0.tasks.spawn("report a transfer", OnEnd::Expected, async move {
+            while reports.changed().await.is_ok() {
+                let report = reports.borrow_and_update().clone();
+                // The end goes its own way, which forgets nothing.
+                if !report.state.is_end() {
+                    movers.0.reports.progress(report);
+                }
+            }
+        });
+    }
+
+    fn senders(&self) -> MutexGuard<'_, HashMap<TransferId, CancellationToken>> {
+        self.0.senders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Movers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Movers").field("running", &self.running()).finish_non_exhaustive()
+    }
+}
+
+/// A sender's entry, until it ends, however it ends.
+struct Place {
+    movers: Movers,
+    transfer: TransferId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.movers.senders().remove(&self.transfer);
+    }
+}

@@ -1,0 +1,60 @@
+//! From a peer's key to a link with it.
+
+use std::sync::Arc;
+
+use dataplane_amst::Endpoint;
+use dataplane_transfer::{Connector, Link, LinkError};
+use futures::future::BoxFuture;
+use proto_model::PublicKey;
+
+use super::Peers;
+
+/// Opens channels in AMST sessions; a session that stands is used without asking for addresses.
+pub(super) struct AmstConnector {
+    pub(super) endpoint: Endpoint,
+    pub(super) peers: Arc<dyn Peers>,
+}
+
+impl AmstConnector {
+    async fn open(&self, peer: PublicKey) -> Result<Link, LinkError> {
+        if let Some(session) = self.endpoint.present_session(&peer)
+            && let Ok(channel) = session.open_channel().await
+        {
+            return Ok(Link::of_channel(channel, Some(session)));
+        }
+        let addresses = self.peers.addresses(peer).await;
+        if addresses.is_empty() {
+            let message =
+                format!("no address of {} is known, neither by the DHT nor by the control plane", peer.node_id());
+            return Err(LinkError { message, temporary: true });
+        }
+        let session = self
+            .endpoint
+            .session(peer, &addresses)
+            .await
+            .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
+        let channel = session
+            .open_channel()
+            .await
+            .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
+        Ok(Link::of_channel(channel, Some(session)))
+    }
+}
+
+impl Connector for AmstConnector {
+    fn connect(&self, peer: PublicKey) -> BoxFuture<'_, Result<Link, LinkError>> {
+        Box::pin(self.open(peer))
+    }
+}
+
+/// An error with what caused it, in one line.
+fn described(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

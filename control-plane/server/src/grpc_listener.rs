@@ -105,11 +105,6 @@ impl GrpcListener {
         });
     }
 
-    /// Accepts nothing more; what stands goes on.
-    pub(crate) fn stop_accepting(&self) {
-        self.tasks.cancel();
-    }
-
     fn shared(&self, connections: usize) -> Shared {
         Shared {
             cut: self.cut.clone(),

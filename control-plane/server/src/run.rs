@@ -1,6 +1,12 @@
 //! Puts the server together, in the order in which its parts need one another, and takes it apart again.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, SocketAddrV4},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use control_plane_api::{
     DatabaseKind, ServerFacts, State,
@@ -16,7 +22,9 @@ use foundation_telemetry::{Telemetry, TraceLayer};
 use nix::unistd::Uid;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
 
 use crate::{
     admin_files::{self, AdminFilesError},
@@ -45,6 +53,12 @@ const FINISH_TASKS: Duration = Duration::from_secs(6);
 /// How often the server's certificate is looked at, and how long one is used. It lives 90 days.
 const CERTIFICATE_CHECK: Duration = Duration::from_hours(1);
 const CERTIFICATE_USE: Duration = Duration::from_hours(30 * 24);
+
+/// The commit that the program was built from, where the build said so.
+const COMMIT: &str = match option_env!("DWCP_COMMIT") {
+    Some(commit) => commit,
+    None => "",
+};
 
 /// HTTP/2 pings find agents whose host has gone.
 const GRPC_KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -120,27 +134,41 @@ pub enum RunError {
 pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError> {
     let clock = Clock::system();
     let tasks = TaskGroup::new("server");
-    let started = tokio::select! {
-        started = Server::start(options, telemetry, &clock, &tasks) => started,
-        // What was begun ends with its handles: PostgreSQL too.
+    let dir = DataDir::open(&options.data_dir, &clock, &tasks).await?;
+    let bound = Bound::bind(&options, &dir)?;
+    let database = tokio::select! {
+        opened = OpenDatabase::open(&options.database, &dir, &clock, &tasks) => opened?,
+        // PostgreSQL, where it was begun, ends with its handle.
         stop = stop_signal() => return stop.map(drop).map_err(RunError::Signals),
     };
-    let server = started?;
-    let ended = server.serve().await;
-    server.stop().await;
+    let parts = Ground { options: &options, dir: &dir, database: &database, telemetry, clock: &clock, tasks: &tasks };
+    let ended = tokio::select! {
+        started = Server::start(&parts, bound) => match started {
+            Ok(server) => {
+                let ended = server.serve(&tasks).await;
+                server.stop().await;
+                ended
+            }
+            Err(error) => Err(error),
+        },
+        stop = stop_signal() => stop.map(drop).map_err(RunError::Signals),
+    };
+    if let Err(unfinished) = tasks.shutdown(FINISH_TASKS).await {
+        tracing::warn!(component = "server", tasks = unfinished.names.join(", "), "Some tasks had to be cut short");
+    }
+    database.close().await;
+    tracing::info!(component = "server", "Server has stopped");
     ended
 }
 
-/// A server whose parts all run.
-struct Server {
-    ready: Option<ReadyFile>,
-    front: TaskGroup,
-    tasks: TaskGroup,
-    grpc: GrpcListener,
-    health: tonic_health::server::HealthReporter,
-    postgres: Option<Postgres>,
-    /// Last, so that the folder is held until all is over.
-    _dir: DataDir,
+/// What a server is built on.
+struct Ground<'a> {
+    options: &'a Options,
+    dir: &'a DataDir,
+    database: &'a OpenDatabase,
+    telemetry: &'a Telemetry,
+    clock: &'a Clock,
+    tasks: &'a TaskGroup,
 }
 
 /// The listeners, bound before anything that takes time, so that a port that is taken is found at once.
@@ -149,6 +177,10 @@ struct Bound {
     http: TcpListener,
     metrics: TcpListener,
     ports: RememberedPorts,
+    /// Where a program on this machine finds them.
+    ready: Ready,
+    /// Where gRPC listens.
+    address: SocketAddr,
 }
 
 impl Bound {
@@ -157,109 +189,81 @@ impl Bound {
         let grpc = listen::tcp(&mut ports, "grpc", options.listen)?;
         let http = listen::tcp(&mut ports, "http", options.http_listen)?;
         let metrics = listen::tcp(&mut ports, "metrics", options.metrics_listen)?;
-        Ok(Self { grpc, http, metrics, ports })
-    }
-}
-
-impl Server {
-    async fn start(
-        options: Options,
-        telemetry: &Telemetry,
-        clock: &Clock,
-        tasks: &TaskGroup,
-    ) -> Result<Self, RunError> {
-        let dir = DataDir::open(&options.data_dir, clock, tasks).await?;
-        let mut bound = Bound::bind(&options, &dir)?;
-        let (postgres, db) = open_database(&options.database, &dir, clock, tasks).await?;
-        let keys = open_keys(&dir, &db).await?;
-        let host = advertise::hostname();
-        admin_files::write(&dir, &db, &keys, &host).await?;
-        let anchor = Anchor::follow(dir.file("audit.checkpoint"), &db, &keys, tasks).await?;
-
         let address = |listener: &TcpListener, path: &str| {
             listener.local_addr().map_err(|source| RunError::Io { path: path.into(), source })
         };
-        let grpc_address = address(&bound.grpc, "the gRPC port")?;
-        let reach = Reach::new(&options.advertise, grpc_address, &host, &advertise::interfaces());
-        let dht = start_dht(options.dht_listen, &mut bound.ports, &db, clock, tasks).await?;
-        let ring_address = dht.as_ref().and_then(RingNode::local_addr).map(|local| reach.ring_address(local));
+        let grpc_address = address(&grpc, "the gRPC port")?;
+        let ready = Ready {
+            grpc: listen::reachable_here(grpc_address),
+            http: listen::reachable_here(address(&http, "the HTTP port")?),
+            metrics: listen::reachable_here(address(&metrics, "the metrics port")?),
+            dht: None,
+            pid: std::process::id(),
+        };
+        Ok(Self { grpc, http, metrics, ports, ready, address: grpc_address })
+    }
+}
+
+/// The database, and PostgreSQL where it is our own.
+struct OpenDatabase {
+    postgres: Option<Postgres>,
+    db: Db,
+}
+
+impl OpenDatabase {
+    async fn open(database: &Database, dir: &DataDir, clock: &Clock, tasks: &TaskGroup) -> Result<Self, RunError> {
+        let (postgres, url) = match database {
+            Database::Embedded { binaries } => {
+                let options = postgres::Options { data_dir: dir.path().to_path_buf(), binaries: binaries.clone() };
+                let postgres = Postgres::start(options, clock.clone()).await?;
+                let url = postgres.url();
+                (Some(postgres), url)
+            }
+            Database::External { url } => (None, url.clone()),
+        };
+        let db = Db::connect(control_plane_store::Options::new(url), clock.clone(), tasks).await?;
+        db.migrate().await?;
+        Ok(Self { postgres, db })
+    }
+
+    async fn close(self) {
+        if let Some(postgres) = self.postgres {
+            postgres.stop().await;
+        }
+    }
+}
+
+/// A server whose parts all run.
+struct Server {
+    ready: ReadyFile,
+    front: TaskGroup,
+    /// Cutting it cuts every connection of gRPC.
+    cut: CancellationToken,
+    health: HealthReporter,
+}
+
+impl Server {
+    async fn start(ground: &Ground<'_>, mut bound: Bound) -> Result<Self, RunError> {
+        let Ground { options, dir, clock, tasks, telemetry, database: OpenDatabase { db, .. } } = *ground;
+        let keys = open_keys(dir, db).await?;
+        let host = advertise::hostname();
+        admin_files::write(dir, db, &keys, &host).await?;
+        let reach = Reach::new(&options.advertise, bound.address, &host, &advertise::interfaces());
+        let dht = start_dht(options.dht_listen, &mut bound.ports, db, clock, tasks).await?;
+        let dht_address = dht.as_ref().and_then(RingNode::local_addr);
+        bound.ready.dht = dht_address.map(|local| listen::reachable_here(SocketAddr::V4(local)));
 
         // Sessions and listeners end first; what they use ends after them.
         let front = tasks.child("front");
-        let fleet_options = control_plane_fleet::Options {
-            version: crate::VERSION.to_owned(),
-            endpoints: reach.endpoints.clone(),
-            ring_address,
-            max_sessions: MAX_SESSIONS,
-        };
-        let fleet = Fleet::new(db.clone(), Arc::clone(&keys), fleet_options, clock.clone(), &front);
-        let refusals = Refusals::start(db.clone(), tasks);
-        let authenticator = Authenticator::new(db.clone(), refusals.clone(), Uid::effective().as_raw());
-        let state = State {
-            db: db.clone(),
-            keys: Arc::clone(&keys),
-            clock: clock.clone(),
-            tasks: tasks.clone(),
-            refusals,
-            advertised: reach.endpoints.clone().into(),
-            fleet: fleet.clone(),
-            server: Arc::new(ServerFacts {
-                version: crate::VERSION,
-                commit: option_env!("DWCP_COMMIT").unwrap_or_default(),
-                database: match options.database {
-                    Database::Embedded { .. } => DatabaseKind::Embedded,
-                    Database::External { .. } => DatabaseKind::External,
-                },
-                start_time: clock.utc(),
-                max_sessions: MAX_SESSIONS,
-            }),
-        };
-        let backend = ServerBackend(Arc::new(Parts {
-            db: db.clone(),
-            keys: Arc::clone(&keys),
-            fleet,
-            authenticator: authenticator.clone(),
-            anchor,
-            postgres: postgres.as_ref().map(Postgres::state),
-            database: options.database.clone(),
-            dht: dht.clone(),
-            metrics: telemetry.metrics().clone(),
-            metrics_token: read_metrics_token(&options)?,
-            clock: clock.clone(),
-            begun: clock.now(),
-        }));
-
-        let identity = ServerIdentity::issue(keys.ca(), &reach.names, clock.utc())?;
-        keep_certificate_fresh(&identity, &keys, &reach, clock, tasks);
-        let (revoked, connections) = (Revoked::default(), NodeConnections::default());
-        revocations::follow(&db, revoked.clone(), connections.clone(), tasks).await?;
-
-        let http_tls = Arc::new(identity.http_config()?);
-        let limits = Limits::new(options.http_api_limit, options.http_limit);
-        let ready = Ready {
-            grpc: listen::reachable_here(grpc_address),
-            http: listen::reachable_here(address(&bound.http, "the HTTP port")?),
-            metrics: listen::reachable_here(address(&bound.metrics, "the metrics port")?),
-            dht: dht.as_ref().and_then(RingNode::local_addr).map(|local| listen::reachable_here(SocketAddr::V4(local))),
-            pid: std::process::id(),
-        };
-        let router = control_plane_console::router(backend.clone(), limits.clone());
-        http_listener::serve(clock, &front, "http", bound.http, Arc::clone(&http_tls), router);
-        let router = control_plane_console::metrics_only(backend.clone(), limits);
-        http_listener::serve(clock, &front, "metrics", bound.metrics, http_tls, router);
-
-        let (routes, health) = grpc_services::routes(&state)?;
-        let (grpc, incoming) = GrpcListener::new(&front, connections);
-        grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(keys.ca(), revoked)?));
-        let socket = dir.file("admin.sock");
-        let local = grpc_listener::bind_local(&socket).map_err(|source| RunError::Io { path: socket, source })?;
-        grpc.accept_local(local);
-        serve_grpc(tasks, &front, routes, authenticator, ReceiverStream::new(incoming));
-        grpc_services::follow_health(&health, &backend, &db, &front).await;
+        let state = ground.state(&keys, &reach, dht_address, &front);
+        let backend = ground.backend(&state, dht).await?;
+        let ready = bound.ready.clone();
+        let (health, cut) = ground.listen(bound, &state, &backend, &reach, &front).await?;
+        grpc_services::follow_health(&health, &backend, db, &front).await;
+        reopen_logs_on_hangup(telemetry, &front)?;
 
         let announced = ready.announce(dir.path());
         let announced = announced.map_err(|source| RunError::Io { path: dir.file("ready.json"), source })?;
-        reopen_logs_on_hangup(telemetry, &front)?;
         systemd::notify("READY=1");
         tracing::info!(
             component = "server", version = crate::VERSION, grpc = %ready.grpc, http = %ready.http, metrics = %ready.metrics,
@@ -268,11 +272,11 @@ impl Server {
         if !options.logging.shows_info() {
             eprintln!("Server is ready");
         }
-        Ok(Self { ready: Some(announced), front, tasks: tasks.clone(), grpc, health, postgres, _dir: dir })
+        Ok(Self { ready: announced, front, cut, health })
     }
 
     /// Until it is told to stop, or cannot go on.
-    async fn serve(&self) -> Result<(), RunError> {
+    async fn serve(&self, tasks: &TaskGroup) -> Result<(), RunError> {
         tokio::select! {
             stop = stop_signal() => {
                 let stop = stop.map_err(RunError::Signals)?;
@@ -281,47 +285,107 @@ impl Server {
                 Ok(())
             }
             task = self.front.failed() => Err(RunError::Task(task)),
-            task = self.tasks.failed() => Err(RunError::Task(task)),
+            task = tasks.failed() => Err(RunError::Task(task)),
         }
     }
 
-    /// Front to back: nobody new, calls in flight, transactions, the database.
-    async fn stop(mut self) {
+    /// Nobody new, then the calls in flight.
+    async fn stop(self) {
         systemd::notify("STOPPING=1");
-        drop(self.ready.take());
+        drop(self.ready);
         grpc_services::stop_serving(&self.health).await;
-        self.grpc.stop_accepting();
-        let cut = self.grpc.cut.clone();
-        let finished = self.front.shutdown(FINISH_CALLS).await;
-        cut.cancel();
-        for unfinished in [finished.err(), self.tasks.shutdown(FINISH_TASKS).await.err()].into_iter().flatten() {
-            tracing::warn!(component = "server", tasks = unfinished.names.join(", "), "Some tasks had to be cut short");
+        // Watches never end by themselves: their connections are cut after the grace.
+        if let Err(unfinished) = self.front.shutdown(FINISH_CALLS).await {
+            tracing::debug!(component = "server", tasks = unfinished.names.join(", "), "Some calls were cut short");
         }
-        if let Some(postgres) = self.postgres.take() {
-            postgres.stop().await;
-        }
-        tracing::info!(component = "server", "Server has stopped");
+        self.cut.cancel();
     }
 }
 
-async fn open_database(
-    database: &Database,
-    dir: &DataDir,
-    clock: &Clock,
-    tasks: &TaskGroup,
-) -> Result<(Option<Postgres>, Db), RunError> {
-    let (postgres, url) = match database {
-        Database::Embedded { binaries } => {
-            let options = postgres::Options { data_dir: dir.path().to_path_buf(), binaries: binaries.clone() };
-            let postgres = Postgres::start(options, clock.clone()).await?;
-            let url = postgres.url();
-            (Some(postgres), url)
+impl Ground<'_> {
+    /// What the API works with.
+    fn state(&self, keys: &Arc<Keys>, reach: &Reach, dht: Option<SocketAddrV4>, front: &TaskGroup) -> State {
+        let db = &self.database.db;
+        let fleet_options = control_plane_fleet::Options {
+            version: crate::VERSION.to_owned(),
+            endpoints: reach.endpoints.clone(),
+            ring_address: dht.map(|local| reach.ring_address(local)),
+            max_sessions: MAX_SESSIONS,
+        };
+        State {
+            db: db.clone(),
+            keys: Arc::clone(keys),
+            clock: self.clock.clone(),
+            tasks: self.tasks.clone(),
+            refusals: Refusals::start(db.clone(), self.tasks),
+            advertised: reach.endpoints.clone().into(),
+            fleet: Fleet::new(db.clone(), Arc::clone(keys), fleet_options, self.clock.clone(), front),
+            server: Arc::new(ServerFacts {
+                version: crate::VERSION,
+                commit: COMMIT,
+                database: match self.options.database {
+                    Database::Embedded { .. } => DatabaseKind::Embedded,
+                    Database::External { .. } => DatabaseKind::External,
+                },
+                start_time: self.clock.utc(),
+                max_sessions: MAX_SESSIONS,
+            }),
         }
-        Database::External { url } => (None, url.clone()),
-    };
-    let db = Db::connect(control_plane_store::Options::new(url), clock.clone(), tasks).await?;
-    db.migrate().await?;
-    Ok((postgres, db))
+    }
+
+    /// What stands behind the HTTP paths.
+    async fn backend(&self, state: &State, dht: Option<RingNode>) -> Result<ServerBackend, RunError> {
+        let path = self.dir.file("audit.checkpoint");
+        Ok(ServerBackend(Arc::new(Parts {
+            db: state.db.clone(),
+            keys: Arc::clone(&state.keys),
+            fleet: state.fleet.clone(),
+            authenticator: self.authenticator(state),
+            anchor: Anchor::follow(path, &state.db, &state.keys, self.tasks).await?,
+            postgres: self.database.postgres.as_ref().map(Postgres::state),
+            database: self.options.database.clone(),
+            dht,
+            metrics: self.telemetry.metrics().clone(),
+            metrics_token: read_metrics_token(self.options)?,
+            clock: self.clock.clone(),
+            begun: self.clock.now(),
+        })))
+    }
+
+    fn authenticator(&self, state: &State) -> Authenticator {
+        Authenticator::new(self.database.db.clone(), state.refusals.clone(), Uid::effective().as_raw())
+    }
+
+    /// Serves on all ports and on the socket.
+    async fn listen(
+        &self,
+        bound: Bound,
+        state: &State,
+        backend: &ServerBackend,
+        reach: &Reach,
+        front: &TaskGroup,
+    ) -> Result<(HealthReporter, CancellationToken), RunError> {
+        let identity = ServerIdentity::issue(state.keys.ca(), &reach.names, self.clock.utc())?;
+        keep_certificate_fresh(&identity, &state.keys, reach, self.clock, self.tasks);
+        let (revoked, connections) = (Revoked::default(), NodeConnections::default());
+        revocations::follow(&state.db, revoked.clone(), connections.clone(), self.tasks).await?;
+
+        let http_tls = Arc::new(identity.http_config()?);
+        let limits = Limits::new(self.options.http_api_limit, self.options.http_limit);
+        let router = control_plane_console::router(backend.clone(), limits.clone());
+        http_listener::serve(self.clock, front, "http", bound.http, Arc::clone(&http_tls), router);
+        let router = control_plane_console::metrics_only(backend.clone(), limits);
+        http_listener::serve(self.clock, front, "metrics", bound.metrics, http_tls, router);
+
+        let (routes, health) = grpc_services::routes(state)?;
+        let (grpc, incoming) = GrpcListener::new(front, connections);
+        grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(state.keys.ca(), revoked)?));
+        let socket = self.dir.file("admin.sock");
+        let local = grpc_listener::bind_local(&socket).map_err(|source| RunError::Io { path: socket, source })?;
+        grpc.accept_local(local);
+        serve_grpc(front, routes, self.authenticator(state), ReceiverStream::new(incoming));
+        Ok((health, grpc.cut))
+    }
 }
 
 /// The fleet's keys. A seal key that was made just now and opens nothing is not left behind: it would look like the right one.
@@ -409,7 +473,6 @@ fn reopen_logs_on_hangup(telemetry: &Telemetry, tasks: &TaskGroup) -> Result<(),
 }
 
 fn serve_grpc(
-    tasks: &TaskGroup,
     front: &TaskGroup,
     routes: Routes,
     authenticator: Authenticator,
@@ -424,7 +487,7 @@ fn serve_grpc(
         .layer(AuthLayer::new(authenticator))
         .add_routes(routes);
     let stopping = front.token().clone();
-    tasks.spawn("grpc", OnEnd::Expected, async move {
+    front.spawn("grpc", OnEnd::Fatal, async move {
         let serving = server.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned());
         if let Err(error) = serving.await {
             tracing::error!(component = "server", error = &error as &dyn std::error::Error, "gRPC ended");

@@ -227,6 +227,7 @@ impl OpenDatabase {
     }
 
     async fn close(self) {
+        self.db.close().await;
         if let Some(postgres) = self.postgres {
             postgres.stop().await;
         }

@@ -14,7 +14,7 @@ use std::{
 use foundation_runtime::{Clock, TaskGroup};
 use futures::future::BoxFuture;
 use sqlx::{
-    PgConnection, PgPool,
+    Connection as _, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::sync::watch;
@@ -33,6 +33,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a transaction may take in all.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connections that are still in use are waited for at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of the pool, where nothing else is asked for: several servers share PostgreSQL's default of 100.
 const DEFAULT_CONNECTIONS: u32 = 16;
 
@@ -84,8 +86,9 @@ impl Db {
             .before_acquire(|connection, _meta| Box::pin(is_outside_of_a_transaction(connection)))
             .after_release(|connection, _meta| Box::pin(is_outside_of_a_transaction(connection)))
             .connect_lazy_with(connect.clone());
-        // One connection now, so that a wrong address is an error of the start and not of the first request.
-        drop(tokio::time::timeout(READ_TIMEOUT, pool.acquire()).await.map_err(|_elapsed| Error::TimedOut)??);
+        // One connection now, and not by the pool, so that a wrong address is an error of the start, and says what is wrong.
+        let first = tokio::time::timeout(READ_TIMEOUT, PgConnection::connect_with(&connect));
+        first.await.map_err(|_elapsed| Error::TimedOut)??.close().await?;
         let tasks = tasks.child("store");
         let bell = Bell::start(&pool, &tasks);
         Ok(Self(Arc::new(Inner { pool, connect, bell, clock, tasks, audit_key: OnceLock::new() })))
@@ -97,6 +100,13 @@ impl Db {
     /// The database failed, or its schema wants a newer program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         migrations::run(&self.0.connect).await
+    }
+
+    /// Closes the connections, once nobody needs them any more: before the database is stopped.
+    pub async fn close(&self) {
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.0.pool.close()).await.is_err() {
+            tracing::debug!("connections to the database were left open");
+        }
     }
 
     /// The clock that transactions take their time from.

@@ -283,3 +283,6 @@ impl Driver {
 fn warn_kept(error: &EnrolmentError) {
     tracing::warn!(%error, "What the control plane said of itself cannot be kept");
 }
+
+#[cfg(test)]
+mod tests;

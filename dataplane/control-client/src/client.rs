@@ -187,7 +187,10 @@ impl Driver {
 
     /// What the control plane says of itself, kept for the next start.
     pub(crate) async fn learn(&mut self, endpoints: Vec<Endpoint>, name: Option<proto_model::NodeName>) {
-        self.rotation.learn(endpoints);
+        // One that does not know its own addresses is no reason to forget those that are known.
+        if !endpoints.is_empty() {
+            self.rotation.learn(endpoints);
+        }
         let mut enrolment = self.options.enrolment.clone();
         enrolment.endpoints = self.rotation.all().cloned().collect();
         if let Some(name) = name {

@@ -122,7 +122,7 @@ async fn the_roster_is_verified_kept_and_asked_for_from_where_it_ends() {
     // A stranger's signature ends the session; the next one asks for everything, and what was held stays.
     let forged = TestFleet::new();
     let peer = tempfile::tempdir().unwrap();
-    forged.node(peer.path(), "mallory");
+    let _mallory = forged.node(peer.path(), "mallory");
     session.say(Message::Roster(forged.roster_after(RosterSequence::default()).into())).await;
     let session = control.opened().await;
     assert_eq!(session.hello.roster_sequence, 0);

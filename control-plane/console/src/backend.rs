@@ -77,6 +77,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn fleet(&self) -> impl Future<Output = Result<FleetStatus, Unavailable>> + Send;
     /// The configuration that every node gets unless a nearer layer says otherwise, section by section, as the manual's YAML has it.
     fn configuration(&self) -> impl Future<Output = Result<Value, Unavailable>> + Send;
+    /// What encoding saved in the newest transfers of the fleet.
+    fn encoding(&self) -> impl Future<Output = Result<Value, Unavailable>> + Send;
     /// Whether this bearer token may read.
     fn admits(&self, token: String) -> impl Future<Output = Result<bool, Unavailable>> + Send;
     /// Whether this is the token that opens the metrics alone.
@@ -85,6 +87,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// The nodes that store DHT records, `HOST:PORT` each.
     fn dht_ring(&self) -> impl Future<Output = Result<Vec<String>, Unavailable>> + Send;
+    /// The members of the fleet and the ring, to be drawn.
+    fn topology(&self) -> impl Future<Output = Result<Value, Unavailable>> + Send;
     /// The DHT as this server's node sees it, if it has one.
     fn dht_stats(&self) -> Option<Value>;
 }

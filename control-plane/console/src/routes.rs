@@ -32,6 +32,8 @@ pub fn router<B: Backend>(backend: B, limits: Limits) -> Router {
         .route("/api/v1/dwcp/status", get(dwcp_status::<B>))
         .route("/api/v1/dwcp/amst/config", get(amst_config::<B>))
         .route("/api/v1/dwcp/hde/config", get(hde_config::<B>))
+        .route("/api/v1/dwcp/hde/stats", get(hde_stats::<B>))
+        .route("/api/dht/topology", get(dht_topology::<B>))
         .route("/api/dht/bootstrap", get(dht_bootstrap::<B>))
         .route("/api/dht/stats", get(dht_stats::<B>));
     guarded(routes, backend, limits)
@@ -208,6 +210,14 @@ async fn hde_config<B: Backend>(State(backend): State<B>) -> Result<Json<Value>,
 async fn section<B: Backend>(backend: &B, name: &str) -> Result<Json<Value>, Unavailable> {
     let mut configuration = backend.configuration().await?;
     Ok(Json(configuration.get_mut(name).map_or_else(|| json!({}), Value::take)))
+}
+
+async fn hde_stats<B: Backend>(State(backend): State<B>) -> Result<Json<Value>, Unavailable> {
+    Ok(Json(backend.encoding().await?))
+}
+
+async fn dht_topology<B: Backend>(State(backend): State<B>) -> Result<Json<Value>, Unavailable> {
+    Ok(Json(backend.topology().await?))
 }
 
 async fn dht_bootstrap<B: Backend>(State(backend): State<B>) -> Result<Json<Value>, Unavailable> {

@@ -120,6 +120,7 @@ impl Follower {
             written.map_err(|source| AnchorError::Io { path: self.path.clone(), source })?;
             self.kept = Some(head.checkpoint);
         }
+        counter!("dwcp_audit_events_total").absolute(head.size);
         #[allow(clippy::cast_precision_loss, reason = "a metric; exact up to 2^53 events")]
         gauge!("dwcp_audit_verified_sequence").set(head.size as f64);
         Ok(())

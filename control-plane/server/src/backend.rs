@@ -5,18 +5,30 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 use control_plane_api::auth::Authenticator;
 use control_plane_console::{Backend, Component, FleetStatus, Unavailable};
 use control_plane_fleet::Fleet;
-use control_plane_store::{Db, Keys, audit_log, configs, roster, sessions};
+use control_plane_store::{
+    Db, Keys, audit_log, configs,
+    nodes::{self, NodeFilter},
+    roster, sessions,
+    transfers::{self, Transfer, TransferFilter},
+};
 use dataplane_dht::RingNode;
 use foundation_runtime::Clock;
 use foundation_telemetry::Metrics;
+use metrics::gauge;
 use proto_model::{
-    ConfigName,
+    ConfigName, TransferReport,
     config::{self, Layer},
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::{anchor::Anchor, options::Database, postgres};
+
+/// How many transfers are summed up: the last days of most fleets.
+const NEWEST_TRANSFERS: u32 = 1000;
+
+/// How many members are drawn: more is no picture.
+const MAX_DRAWN_NODES: u32 = 2000;
 
 /// What stands behind the HTTP paths. Clones are the same one.
 #[derive(Clone)]
@@ -134,6 +146,30 @@ impl Backend for ServerBackend {
         Ok(root)
     }
 
+    async fn encoding(&self) -> Result<Value, Unavailable> {
+        let newest = transfers::page(&self.0.db, &TransferFilter::default(), None, NEWEST_TRANSFERS).await;
+        Ok(encoding_of(&newest.map_err(unavailable)?))
+    }
+
+    async fn topology(&self) -> Result<Value, Unavailable> {
+        let members =
+            nodes::list(&self.0.db, NodeFilter::default(), None, MAX_DRAWN_NODES).await.map_err(unavailable)?;
+        let drawn: Vec<Value> = members
+            .iter()
+            .map(|node| {
+                json!({
+                    "name": node.name.to_string(),
+                    "node_id": node.node_id().to_string(),
+                    "state": node.state.as_str(),
+                    "connected": node.connected,
+                    "relay": node.relay,
+                    "addresses": node.facts.quic_addresses,
+                })
+            })
+            .collect();
+        Ok(json!({"nodes": drawn, "ring": self.dht_ring().await?}))
+    }
+
     async fn admits(&self, token: String) -> Result<bool, Unavailable> {
         match self.0.authenticator.bearer("http", &format!("Bearer {token}")).await {
             Ok(_) => Ok(true),
@@ -149,6 +185,9 @@ impl Backend for ServerBackend {
     }
 
     fn metrics(&self) -> String {
+        let (in_use, idle) = self.0.db.connections();
+        gauge!("dwcp_db_pool_connections", "state" => "used").set(in_use);
+        gauge!("dwcp_db_pool_connections", "state" => "idle").set(idle);
         self.0.metrics.render()
     }
 
@@ -177,6 +216,31 @@ impl fmt::Debug for ServerBackend {
 fn unavailable(error: control_plane_store::Error) -> Unavailable {
     tracing::debug!(component = "console", error = error.chain(), "The database could not be asked");
     Unavailable
+}
+
+/// The sums over what the receivers, who know what they held, and the senders, who know what they encoded, last reported.
+fn encoding_of(newest: &[Transfer]) -> Value {
+    let (mut encoded_in, mut sent, mut reused) = (0_u64, 0_u64, 0_u64);
+    for transfer in newest {
+        let progress = |end: &Option<Box<TransferReport>>| end.as_ref().map(|report| report.progress);
+        if let Some(sender) = progress(&transfer.sender) {
+            encoded_in = encoded_in.saturating_add(sender.bytes_encoded_in.bytes());
+            sent = sent.saturating_add(sender.bytes_sent.bytes());
+        }
+        if let Some(receiver) = progress(&transfer.receiver) {
+            reused = reused.saturating_add(receiver.bytes_reused.bytes());
+        }
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+    let ratio = (sent > 0).then(|| encoded_in as f64 / sent as f64);
+    json!({
+        "transfers": newest.len(),
+        "bytes_original": encoded_in,
+        "bytes_encoded": sent,
+        "bytes_reused": reused,
+        // Absent until there was data to measure it on.
+        "compression_ratio": ratio,
+    })
 }
 
 /// Puts a value where its dotted path says.

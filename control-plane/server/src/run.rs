@@ -258,6 +258,7 @@ impl Server {
         let front = tasks.child("front");
         let state = ground.state(&keys, &reach, dht_address, &front);
         let backend = ground.backend(&state, dht).await?;
+        follow_ring(&backend, db, &front);
         let ready = bound.ready.clone();
         let (health, cut) = ground.listen(bound, &state, &backend, &reach, &front).await?;
         grpc_services::follow_health(&health, &backend, db, &front).await;
@@ -265,6 +266,7 @@ impl Server {
 
         let announced = ready.announce(dir.path());
         let announced = announced.map_err(|source| RunError::Io { path: dir.file("ready.json"), source })?;
+        metrics::gauge!("dwcp_build_info", "version" => crate::VERSION, "commit" => COMMIT).set(1);
         systemd::notify("READY=1");
         tracing::info!(
             component = "server", version = crate::VERSION, grpc = %ready.grpc, http = %ready.http, metrics = %ready.metrics,
@@ -417,6 +419,25 @@ async fn start_dht(
         ports.keep("dht", asked.port(), local.port())?;
     }
     Ok(Some(node))
+}
+
+/// Tells the DHT node who else is in the ring, when that changes.
+fn follow_ring(backend: &ServerBackend, db: &Db, tasks: &TaskGroup) {
+    let Some(node) = backend.0.dht.clone() else { return };
+    let (fleet, mut bell, token) = (backend.0.fleet.clone(), db.bell(), tasks.token().clone());
+    let follow = async move {
+        let mut known = node.status().ring;
+        while bell.changed().await.is_ok() {
+            let ring = fleet.ring();
+            if ring != known && !ring.is_empty() {
+                node.set_ring(ring.clone());
+                known = ring;
+            }
+        }
+    };
+    tasks.spawn("dht-ring", OnEnd::Fatal, async move {
+        token.run_until_cancelled(follow).await;
+    });
 }
 
 fn read_metrics_token(options: &Options) -> Result<Option<String>, RunError> {

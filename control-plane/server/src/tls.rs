@@ -181,3 +181,6 @@ impl ClientCertVerifier for FleetClients {
         self.stock.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

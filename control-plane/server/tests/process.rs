@@ -191,6 +191,33 @@ async fn serves_comes_back_from_every_kill_and_stops_cleanly() {
 }
 
 #[test]
+fn a_log_whose_end_was_cut_off_in_the_database_is_found() {
+    let scratch = scratch();
+    let dir = scratch.path().join("cp");
+    let stop = |mut server: Server| {
+        server.signal(Signal::SIGTERM);
+        assert!(server.child.wait().unwrap().success());
+    };
+    stop(Server::start(&dir));
+    let copied = Command::new("cp").arg("-a").arg(dir.join("postgres")).arg(dir.join("older")).status().unwrap();
+    assert!(copied.success());
+    // A new administrator's token: one more event.
+    fs::remove_file(dir.join("admin.token")).unwrap();
+    stop(Server::start(&dir));
+
+    fs::remove_dir_all(dir.join("postgres")).unwrap();
+    fs::rename(dir.join("older"), dir.join("postgres")).unwrap();
+    fs::remove_file(dir.join("admin.token")).unwrap();
+    let server = Server::start(&dir);
+    let (code, health) = server.get("http", "/health?verbose=true").unwrap();
+    let health: Value = serde_json::from_str(&health).unwrap();
+    assert_eq!((code, &health["status"]), (200, &Value::from("degraded")));
+    let error = health["components"]["audit"]["error"].as_str().unwrap();
+    assert!(error.contains("rewritten") || error.contains("cut off"), "{error}");
+    assert!(server.get("metrics", "/metrics").unwrap().1.contains("\ndwcp_audit_verify_failures_total 1\n"));
+}
+
+#[test]
 fn a_start_that_cannot_be_says_why_in_one_line() {
     let scratch = scratch();
     let dir = scratch.path().join("cp");

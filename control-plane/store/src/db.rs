@@ -102,6 +102,13 @@ impl Db {
         migrations::run(&self.0.connect).await
     }
 
+    /// How many connections are in use, and how many lie idle.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        let (all, idle) = (self.0.pool.size(), u32::try_from(self.0.pool.num_idle()).unwrap_or(u32::MAX));
+        (all.saturating_sub(idle), idle)
+    }
+
     /// Closes the connections, once nobody needs them any more: before the database is stopped.
     pub async fn close(&self) {
         if tokio::time::timeout(CLOSE_TIMEOUT, self.0.pool.close()).await.is_err() {

@@ -32,6 +32,12 @@ impl Backend for Twin {
     async fn configuration(&self) -> Result<Value, Unavailable> {
         Ok(json!({"enabled": true, "transport": {"min_streams": 16}}))
     }
+    async fn encoding(&self) -> Result<Value, Unavailable> {
+        Ok(json!({"transfers": 2}))
+    }
+    async fn topology(&self) -> Result<Value, Unavailable> {
+        Ok(json!({"nodes": []}))
+    }
     async fn admits(&self, token: String) -> Result<bool, Unavailable> {
         if self.database { Ok(token == "good") } else { Err(Unavailable) }
     }

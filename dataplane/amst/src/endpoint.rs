@@ -161,8 +161,9 @@ impl DialError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::NotAMember | Self::Oneself | Self::Refused(_) | Self::Shutdown => false,
-            Self::NoAddress | Self::Unreachable(_) => true,
+            Self::NotAMember | Self::Oneself | Self::Shutdown => false,
+            // Who refuses may have an older roster than ours, in which this node does not stand yet.
+            Self::NoAddress | Self::Unreachable(_) | Self::Refused(_) => true,
         }
     }
 }
@@ -278,8 +279,12 @@ impl Endpoint {
         if *shared.settings() == settings {
             return Ok(());
         }
-        if let Ok(server) = transport::server_config(&shared.identity, &settings, &shared.limits) {
-            shared.sockets.iter().for_each(|socket| socket.endpoint.set_server_config(Some(server.clone())));
+        match transport::server_config(&shared.identity, &settings, &shared.limits) {
+            Ok(server) => {
+                shared.sockets.iter().for_each(|socket| socket.endpoint.set_server_config(Some(server.clone())));
+            }
+            // It worked at the start; those who dial us get the old settings.
+            Err(reason) => tracing::warn!(%reason, "Changed settings do not reach sessions that peers dial"),
         }
         shared.settings.store(Arc::new(settings));
         shared.all_sessions().iter().for_each(Session::retune);
@@ -300,7 +305,8 @@ impl Endpoint {
         MemoryUse { budget: ByteCount::new(budget.bytes()), promised: ByteCount::new(budget.promised()) }
     }
 
-    /// Closes all sessions with a word to their peers, waits for that up to `grace`, and gives the port back.
+    /// Closes all sessions with a word to their peers, and waits for that up to `grace`. The port is free when the last handle
+    /// of the endpoint and its sessions is dropped.
     ///
     /// # Errors
     /// Names the tasks that had to be aborted.

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -472,6 +472,10 @@ struct Relay {
 
 impl Relay {
     async fn to(target: SocketAddr, fate: impl Fn(u64) -> Fate + Send + Sync + 'static) -> Self {
+        Self::to_changing(Arc::new(Mutex::new(target)), fate).await
+    }
+
+    async fn to_changing(target: Arc<Mutex<SocketAddr>>, fate: impl Fn(u64) -> Fate + Send + Sync + 'static) -> Self {
         let near = Arc::new(tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
         let far = Arc::new(tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
         let address = near.local_addr().unwrap();
@@ -488,6 +492,7 @@ impl Relay {
                     Ok((length, from)) = near.recv_from(&mut out) => {
                         dialler = from;
                         count += 1;
+                        let target = *target.lock().unwrap();
                         match fate(count) {
                             Fate::Lose => {}
                             Fate::Delay => late.push(out[..length].to_vec()),
@@ -507,4 +512,21 @@ impl Relay {
         });
         Self { address, tasks }
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_started_anew_is_noticed_at_once() {
+    // Longer than this test may take: it is not the time-out that finds it.
+    let fleet = fleet(2, |_, options| options.limits.idle_timeout = 2 * PATIENCE).await;
+    let [a, b] = fleet.nodes.as_slice() else { panic!() };
+    // The same node again at another port, as after a kill; the path then leads to it.
+    let tasks = TaskGroup::new("again");
+    let again = Endpoint::bind(options(&b.identity), Clock::system(), tasks).await.unwrap();
+    let target = Arc::new(Mutex::new(b.address()));
+    let relay = Relay::to_changing(Arc::clone(&target), |_| Fate::Pass).await;
+    let session = soon(a.endpoint.session(b.identity.public_key(), &[relay.address])).await.unwrap();
+    *target.lock().unwrap() = again.local_addr();
+    assert_eq!(soon(session.wait_closed()).await.reason, CloseReason::PeerRestarted);
+    let session = soon(a.endpoint.session(b.identity.public_key(), &[relay.address])).await.unwrap();
+    soon(session.ping()).await.unwrap();
 }

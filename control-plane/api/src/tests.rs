@@ -1,7 +1,12 @@
 //! The services behind their auth layer, over a real PostgreSQL, called by the generated clients.
 
+mod agent;
 mod agents;
 mod audit;
+mod configs;
 mod nodes;
 mod rights;
+mod sessions;
+mod system;
+mod transfers;
 pub(crate) mod world;

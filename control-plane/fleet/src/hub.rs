@@ -82,6 +82,8 @@ struct Inner {
     sessions: Mutex<HashMap<NodeUid, Arc<Session>>>,
     /// Whether this server's row stands: sessions refer to it.
     registered: AtomicBool,
+    /// Held while the roster is read, so that an older reading never replaces a newer one.
+    reading_roster: tokio::sync::Mutex<()>,
     /// The last consistency path that was made: nearly all agents ask for the same.
     path: Mutex<Option<Path>>,
 }
@@ -120,6 +122,7 @@ impl Hub {
             view: ArcSwap::from_pointee(view),
             sessions: Mutex::default(),
             registered: AtomicBool::new(false),
+            reading_roster: tokio::sync::Mutex::new(()),
             path: Mutex::default(),
         }))
     }
@@ -155,6 +158,11 @@ impl Hub {
         }
         if !self.0.registered.load(Ordering::Relaxed) {
             self.beat().await.map_err(|error| unavailable(node, &error))?;
+        }
+        let position = self.view().roster.position();
+        if hello.roster.epoch == position.epoch && hello.roster.sequence > position.sequence {
+            // Another server told it more than this one has read: it must not be told less.
+            self.refresh_roster().await.map_err(|error| unavailable(node, &error))?;
         }
         let id = Uuid::now_v7();
         let opened = sessions::open(&self.0.db, self.opening(node, id, remote, hello))
@@ -343,6 +351,7 @@ impl Hub {
     }
 
     async fn refresh_roster(&self) -> Result<(), Error> {
+        let _reading = self.0.reading_roster.lock().await;
         let held = self.view().roster;
         let position = held.position();
         let epoch = self.0.keys.epoch();

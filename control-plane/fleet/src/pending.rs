@@ -174,3 +174,65 @@ impl Report {
         self.report.as_ref().is_some_and(|report| self.written != Some(report.state) || now >= self.due)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use foundation_runtime::Clock;
+    use proto_model::TransferState;
+
+    use super::*;
+
+    fn report(number: u8, state: TransferState) -> TransferReport {
+        let transfer = TransferId::from_parts(1, &[number; 10]);
+        TransferReport { state, ..TransferReport::new(transfer, TransferRole::Sender) }
+    }
+
+    fn state(write: Option<Write>) -> Option<TransferState> {
+        match write {
+            Some(Write::Report(report)) => Some(report.state),
+            Some(Write::Answer(_) | Write::Record(_) | Write::Observed(_)) | None => None,
+        }
+    }
+
+    #[test]
+    fn progress_waits_a_second_and_an_end_does_not() {
+        let start = Clock::system().now();
+        let mut pending = Pending::new(start);
+        pending.on_report(report(1, TransferState::Running), start);
+        assert_eq!(state(pending.next_write(start)), Some(TransferState::Running));
+        pending.on_report(report(1, TransferState::Running), start);
+        assert_eq!(state(pending.next_write(start)), None);
+        assert_eq!(pending.next_due(start), Some(start + MIN_INTERVAL));
+        pending.on_report(report(1, TransferState::Succeeded), start);
+        assert_eq!(pending.next_due(start), Some(start));
+        // What comes after an end does not take its place.
+        pending.on_report(report(1, TransferState::Running), start);
+        assert_eq!(state(pending.next_write(start)), Some(TransferState::Succeeded));
+        assert_eq!(pending.next_due(start), None);
+    }
+
+    #[test]
+    fn what_the_database_refused_is_tried_again_later_and_the_newest_counts() {
+        let start = Clock::system().now();
+        let mut pending = Pending::new(start);
+        pending.on_report(report(1, TransferState::Succeeded), start);
+        let refused = pending.next_write(start).unwrap();
+        let retry = start + Duration::from_secs(2);
+        pending.give_back(refused, retry);
+        assert!(pending.next_write(start).is_none());
+        assert_eq!(pending.next_due(start), Some(retry));
+        assert_eq!(state(pending.next_write(retry)), Some(TransferState::Succeeded));
+    }
+
+    #[test]
+    fn reports_are_bounded() {
+        let start = Clock::system().now();
+        let mut pending = Pending::new(start);
+        for number in 0..u16::try_from(2 * MAX_REPORTS).unwrap() {
+            let [high, low] = number.to_be_bytes();
+            let transfer = TransferId::from_parts(1, &[high, low, 0, 0, 0, 0, 0, 0, 0, 0]);
+            pending.on_report(TransferReport::new(transfer, TransferRole::Sender), start);
+        }
+        assert_eq!(std::iter::from_fn(|| pending.next_write(start)).count(), MAX_REPORTS);
+    }
+}

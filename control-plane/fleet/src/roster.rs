@@ -91,3 +91,63 @@ impl Roster {
         parts.into_iter().map(|(full, entries, head)| ToAgent::Roster { full, entries, head }).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(sequence: u64, uid: u128) -> Member {
+        let signed = Signed { payload: sequence.to_be_bytes().to_vec(), signature: [0; 64] };
+        Member {
+            sequence: RosterSequence::new(sequence),
+            uid: NodeUid::new(uuid::Uuid::from_u128(uid)),
+            revoked: false,
+            signed: Arc::new(signed),
+        }
+    }
+
+    fn roster(count: u64) -> Roster {
+        let mut roster = Roster::default();
+        roster.apply(Epoch::new(1), (1..=count).map(|n| member(n, n.into())).collect());
+        roster.set_head(Signed { payload: Vec::new(), signature: [1; 64] });
+        roster
+    }
+
+    /// Whether it is full, how many entries, whether with a head; for each part.
+    fn shape(parts: Vec<ToAgent>) -> Vec<(bool, usize, bool)> {
+        let shape = parts.into_iter().map(|part| match part {
+            ToAgent::Roster { full, entries, head } => (full, entries.len(), head.is_some()),
+            other => panic!("{other:?}"),
+        });
+        shape.collect()
+    }
+
+    fn at(epoch: u64, sequence: u64) -> RosterPosition {
+        RosterPosition { epoch: Epoch::new(epoch), sequence: RosterSequence::new(sequence) }
+    }
+
+    #[test]
+    fn sends_what_is_missing_and_all_after_a_gap() {
+        let roster = roster(5);
+        assert_eq!(shape(roster.update(at(1, 3))), [(false, 2, true)]);
+        assert_eq!(shape(roster.update(at(1, 5))), []);
+        assert_eq!(shape(roster.update(at(0, 3))), [(true, 5, true)]);
+        assert_eq!(shape(roster.update(at(1, 9))), [(true, 5, true)]);
+        assert_eq!(shape(roster.update(at(1, 0))), [(true, 5, true)]);
+    }
+
+    #[test]
+    fn cuts_a_large_roster_into_parts_with_the_head_at_the_end() {
+        let parts = shape(roster(2_500).update(at(0, 0)));
+        assert_eq!(parts, [(true, 1_000, false), (false, 1_000, false), (false, 500, true)]);
+    }
+
+    #[test]
+    fn a_changed_member_has_one_entry_the_newest() {
+        let mut roster = roster(3);
+        let gone = Member { revoked: true, ..member(4, 2) };
+        assert_eq!(roster.apply(Epoch::new(1), vec![gone.clone()]), [gone.uid]);
+        assert_eq!(shape(roster.update(at(0, 0))), [(true, 3, true)]);
+        assert_eq!(roster.position(), at(1, 4));
+    }
+}

@@ -87,3 +87,38 @@ impl Snapshot {
         Self { generation, digest, layers }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(name: &str, number: u64, document: Option<&str>) -> Stored {
+        let name: ConfigName = name.parse().unwrap();
+        let layer = document.map(|document| SnapshotLayer {
+            name: name.clone(),
+            revision: Revision::new(number),
+            document: document.into(),
+        });
+        Stored { name, layer, generation: Generation { number, ..Generation::default() } }
+    }
+
+    #[test]
+    fn nodes_without_a_layer_of_their_own_share_one_snapshot() {
+        let snapshots =
+            Snapshots::build(vec![stored("configs/fleet", 3, Some("a")), stored("configs/node.x", 2, Some("b"))]);
+        let (one, other) = (snapshots.of(&"one".parse().unwrap()), snapshots.of(&"other".parse().unwrap()));
+        assert!(Arc::ptr_eq(&one, &other));
+        let own = snapshots.of(&"x".parse().unwrap());
+        assert_eq!((own.layers.len(), own.generation.number), (2, 3));
+        assert_ne!(own.digest, one.digest);
+    }
+
+    #[test]
+    fn a_removed_layer_is_news_with_the_digest_of_what_is_left() {
+        let snapshots =
+            Snapshots::build(vec![stored("configs/fleet", 3, Some("a")), stored("configs/node.x", 4, None)]);
+        let (own, shared) = (snapshots.of(&"x".parse().unwrap()), snapshots.of(&"y".parse().unwrap()));
+        assert_eq!((own.generation.number, shared.generation.number), (4, 3));
+        assert_eq!(own.digest, shared.digest);
+    }
+}

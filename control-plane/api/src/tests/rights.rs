@@ -65,7 +65,7 @@ async fn a_role_covers_what_it_should_and_no_more() {
     assert_eq!(list(operator).await.unwrap_err().code(), Code::PermissionDenied);
     let listed = list(world.admin()).await.unwrap().into_inner().operator_tokens;
     assert_eq!(listed.len(), 2);
-    assert_eq!(world.sql("SELECT count(*) FROM audit_events WHERE actor = 'operator:otto'"), "1");
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events WHERE actor = 'operator:otto' AND outcome = 'ok'"), "1");
 }
 
 #[tokio::test]

@@ -154,10 +154,14 @@ fn info(remote: Remote) -> ConnectInfo {
     ConnectInfo { remote, peer_certificate: None, peer_uid: None, cut: CancellationToken::new() }
 }
 
-/// A request over a key that follows from the name.
+/// The key that follows from a name.
+pub(crate) fn signing_key(name: &str) -> SigningKey {
+    SigningKey::from_bytes(proto_model::Digest::sha256(name.as_bytes()).as_bytes())
+}
+
+/// A request over the key that follows from the name.
 pub(crate) fn csr(name: &str) -> Vec<u8> {
-    let key = SigningKey::from_bytes(proto_model::Digest::sha256(name.as_bytes()).as_bytes());
-    let pkcs8 = key.to_pkcs8_der().unwrap();
+    let pkcs8 = signing_key(name).to_pkcs8_der().unwrap();
     let key = PrivatePkcs8KeyDer::from(pkcs8.as_bytes());
     let key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ED25519).unwrap();
     rcgen::CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()

@@ -155,7 +155,7 @@ async fn a_rollout_ends_when_the_connected_nodes_have_answered() {
         "degraded: the configuration was rejected: transport: no"
     );
     assert_eq!(
-        world.sql("SELECT outcome || detail ->> 'state' FROM audit_events WHERE action = 'rollout.end'"),
+        world.sql("SELECT outcome || (detail ->> 'state') FROM audit_events WHERE action = 'rollout.end'"),
         "okfailed"
     );
 }

@@ -1,0 +1,428 @@
+//! Two hosts of a fleet, trees to send, and links in memory between them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use dataplane_identity::{Identity, testing::TestFleet};
+use dataplane_transfer::{
+    Connector, ControlIn, ControlOut, Link, LinkError, Options, PiecesIn, PiecesOut, Received, Roots, SendAuthority,
+    SendJob, Sent, Settings, Transfers,
+};
+use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use futures::{FutureExt, future::BoxFuture};
+use proto_model::{
+    ByteCount, Grant, GrantParty, PublicKey, TransferId, TransferOptions, TransferReport, TransferRole,
+    config::{AcceptRule, Root},
+};
+use proto_wire::{Signed, grant};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Far longer than anything here takes; only a test that fails waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Host {
+    _dir: tempfile::TempDir,
+    pub(crate) identity: Identity,
+    pub(crate) root: PathBuf,
+    pub(crate) outside: PathBuf,
+    pub(crate) transfers: Transfers,
+    pub(crate) tasks: TaskGroup,
+    folder: PathBuf,
+}
+
+pub(crate) struct Bed {
+    pub(crate) fleet: TestFleet,
+    pub(crate) a: Host,
+    pub(crate) b: Host,
+    pub(crate) stranger: Identity,
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        segment_bytes: 64 << 10,
+        retry_interval: Duration::from_millis(300),
+        reserve: ByteCount::new(0),
+        ..Settings::default()
+    }
+}
+
+impl Host {
+    fn new(fleet: &TestFleet, name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("node")).unwrap();
+        let identity = fleet.node(&dir.path().join("node"), name);
+        let root = dir.path().join("root");
+        let outside = dir.path().join("outside");
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let folder = dir.path().join("node/transfers");
+        let tasks = TaskGroup::new("host");
+        let transfers = open(&identity, &folder, &root, settings(), &tasks);
+        Self { _dir: dir, identity, root, outside, transfers, tasks, folder }
+    }
+
+    /// The host's program starts anew.
+    pub(crate) async fn restart(&mut self) {
+        self.tasks.shutdown(PATIENCE).await.unwrap();
+        self.tasks = TaskGroup::new("host");
+        self.transfers = open(&self.identity, &self.folder, &self.root, settings(), &self.tasks);
+    }
+
+    pub(crate) fn set_roots(&self, read_only: bool, accept: &[&str]) {
+        self.transfers.set_roots(roots(&self.root, read_only, accept));
+    }
+
+    fn party(&self) -> GrantParty {
+        GrantParty { uid: self.identity.uid(), key: self.identity.public_key() }
+    }
+
+    /// Files of transfers that are not over.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&self.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "ended")
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn roots(path: &Path, read_only: bool, accept: &[&str]) -> Roots {
+    let accept = accept.iter().map(|rule| rule.parse::<AcceptRule>().unwrap()).collect();
+    let root = Root { path: path.to_path_buf(), read_only, accept };
+    Roots::new(BTreeMap::from([("data".parse().unwrap(), root)]))
+}
+
+fn open(identity: &Identity, folder: &Path, root: &Path, settings: Settings, tasks: &TaskGroup) -> Transfers {
+    let options = Options {
+        folder: folder.to_path_buf(),
+        trust: identity.trust().clone(),
+        key: identity.public_key(),
+        roots: roots(root, false, &[]),
+        settings,
+        meter: None,
+    };
+    Transfers::open(options, Clock::system(), tasks.clone()).unwrap()
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        let fleet = TestFleet::new();
+        let (a, b) = (Host::new(&fleet, "a"), Host::new(&fleet, "b"));
+        let dir = a.outside.join("stranger");
+        fs::create_dir(&dir).unwrap();
+        let stranger = fleet.stranger(&dir);
+        fleet.share([&a.identity, &b.identity]);
+        Self { fleet, a, b, stranger }
+    }
+
+    /// A grant from A to B that holds now.
+    pub(crate) fn grant(&self, sources: &[&str], destination: &str, options: TransferOptions) -> Grant {
+        let now = Clock::system().utc();
+        Grant {
+            fleet: self.fleet.bundle().fleet,
+            epoch: self.fleet.bundle().epoch,
+            transfer: id(),
+            source: self.a.party(),
+            destination: self.b.party(),
+            source_paths: sources.iter().map(|path| path.parse().unwrap()).collect(),
+            destination_path: destination.parse().unwrap(),
+            options,
+            not_before: now - TimeDelta::minutes(1),
+            not_after: now + TimeDelta::days(7),
+        }
+    }
+
+    pub(crate) fn sign(&self, grant: &Grant) -> Signed {
+        grant::sign(self.fleet.grant_key(), grant)
+    }
+
+    pub(crate) fn job(&self, grant: &Grant) -> SendJob {
+        SendJob { authority: SendAuthority::Grant(self.sign(grant)), traceparent: None }
+    }
+
+    /// Sends over links with these faults, one after another; links after that have none.
+    pub(crate) async fn send_job(&self, job: SendJob, faults: Vec<Faults>) -> (TransferReport, Arc<Wires>) {
+        let wires = Arc::new(Wires::new(&self.b, self.a.identity.public_key(), faults));
+        let (reports, _keep) = watch::channel(TransferReport::new(job.transfer().unwrap(), TransferRole::Sender));
+        let connector: Arc<dyn Connector> = Arc::clone(&wires) as Arc<dyn Connector>;
+        let sent = tokio::time::timeout(PATIENCE, self.a.transfers.send(job, connector, reports)).await.unwrap();
+        match sent {
+            Sent::Ended(report) => (report, wires),
+            Sent::Interrupted(report) => panic!("interrupted: {report:?}"),
+        }
+    }
+
+    pub(crate) async fn send(
+        &self,
+        sources: &[&str],
+        destination: &str,
+        options: TransferOptions,
+    ) -> (TransferReport, Arc<Wires>) {
+        self.send_job(self.job(&self.grant(sources, destination, options)), Vec::new()).await
+    }
+}
+
+pub(crate) fn id() -> TransferId {
+    TransferId::new(uuid::Uuid::now_v7())
+}
+
+/// What a link does to what it carries.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults {
+    /// The link dies after so many pieces.
+    pub(crate) cut_after: Option<usize>,
+    /// Pieces overtake each other, drawn by this seed.
+    pub(crate) shuffle: Option<u64>,
+    /// A bit of this piece flips.
+    pub(crate) spoil: Option<usize>,
+}
+
+/// Makes links to B, and counts what goes over them.
+pub(crate) struct Wires {
+    to: Transfers,
+    tasks: TaskGroup,
+    from: PublicKey,
+    faults: Mutex<VecDeque<Faults>>,
+    /// Bytes of the pieces of each link.
+    links: Mutex<Vec<Arc<AtomicU64>>>,
+    received: Arc<Mutex<Vec<Received>>>,
+    done: Arc<Notify>,
+}
+
+impl Wires {
+    pub(crate) fn new(to: &Host, from: PublicKey, faults: Vec<Faults>) -> Self {
+        Self {
+            to: to.transfers.clone(),
+            tasks: to.tasks.clone(),
+            from,
+            faults: Mutex::new(faults.into()),
+            links: Mutex::default(),
+            received: Arc::default(),
+            done: Arc::default(),
+        }
+    }
+
+    /// Bytes of pieces, link by link.
+    pub(crate) fn bytes(&self) -> Vec<u64> {
+        self.links.lock().unwrap().iter().map(|bytes| bytes.load(SeqCst)).collect()
+    }
+
+    /// How each link ended at B, once all have.
+    pub(crate) async fn received(&self) -> Vec<Received> {
+        loop {
+            let rung = self.done.notified();
+            let received = self.received.lock().unwrap().clone();
+            if received.len() == self.links.lock().unwrap().len() {
+                return received;
+            }
+            rung.await;
+        }
+    }
+}
+
+impl Connector for Wires {
+    fn connect(&self, peer: PublicKey) -> BoxFuture<'_, Result<Link, LinkError>> {
+        let faults = self.faults.lock().unwrap().pop_front().unwrap_or_default();
+        let (ours, theirs, bytes) = pair(self.from, peer, faults);
+        self.links.lock().unwrap().push(bytes);
+        let (to, received, done) = (self.to.clone(), Arc::clone(&self.received), Arc::clone(&self.done));
+        self.tasks.spawn("receive", OnEnd::Expected, async move {
+            let outcome = Box::pin(to.receive(theirs, |_reports| {})).await;
+            received.lock().unwrap().push(outcome);
+            done.notify_one();
+        });
+        async move { Ok(ours) }.boxed()
+    }
+}
+
+struct Shared {
+    dead: CancellationToken,
+    faults: Faults,
+    carried: AtomicUsize,
+    bytes: Arc<AtomicU64>,
+}
+
+/// Two ends of a link; `a` and `b` are who stands there.
+pub(crate) fn pair(a: PublicKey, b: PublicKey, faults: Faults) -> (Link, Link, Arc<AtomicU64>) {
+    let shared = Arc::new(Shared {
+        dead: CancellationToken::new(),
+        faults,
+        carried: AtomicUsize::new(0),
+        bytes: Arc::default(),
+    });
+    let (a_to_b, from_a) = mpsc::channel(4);
+    let (b_to_a, from_b) = mpsc::channel(4);
+    let (pieces, from_pieces) = mpsc::channel(16);
+    let (back, from_back) = mpsc::channel(16);
+    let end = |peer, out, control_in, pieces_out, pieces_in| Link {
+        peer,
+        control_out: Box::new(Out(out, Arc::clone(&shared))),
+        control_in: Box::new(In(control_in, Arc::clone(&shared))),
+        pieces_out: Arc::new(PiecesTo(pieces_out, Arc::clone(&shared))),
+        pieces_in: Box::new(PiecesFrom {
+            from: pieces_in,
+            held: Vec::new(),
+            state: shared.faults.shuffle,
+            shared: Arc::clone(&shared),
+        }),
+        path: Arc::new(|| None),
+    };
+    let bytes = Arc::clone(&shared.bytes);
+    (end(b, a_to_b, from_b, pieces, from_back), end(a, b_to_a, from_a, back, from_pieces), bytes)
+}
+
+fn dead() -> LinkError {
+    LinkError { message: "the link is cut".into(), temporary: true }
+}
+
+struct Out(mpsc::Sender<Bytes>, Arc<Shared>);
+struct In(mpsc::Receiver<Bytes>, Arc<Shared>);
+struct PiecesTo(mpsc::Sender<Bytes>, Arc<Shared>);
+struct PiecesFrom {
+    from: mpsc::Receiver<Bytes>,
+    held: Vec<Bytes>,
+    state: Option<u64>,
+    shared: Arc<Shared>,
+}
+
+impl ControlOut for Out {
+    fn send<'a>(&'a mut self, frame: &'a [u8]) -> BoxFuture<'a, Result<(), LinkError>> {
+        let frame = Bytes::copy_from_slice(frame);
+        async move {
+            tokio::select! {
+                () = self.1.dead.cancelled() => Err(dead()),
+                sent = self.0.send(frame) => sent.map_err(|_closed| dead()),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl ControlIn for In {
+    fn recv(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, LinkError>> {
+        async move {
+            tokio::select! {
+                () = self.1.dead.cancelled() => Err(dead()),
+                frame = self.0.recv() => Ok(frame),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl PiecesOut for PiecesTo {
+    fn send(&self, _number: u64, payload: Bytes) -> BoxFuture<'_, Result<(), LinkError>> {
+        async move {
+            let shared = &self.1;
+            let place = tokio::select! {
+                () = shared.dead.cancelled() => return Err(dead()),
+                place = self.0.reserve() => place.map_err(|_closed| dead())?,
+            };
+            let number = shared.carried.fetch_add(1, SeqCst);
+            if shared.faults.cut_after.is_some_and(|cut| number >= cut) {
+                shared.dead.cancel();
+                return Err(dead());
+            }
+            let mut payload = payload.to_vec();
+            if shared.faults.spoil == Some(number) {
+                let at = payload.len() - 1;
+                payload[at] ^= 1;
+            }
+            shared.bytes.fetch_add(u64::try_from(payload.len()).unwrap(), SeqCst);
+            place.send(payload.into());
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl PiecesIn for PiecesFrom {
+    fn recv(&mut self) -> BoxFuture<'_, Option<Bytes>> {
+        async move {
+            let Some(state) = &mut self.state else {
+                return tokio::select! {
+                    () = self.shared.dead.cancelled() => None,
+                    piece = self.from.recv() => piece,
+                };
+            };
+            // What is there is held back, and drawn from.
+            while let Ok(piece) = self.from.try_recv() {
+                self.held.push(piece);
+            }
+            if self.held.is_empty() {
+                let piece = tokio::select! {
+                    () = self.shared.dead.cancelled() => None,
+                    piece = self.from.recv() => piece,
+                };
+                self.held.push(piece?);
+            }
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(*state >> 33).unwrap() % self.held.len();
+            Some(self.held.swap_remove(at))
+        }
+        .boxed()
+    }
+}
+
+/// Bytes that nothing compresses, different for each seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// What an entry is, as far as a transfer keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    kind: &'static str,
+    mode: u32,
+    mtime: (i64, i64),
+    contents: Vec<u8>,
+}
+
+/// Everything below a folder; contents as BLAKE3 or a link's target.
+pub(crate) fn tree(folder: &Path) -> BTreeMap<Vec<u8>, Shown> {
+    let mut shown = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(at) = folders.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let (kind, contents) = if meta.is_dir() {
+                folders.push(path.clone());
+                ("folder", Vec::new())
+            } else if meta.is_symlink() {
+                ("link", fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec())
+            } else if meta.is_file() {
+                ("file", blake3::hash(&fs::read(&path).unwrap()).as_bytes().to_vec())
+            } else {
+                ("special", Vec::new())
+            };
+            let mode = if meta.is_symlink() { 0 } else { meta.mode() & 0o7777 };
+            let name = path.strip_prefix(folder).unwrap().as_os_str().as_bytes().to_vec();
+            shown.insert(name, Shown { kind, mode, mtime: (meta.mtime(), meta.mtime_nsec()), contents });
+        }
+    }
+    shown
+}

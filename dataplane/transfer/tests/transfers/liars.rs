@@ -1,0 +1,263 @@
+//! A sender that has the right to send, and lies: it gets one clear refusal.
+
+use dataplane_transfer::{Link, Received};
+use proto_model::{Grant, PublicKey, TransferOptions};
+use proto_rpc::peer as rpc;
+use proto_wire::{
+    TreePath,
+    frames::{Authority, FileEnd, ManifestEnd, Open, ReceiverFrame, SenderFrame},
+    manifest::{Entry, Kind, Mtime, PageBuilder, PageReader},
+    piece::{BundleRow, Header, Known, PieceKind, Source, write_bundle_table, write_known},
+};
+
+use crate::bed::{Bed, Faults, PATIENCE, noise, pair, tree};
+
+/// An end of a link that says what it likes.
+pub(crate) struct Liar {
+    link: Link,
+    outcome: tokio::task::JoinHandle<Received>,
+}
+
+/// What the liar does.
+pub(crate) enum Step {
+    Frame(Vec<u8>),
+    /// Waits until the receiver has asked for something.
+    Wanted,
+    Piece(Header, Vec<u8>),
+}
+
+pub(crate) fn opening(bed: &Bed, grant: &Grant) -> Step {
+    let open = Open {
+        transfer: grant.transfer,
+        authority: Authority::Grant(bed.sign(grant)),
+        traceparent: None,
+        features: Vec::new(),
+        segment_bytes: 64 << 10,
+    };
+    Step::Frame(SenderFrame::Open(Box::new(open)).encode())
+}
+
+impl Liar {
+    pub(crate) fn dial(bed: &Bed, key: PublicKey) -> Self {
+        let (link, theirs, _) = pair(key, bed.b.identity.public_key(), Faults::default());
+        let to = bed.b.transfers.clone();
+        #[allow(clippy::disallowed_methods, reason = "the test waits for it")]
+        let outcome = tokio::spawn(async move { Box::pin(to.receive(theirs, |_reports| {})).await });
+        Self { link, outcome }
+    }
+
+    /// Does all steps, then hangs up when the receiver has.
+    pub(crate) async fn run(mut self, steps: Vec<Step>) -> Received {
+        for step in steps {
+            let sent = match step {
+                Step::Frame(frame) => self.link.control_out.send(&frame).await,
+                Step::Wanted => self.wanted().await,
+                Step::Piece(header, encoded) => {
+                    let pieces = header.pieces(&encoded).unwrap();
+                    self.link.pieces_out.send(0, pieces[0].clone()).await
+                }
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+        let Self { mut link, outcome } = self;
+        let hear = async {
+            while let Ok(Some(frame)) = link.control_in.recv().await {
+                let frame = ReceiverFrame::decode(&frame);
+                if matches!(frame, Ok(ReceiverFrame::Abort(_) | ReceiverFrame::Finished(_))) {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, hear).await.unwrap();
+        drop(link);
+        tokio::time::timeout(PATIENCE, outcome).await.unwrap().unwrap()
+    }
+
+    async fn wanted(&mut self) -> Result<(), dataplane_transfer::LinkError> {
+        while let Some(frame) = self.link.control_in.recv().await? {
+            if matches!(ReceiverFrame::decode(&frame), Ok(ReceiverFrame::Wanted(_) | ReceiverFrame::Abort(_))) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+const FILE_BYTES: u64 = 200_000;
+
+fn entry(path: &str, size: u64) -> Entry {
+    let path = TreePath::parse(path.as_bytes()).unwrap();
+    Entry { path, kind: Kind::File { size }, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 } }
+}
+
+fn page(entries: &[Entry]) -> rpc::ManifestPage {
+    let mut builder = PageBuilder::default();
+    entries.iter().for_each(|entry| assert!(builder.push(entry).is_none()));
+    builder.finish().unwrap()
+}
+
+fn page_frame(page: &rpc::ManifestPage) -> Step {
+    Step::Frame(SenderFrame::Page(page.clone()).encode())
+}
+
+fn manifest_end(page: &rpc::ManifestPage) -> Step {
+    let mut reader = PageReader::default();
+    reader.next_page(page.clone()).unwrap();
+    let end = ManifestEnd {
+        entries: reader.entries(),
+        bytes: reader.bytes(),
+        digest: reader.digest(),
+        issues: Vec::new(),
+        issue_count: 0,
+        contents: false,
+        incomplete: false,
+    };
+    Step::Frame(SenderFrame::ManifestEnd(end).encode())
+}
+
+fn segment(file: u64, segment: u64) -> Step {
+    let bytes = noise(segment, 65_536);
+    let mut encoded = Vec::new();
+    dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&bytes, None, &mut encoded).unwrap();
+    let offset = segment * 65_536;
+    use blake3::hazmat::HasherExt;
+    let value = blake3::Hasher::new().set_input_offset(offset).update(&bytes).finalize_non_root();
+    let header = header(file, segment, value);
+    Step::Piece(header, encoded)
+}
+
+fn header(file: u64, segment: u64, value: [u8; 32]) -> Header {
+    Header {
+        kind: PieceKind::Segment,
+        part: 0,
+        parts: 1,
+        attempt: 0,
+        encoded_bytes: 0,
+        decoded_bytes: 65_536,
+        file,
+        segment,
+        file_bytes: FILE_BYTES,
+        value,
+    }
+}
+
+/// Opens rightly, then does these steps; gives the reason of the refusal.
+async fn refusal(steps: Vec<Step>) -> String {
+    let bed = Bed::new();
+    let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+    let mut all = vec![opening(&bed, &grant)];
+    all.extend(steps);
+    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(all).await;
+    let reason = match outcome {
+        Received::Ended(report) | Received::Interrupted(report) => report.error.map(|error| error.reason),
+        Received::Refused(error) => Some(error.reason),
+    };
+    assert!(tree(&bed.b.root).is_empty(), "{:?}", tree(&bed.b.root));
+    reason.unwrap_or_else(|| "none".to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_lead_elsewhere_are_refused() {
+    for path in ["../x", "/etc/x", "a/../../x", "", ".", "a\0b"] {
+        let mut page = page(&[entry("placeholder", 5)]);
+        page.entries[0].path = path.as_bytes().to_vec();
+        assert_eq!(refusal(vec![page_frame(&page)]).await, "PROTOCOL_VIOLATION", "{path:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_orders_and_ends_that_do_not_fit_are_refused() {
+    let honest = page(&[entry("a", 5), entry("b", 5)]);
+    let mut gap = honest.clone();
+    gap.first_index = 7;
+    assert_eq!(refusal(vec![page_frame(&gap)]).await, "PROTOCOL_VIOLATION");
+    let mut disorder = honest.clone();
+    disorder.entries.reverse();
+    assert_eq!(refusal(vec![page_frame(&disorder)]).await, "PROTOCOL_VIOLATION");
+    // The end is of another page.
+    let other = manifest_end(&page(&[entry("a", 5)]));
+    assert_eq!(refusal(vec![page_frame(&honest), other]).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(vec![Step::Frame(vec![0xff; 100])]).await, "PROTOCOL_VIOLATION");
+    let early = SenderFrame::Finish { tree_digest: [0; 32] }.encode();
+    assert_eq!(refusal(vec![Step::Frame(early)]).await, "PROTOCOL_VIOLATION");
+    let end = FileEnd { file: 9, root: [0; 32], attempt: 0, entry: None };
+    assert_eq!(refusal(vec![Step::Frame(SenderFrame::FileEnd(end).encode())]).await, "PROTOCOL_VIOLATION");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_that_nobody_asked_for_are_refused() {
+    let tree = page(&[entry("a", FILE_BYTES)]);
+    let asked = |steps: Vec<Step>| {
+        let mut all = vec![page_frame(&tree), manifest_end(&tree), Step::Wanted];
+        all.extend(steps);
+        all
+    };
+    // Before anything was asked for, and of an entry that there is not.
+    assert_eq!(refusal(vec![segment(0, 0)]).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(asked(vec![segment(5, 0)])).await, "PROTOCOL_VIOLATION");
+    // Beyond the end, twice, of another size than the manifest's, and not a piece at all.
+    assert_eq!(refusal(asked(vec![segment(0, 9)])).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(asked(vec![segment(0, 1), segment(0, 1)])).await, "PROTOCOL_VIOLATION");
+    let Step::Piece(good, encoded) = segment(0, 1) else { unreachable!() };
+    let larger = Step::Piece(Header { file_bytes: 1 << 50, ..good }, encoded.clone());
+    assert_eq!(refusal(asked(vec![larger])).await, "PROTOCOL_VIOLATION");
+    let garbage = Step::Piece(good, vec![0xee; 500]);
+    assert_eq!(refusal(asked(vec![garbage])).await, "PROTOCOL_VIOLATION");
+    let mut list = Vec::new();
+    write_known(&[Known { segment: u64::MAX, source: Source::Zeros, value: [0; 32] }], &mut list);
+    let value = *blake3::hash(&list).as_bytes();
+    let known = Header { kind: PieceKind::Known, value, decoded_bytes: 48, ..good };
+    assert_eq!(refusal(asked(vec![Step::Piece(known, list)])).await, "PROTOCOL_VIOLATION");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_lies_about_its_files_is_refused() {
+    let tree = page(&[entry("a", 5)]);
+    let bundle = |row: BundleRow, contents: &[u8]| {
+        let mut bytes = Vec::new();
+        write_bundle_table(&[row], &mut bytes);
+        bytes.extend_from_slice(contents);
+        let mut encoded = Vec::new();
+        dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&bytes, None, &mut encoded).unwrap();
+        let header = Header {
+            kind: PieceKind::Bundle,
+            decoded_bytes: u32::try_from(bytes.len()).unwrap(),
+            segment: 1,
+            file_bytes: 0,
+            ..header(0, 1, *blake3::hash(&bytes).as_bytes())
+        };
+        vec![page_frame(&tree), manifest_end(&tree), Step::Wanted, Step::Piece(header, encoded)]
+    };
+    let root = *blake3::hash(b"12345").as_bytes();
+    let row = BundleRow { file: 0, size: 5, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 }, attempt: 0, root };
+    assert_eq!(refusal(bundle(BundleRow { file: 3, ..row }, b"12345")).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(bundle(BundleRow { size: 6, ..row }, b"123456")).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(bundle(row, b"54321")).await, "CORRUPTED");
+    assert_eq!(refusal(bundle(row, b"12345 and more")).await, "PROTOCOL_VIOLATION");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_not_what_its_root_says_is_never_seen() {
+    let small = page(&[entry("a", 65_536 * 2)]);
+    let end = FileEnd { file: 0, root: [3; 32], attempt: 0, entry: None };
+    let of_size = |step| match step {
+        Step::Piece(header, encoded) => Step::Piece(Header { file_bytes: 65_536 * 2, ..header }, encoded),
+        other => other,
+    };
+    let bed = Bed::new();
+    let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+    let steps = vec![
+        opening(&bed, &grant),
+        page_frame(&small),
+        manifest_end(&small),
+        Step::Wanted,
+        of_size(segment(0, 0)),
+        of_size(segment(0, 1)),
+        Step::Frame(SenderFrame::FileEnd(end).encode()),
+    ];
+    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(steps).await;
+    assert!(matches!(outcome, Received::Ended(_) | Received::Interrupted(_)));
+    assert!(!bed.b.root.join("a").exists());
+}

@@ -1,0 +1,11 @@
+//! Transfers between two hosts: over links in memory that cut, reorder and spoil, and over AMST on loopback.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails here")]
+
+mod bed;
+mod confinement;
+mod liars;
+mod over_amst;
+mod refusals;
+mod resuming;
+mod trees;

@@ -1,0 +1,126 @@
+//! A transfer that breaks goes on where it was.
+
+use std::{fs, sync::Arc};
+
+use dataplane_transfer::{Received, Sent};
+use proptest::prelude::*;
+use proto_model::{TransferOptions, TransferReport, TransferRole, TransferState};
+use tokio::sync::watch;
+
+use crate::bed::{Bed, Faults, Wires, noise, tree};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_under_way_is_sent_again() {
+    let bed = Bed::new();
+    let bytes = 16 << 20;
+    fs::write(bed.a.root.join("file"), noise(5, bytes)).unwrap();
+    let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    let cut = |after| Faults { cut_after: Some(after), ..Faults::default() };
+    let (report, wires) = bed.send_job(bed.job(&grant), vec![cut(150), cut(60)]).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+    let sent: u64 = wires.bytes().iter().sum();
+    // Two breaks, each with at most what the link held and the threads were writing.
+    assert!(wires.bytes().len() == 3 && sent < u64::try_from(bytes).unwrap() + 5_000_000, "{:?}", wires.bytes());
+    let received = wires.received().await;
+    assert!(matches!(received[..], [Received::Interrupted(_), Received::Interrupted(_), Received::Ended(_)]));
+    assert!(bed.a.leftovers().is_empty() && bed.b.leftovers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_may_start_anew() {
+    let mut bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(6, 8 << 20)).unwrap();
+    let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    let job = bed.job(&grant);
+    let wires = Arc::new(Wires::new(
+        &bed.b,
+        bed.a.identity.public_key(),
+        vec![Faults { cut_after: Some(60), ..Faults::default() }],
+    ));
+    let (reports, mut watch) = watch::channel(TransferReport::new(grant.transfer, TransferRole::Sender));
+    let (sender, dyn_wires) = (bed.a.transfers.clone(), Arc::clone(&wires) as Arc<dyn dataplane_transfer::Connector>);
+    #[allow(clippy::disallowed_methods, reason = "the test waits for it")]
+    let sending = tokio::spawn(async move { Box::pin(sender.send(job, dyn_wires, reports)).await });
+    watch.wait_for(|report| report.state == TransferState::Waiting).await.unwrap();
+    bed.a.restart().await;
+    bed.b.restart().await;
+    let Sent::Interrupted(report) = sending.await.unwrap() else { panic!("it should be interrupted") };
+    assert_eq!(report.state, TransferState::Waiting);
+
+    let jobs = bed.a.transfers.unfinished().unwrap();
+    assert_eq!(jobs.len(), 1);
+    let (report, again) = bed.send_job(jobs[0].clone(), Vec::new()).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+    assert!(again.bytes()[0] < 7 << 20, "{:?}", again.bytes());
+    assert!(report.progress.bytes_reused.bytes() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoiled_segment_is_found_and_sent_again() {
+    let bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(7, 1 << 20)).unwrap();
+    fs::write(bed.a.root.join("tiny"), noise(8, 1000)).unwrap();
+    for spoil in 0..4 {
+        let grant = bed.grant(&["data:/"], &format!("data:/{spoil}/"), TransferOptions::default());
+        let faults = Faults { spoil: Some(spoil), ..Faults::default() };
+        let (report, _) = bed.send_job(bed.job(&grant), vec![faults]).await;
+        assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+        assert_eq!(tree(&bed.a.root), tree(&bed.b.root.join(spoil.to_string())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_leaves_what_is_in_place_and_nothing_half_done() {
+    let bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(9, 8 << 20)).unwrap();
+    let grant = bed.grant(&["data:/file"], "data:/in", TransferOptions::default());
+    let wires = Arc::new(Wires::new(
+        &bed.b,
+        bed.a.identity.public_key(),
+        vec![Faults { cut_after: Some(50), ..Faults::default() }],
+    ));
+    let (reports, mut watch) = watch::channel(TransferReport::new(grant.transfer, TransferRole::Sender));
+    let connector = Arc::clone(&wires) as Arc<dyn dataplane_transfer::Connector>;
+    let transfers = bed.a.transfers.clone();
+    let cancel = async {
+        watch.wait_for(|report| report.state == TransferState::Waiting).await.unwrap();
+        assert!(transfers.cancel(grant.transfer, TransferRole::Sender));
+    };
+    let (sent, ()) = tokio::join!(Box::pin(bed.a.transfers.send(bed.job(&grant), connector, reports)), cancel);
+    assert!(matches!(sent, Sent::Ended(report) if report.state == TransferState::Cancelled));
+    assert!(bed.a.leftovers().is_empty());
+    // The receiver keeps what it has until it is told, or the grant is over.
+    assert!(!bed.b.root.join("in/file").exists());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_cut_and_any_order_end_in_an_equal_tree(
+        sizes in prop::collection::vec(0_usize..600_000, 1..6),
+        cuts in prop::collection::vec((1_usize..30, any::<u64>()), 0..3),
+        order in any::<u64>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bed = Bed::new();
+            for (n, size) in sizes.iter().enumerate() {
+                fs::create_dir_all(bed.a.root.join(format!("{}", n % 2))).unwrap();
+                fs::write(bed.a.root.join(format!("{}/{n}", n % 2)), noise(u64::try_from(n).unwrap(), *size)).unwrap();
+            }
+            let grant = bed.grant(&["data:/"], "data:/", TransferOptions::default());
+            let mut faults: Vec<_> = cuts
+                .iter()
+                .map(|(cut, seed)| Faults { cut_after: Some(*cut), shuffle: Some(*seed), spoil: None })
+                .collect();
+            faults.push(Faults { shuffle: Some(order), ..Faults::default() });
+            let (report, _) = bed.send_job(bed.job(&grant), faults).await;
+            assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+            assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+            assert!(bed.b.leftovers().is_empty());
+        });
+    }
+}

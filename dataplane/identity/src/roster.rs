@@ -7,10 +7,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ed25519_dalek::VerifyingKey;
-use prost::Message;
 use proto_model::{Epoch, NodeUid, RosterEntry, RosterHead, RosterSequence};
 use proto_rpc::agent as rpc;
-use proto_wire::{Signed, signed};
+use proto_wire::{Signed, grant::OpenError, roster};
 
 /// Entries of one roster, revoked ones included: ten times the fleet that an agent keeps whole (D1), some 40 MB.
 const MAX_ENTRIES: usize = 100_000;
@@ -113,11 +112,11 @@ impl Roster {
             return Err(RosterError::TooLarge);
         }
         for signed in &update.entries {
-            let entry = open_entry(key, signed)?;
+            let entry = roster::open_entry(key, signed).map_err(refused)?;
             self.pending.push(Arc::new(Kept { entry, signed: signed.clone() }));
         }
         let Some(signed) = &update.head else { return Ok(Applied::Pending) };
-        let head = open_head(key, signed)?;
+        let head = roster::open_head(key, signed).map_err(refused)?;
         self.entries = self.merged(&head)?;
         self.head = Some(Arc::new((head, signed.clone())));
         Ok(Applied::InForce)
@@ -175,16 +174,11 @@ impl Roster {
     }
 }
 
-fn open_entry(key: &VerifyingKey, signed: &Signed) -> Result<RosterEntry, RosterError> {
-    let payload = signed::open(key, signed::Context::RosterEntry, signed).map_err(|_refused| RosterError::Signature)?;
-    let entry = rpc::RosterEntry::decode(payload).map_err(|_malformed| RosterError::Malformed)?;
-    RosterEntry::try_from(entry).map_err(|_malformed| RosterError::Malformed)
-}
-
-fn open_head(key: &VerifyingKey, signed: &Signed) -> Result<RosterHead, RosterError> {
-    let payload = signed::open(key, signed::Context::RosterHead, signed).map_err(|_refused| RosterError::Signature)?;
-    let head = rpc::RosterHead::decode(payload).map_err(|_malformed| RosterError::Malformed)?;
-    RosterHead::try_from(head).map_err(|_malformed| RosterError::Malformed)
+fn refused(error: OpenError) -> RosterError {
+    match error {
+        OpenError::Signature(_) => RosterError::Signature,
+        OpenError::TooLarge | OpenError::Encoding | OpenError::Field(_) => RosterError::Malformed,
+    }
 }
 
 fn position_of(entry: &RosterEntry) -> RosterPosition {

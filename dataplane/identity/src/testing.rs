@@ -10,13 +10,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
-use prost::Message;
 use proto_model::{Epoch, FleetId, Labels, NodeUid, PublicKey, RosterEntry, RosterHead, RosterSequence, TrustBundle};
-use proto_rpc::agent as rpc;
-use proto_wire::{
-    Signed,
-    signed::{Context, sign},
-};
+use proto_wire::{Signed, roster};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
@@ -148,7 +143,7 @@ impl TestFleet {
         let roster = self.roster();
         let mut entries: Vec<_> = roster.1.values().filter(|entry| entry.sequence > after).collect();
         entries.sort_by_key(|entry| entry.sequence);
-        let entries = entries.into_iter().map(|entry| self.sign_entry(entry.clone())).collect();
+        let entries = entries.into_iter().map(|entry| self.sign_entry(entry)).collect();
         let members = roster.1.values().filter(|entry| !entry.revoked).count();
         let head = RosterHead {
             epoch: self.bundle.epoch,
@@ -156,19 +151,19 @@ impl TestFleet {
             members: u64::try_from(members).expect("few members"),
             time: DateTime::<Utc>::from(now()),
         };
-        RosterUpdate { full: after == RosterSequence::default(), entries, head: Some(self.sign_head(head)) }
+        RosterUpdate { full: after == RosterSequence::default(), entries, head: Some(self.sign_head(&head)) }
     }
 
     /// Signs an entry, whatever it says.
     #[must_use]
-    pub fn sign_entry(&self, entry: RosterEntry) -> Signed {
-        sign(&self.roster_key, Context::RosterEntry, rpc::RosterEntry::from(entry).encode_to_vec())
+    pub fn sign_entry(&self, entry: &RosterEntry) -> Signed {
+        roster::sign_entry(&self.roster_key, entry)
     }
 
     /// Signs a head, whatever it says.
     #[must_use]
-    pub fn sign_head(&self, head: RosterHead) -> Signed {
-        sign(&self.roster_key, Context::RosterHead, rpc::RosterHead::from(head).encode_to_vec())
+    pub fn sign_head(&self, head: &RosterHead) -> Signed {
+        roster::sign_head(&self.roster_key, head)
     }
 
     /// A certificate over a node's key.

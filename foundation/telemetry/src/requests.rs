@@ -55,8 +55,8 @@ pub(crate) fn describe() {
     describe_gauge!("dwcp_enabled", "1 where AMST and HDE are switched on.");
     describe_gauge!("dwcp_config_loaded", "1 where a valid configuration is in force.");
     describe_gauge!("dwcp_amst_active_streams", "Stream slots that AMST holds ready.");
-    describe_counter!("dwcp_amst_bytes_sent", Unit::Bytes, "Bytes of pieces handed to QUIC.");
-    describe_counter!("dwcp_amst_bytes_received", Unit::Bytes, "Bytes of pieces received by QUIC.");
+    describe_counter!("dwcp_amst_bytes_sent", Unit::Bytes, "UDP payload that AMST sent.");
+    describe_counter!("dwcp_amst_bytes_received", Unit::Bytes, "UDP payload that AMST received.");
     describe_counter!("dwcp_amst_stream_errors", "Streams that ended in an error.");
     describe_histogram!("dwcp_amst_connection_duration_seconds", Unit::Seconds, "How long connections lasted.");
     describe_gauge!("dwcp_hde_compression_ratio", "Original bytes over encoded bytes; 1 or more, higher is better.");

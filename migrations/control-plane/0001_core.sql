@@ -90,11 +90,3 @@ CREATE TABLE requests (
     PRIMARY KEY (caller, method, request_id)
 );
 CREATE INDEX requests_create_time ON requests (create_time);
-
--- Work that one server does at a time: the holder, until when, and a number that only grows (a fencing token, D15).
-CREATE TABLE leases (
-    name        text PRIMARY KEY,
-    holder      uuid NOT NULL,
-    fence       bigint NOT NULL,
-    expire_time timestamptz NOT NULL
-);

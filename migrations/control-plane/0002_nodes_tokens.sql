@@ -70,8 +70,9 @@ CREATE TABLE nodes (
 );
 CREATE UNIQUE INDEX nodes_name ON nodes (name) WHERE holds_name;
 CREATE INDEX nodes_by_name ON nodes (name, uid);
-CREATE UNIQUE INDEX nodes_by_revision ON nodes (revision);
-CREATE UNIQUE INDEX nodes_by_roster_sequence ON nodes (roster_sequence);
+-- Not unique indexes, though the counter makes them so: a change of a column with one locks out foreign keys to the row.
+CREATE INDEX nodes_by_revision ON nodes (revision);
+CREATE INDEX nodes_by_roster_sequence ON nodes (roster_sequence);
 CREATE INDEX nodes_by_label ON nodes USING gin (labels jsonb_path_ops);
 
 -- Which key joined by which token: the same token with the same key gives the same answer again.

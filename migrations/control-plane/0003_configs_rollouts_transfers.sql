@@ -133,7 +133,7 @@ CREATE TABLE transfers (
     revision               bigint      NOT NULL,
     CHECK ((end_time IS NOT NULL) = (state IN ('succeeded', 'succeeded_in_part', 'failed', 'cancelled')))
 );
-CREATE UNIQUE INDEX transfers_by_revision ON transfers (revision);
+CREATE INDEX transfers_by_revision ON transfers (revision);
 CREATE INDEX transfers_by_job_revision ON transfers (job_revision);
 CREATE INDEX transfers_newest_first ON transfers (create_time DESC, id DESC);
 CREATE INDEX transfers_not_ended ON transfers (id) WHERE end_time IS NULL;

@@ -256,9 +256,9 @@ impl TryFrom<Row> for Node {
 const BY_NAME: &str = "SELECT * FROM nodes WHERE name = $1 AND holds_name";
 const BY_UID: &str = "SELECT * FROM nodes WHERE uid = $1";
 const BY_ID: &str = "SELECT * FROM nodes WHERE node_id = $1";
-const LOCK_BY_NAME: &str = "SELECT * FROM nodes WHERE name = $1 AND holds_name FOR UPDATE";
-const LOCK_BY_UID: &str = "SELECT * FROM nodes WHERE uid = $1 FOR UPDATE";
-const LOCK_BY_ID: &str = "SELECT * FROM nodes WHERE node_id = $1 FOR UPDATE";
+const LOCK_BY_NAME: &str = "SELECT * FROM nodes WHERE name = $1 AND holds_name FOR NO KEY UPDATE";
+const LOCK_BY_UID: &str = "SELECT * FROM nodes WHERE uid = $1 FOR NO KEY UPDATE";
+const LOCK_BY_ID: &str = "SELECT * FROM nodes WHERE node_id = $1 FOR NO KEY UPDATE";
 
 async fn fetch(
     connection: &mut sqlx::PgConnection,
@@ -293,7 +293,8 @@ pub async fn find(tx: &mut Unaudited, node: &NodeRef) -> Result<Option<Node>, Er
     fetch(tx.connection(), node, [BY_NAME, BY_UID, BY_ID]).await
 }
 
-/// One node, locked until the end of the transaction. Locks are taken before [`Unaudited::next_revision`].
+/// One node, locked until the end of the transaction, but not for rows that refer to it. Locks are taken before
+/// [`Unaudited::next_revision`].
 ///
 /// # Errors
 /// The database failed.

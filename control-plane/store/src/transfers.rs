@@ -85,7 +85,7 @@ pub async fn find(db: &Db, id: TransferId) -> Result<Option<Transfer>, Error> {
 
 /// The same, its row locked until the transaction ends.
 async fn lock(connection: &mut PgConnection, id: TransferId) -> Result<Option<Transfer>, Error> {
-    let row = sqlx::query(select_transfers!("WHERE t.id = $1 FOR UPDATE OF t"));
+    let row = sqlx::query(select_transfers!("WHERE t.id = $1 FOR NO KEY UPDATE OF t"));
     let row = row.bind(id.uuid()).fetch_optional(connection).await?;
     row.as_ref().map(read).transpose()
 }

@@ -20,6 +20,8 @@ use std::{
 const PREFIX: &str = "dwcp-test-pg-";
 /// How long a cluster may take to be ready, in steps of [`STEP`].
 const READY_STEPS: u32 = 1500;
+/// What a cluster with its databases may need, several times over.
+const ROOM_BYTES: u64 = 4 << 30;
 const STEP: Duration = Duration::from_millis(20);
 
 /// A private cluster.
@@ -70,7 +72,7 @@ impl Cluster {
     fn start() -> Self {
         sweep();
         let bin = binaries();
-        let dir = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
+        let dir = parent().join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&dir).expect("a fresh folder can be made");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("the folder is ours");
         let (data, socket) = (dir.join("data"), dir.clone());
@@ -148,6 +150,14 @@ impl Cluster {
     }
 }
 
+/// Memory where there is room for it, since a busy disk makes a cluster's first second half a minute.
+fn parent() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let room = Command::new("df").args(["--output=avail", "-B1"]).arg(&memory).stdin(Stdio::null()).output();
+    let room = room.ok().and_then(|output| String::from_utf8_lossy(&output.stdout).lines().last()?.trim().parse().ok());
+    if room.is_some_and(|bytes: u64| bytes >= ROOM_BYTES) { memory } else { std::env::temp_dir() }
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
@@ -171,8 +181,8 @@ fn version_of(bin: &Path) -> u32 {
 
 /// Removes what earlier test binaries left: their clusters ended with them, their folders did not.
 fn sweep() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
-    for entry in entries.flatten() {
+    let folders = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {

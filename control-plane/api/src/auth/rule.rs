@@ -77,6 +77,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_operator_tokens_are_for_admins_alone() {
+        let set: prost_types::FileDescriptorSet = prost::Message::decode(proto_rpc::OPERATOR_DESCRIPTOR_SET).unwrap();
+        for file in set.file.iter().filter(|file| file.package() == "dwcp.v1") {
+            for service in &file.service {
+                for method in &service.method {
+                    let rule = Rule::of(&format!("/dwcp.v1.{}/{}", service.name(), method.name()));
+                    let for_admins = rule == Rule::Role(Role::Admin);
+                    assert_eq!(for_admins, service.name() == "OperatorTokenService", "{}", method.name());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn open_is_only_what_must_be() {
         assert_eq!(Rule::of("/grpc.health.v1.Health/Check"), Rule::Open);
         assert_eq!(Rule::of("/dwcp.agent.v1.AgentService/Enroll"), Rule::Open);

@@ -67,7 +67,7 @@ async fn a_transaction_ends_though_its_request_went_away() {
     while world.sql("SELECT count(*) FROM audit_events WHERE action = 'test.slow'") != "1" {
         bell.changed().await.unwrap();
     }
-    assert_eq!(world.sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"), "0");
+    assert_eq!(world.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"), "0");
 }
 
 #[tokio::test]
@@ -152,4 +152,71 @@ async fn a_repeated_request_changes_nothing_and_another_one_with_its_id_is_refus
     assert_eq!(world.sql("SELECT count(*) FROM audit_events WHERE action = 'join_token.create'"), "1");
     let reused = create(2).await;
     assert!(matches!(reused, Err(join_tokens::CreateError::Database(Error::RequestIdReused))));
+}
+
+#[tokio::test]
+async fn a_connection_that_was_left_in_a_transaction_is_not_handed_on() {
+    let world = World::new().await;
+    let options = Options { max_connections: 2, ..Options::new(&world.url) };
+    let db = Db::connect(options, Clock::system(), &TaskGroup::new("test")).await.unwrap();
+    for _ in 0..4 {
+        db.read(|connection| {
+            Box::pin(async move {
+                sqlx::raw_sql("BEGIN").execute(connection).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        // SAVEPOINT is an error outside of a transaction, and only there.
+        let savepoint = db.read(|connection| {
+            Box::pin(async move {
+                sqlx::raw_sql("SAVEPOINT s").execute(connection).await?;
+                Ok(())
+            })
+        });
+        assert!(savepoint.await.unwrap_err().chain().contains("can only be used in transaction blocks"));
+    }
+}
+
+#[tokio::test]
+async fn reads_and_writes_go_on_after_every_backend_was_killed() {
+    let world = World::new().await;
+    world.node("a").await;
+    world.sql(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    assert_eq!(nodes::list(&world.db, nodes::NodeFilter::default(), None, 10).await.unwrap().len(), 1);
+    world.node("b").await;
+    assert_eq!(world.sql("SELECT count(*) FROM nodes"), "2");
+}
+
+/// A write that refers to a node must not wait for one that changes it: they take their other locks in another order.
+#[tokio::test]
+async fn a_change_of_a_node_does_not_lock_out_what_refers_to_it() {
+    let world = World::new().await;
+    let node = world.node("a").await.node;
+    let observed = nodes::Observed { connected: Some(true), ..nodes::Observed::default() };
+    let db = world.db.clone();
+    let done: Result<(), Error> = world
+        .db
+        .observe("test", move |tx| {
+            Box::pin(async move {
+                nodes::observe(tx, node.uid, observed).await?;
+                let uid = node.uid.uuid();
+                let referring = db.observe::<(), Error, _>("test", move |tx| {
+                    Box::pin(async move {
+                        sqlx::query("SELECT FROM nodes WHERE uid = $1 FOR KEY SHARE NOWAIT")
+                            .bind(uid)
+                            .execute(tx.connection())
+                            .await?;
+                        Ok(())
+                    })
+                });
+                referring.await
+            })
+        })
+        .await;
+    done.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use control_plane_store::{Db, Error, Keys, sessions};
+use control_plane_store::{Db, Error, Keys, rollouts, sessions, transfers};
 use foundation_runtime::{Backoff, Clock, OnEnd, TaskGroup};
 use futures::Stream;
 use proto_model::{NodeId, NodeName, NodeUid};
@@ -37,6 +37,7 @@ impl Fleet {
     #[must_use]
     pub fn new(db: Db, keys: Arc<Keys>, options: Options, clock: Clock, tasks: &TaskGroup) -> Self {
         let tasks = tasks.child("fleet");
+        describe();
         let hub = Hub::new(db, keys, clock, tasks.clone(), options);
         tasks.spawn("fleet.refresh", OnEnd::Fatal, refresh(hub.clone()));
         tasks.spawn("fleet.heartbeat", OnEnd::Fatal, heartbeat(hub.clone()));
@@ -85,6 +86,29 @@ impl Fleet {
     pub async fn lookup(&self, node_ids: &[NodeId]) -> Result<Vec<NodeRecord>, Error> {
         sessions::records(self.hub.db(), node_ids).await
     }
+}
+
+/// What the metrics of this crate and of its rows mean.
+fn describe() {
+    metrics::describe_gauge!("dwcp_agents_connected", "Agents that are connected to this server");
+    metrics::describe_counter!("dwcp_agents_sent_away_total", "Sessions that were refused because this server is full");
+    metrics::describe_gauge!("dwcp_transfers_active", "Transfers of the fleet that have not ended, by state");
+    metrics::describe_counter!("dwcp_transfers_total", "Transfers whose end this server stored, by outcome");
+    metrics::describe_histogram!(
+        "dwcp_transfer_duration_seconds",
+        metrics::Unit::Seconds,
+        "From a transfer's beginning to its end"
+    );
+    metrics::describe_counter!("dwcp_rollouts_total", "Rollouts that ended on this server, by outcome");
+    metrics::describe_gauge!("dwcp_rollout_targets", "Nodes of the newest rollouts, by what they answered");
+    metrics::describe_counter!(
+        "dwcp_audit_verify_failures_total",
+        "Audit heads that an agent found not to continue the one before"
+    );
+    metrics::counter!("dwcp_agents_sent_away_total").increment(0);
+    metrics::counter!("dwcp_audit_verify_failures_total").increment(0);
+    transfers::show_counters();
+    rollouts::show_counters();
 }
 
 /// Reads on every bell until the group ends.

@@ -455,6 +455,7 @@ impl Hub {
 
     /// What is in the tables, as gauges: every server shows the same.
     async fn measure(&self) -> Result<(), Error> {
+        self.count();
         let zero = [TransferState::Pending, TransferState::Running, TransferState::Waiting].map(transfers::state_word);
         let active = transfers::active(&self.0.db).await?;
         for state in zero {

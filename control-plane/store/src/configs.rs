@@ -10,6 +10,7 @@ use prost::Message as _;
 use proto_model::{AppliedConfig, ConfigName, Digest, Etag, Generation, NodeName, Revision};
 use proto_rpc::v1;
 use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
 
 use crate::{
     Db, Error, Event, Tx,
@@ -145,18 +146,20 @@ pub async fn write(tx: &mut Tx, change: &Change) -> Result<Written, WriteError> 
         Some(document) => put(tx, change, document, present, generation).await?,
         None => delete(tx, change, present, generation).await?,
     };
-    let begin = Begin { config: &config.name, revision: config.revision, deletion: !config.live, generation };
-    let rollout = rollouts::begin(tx, begin).await?;
+    let rollout = Uuid::now_v7();
     let event = Event::new(change.action, change.name.to_string())
         .with("revision", config.revision.value())
         .with("generation", generation.to_string())
-        .with("rollout", rollouts::resource_name(rollout.id))
+        .with("rollout", rollouts::resource_name(rollout))
         .with("message", change.message.as_str());
     let digest = change.document.as_ref().map(|document| Digest::sha256(document.as_bytes()).to_string());
     tx.audit(match digest {
         Some(digest) => event.with("sha256", digest),
         None => event,
     });
+    let begin =
+        Begin { id: rollout, config: &config.name, revision: config.revision, deletion: !config.live, generation };
+    let rollout = rollouts::begin(tx, begin).await?;
     Ok(Written { config, rollout: Some(rollout) })
 }
 

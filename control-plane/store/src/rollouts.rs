@@ -51,6 +51,7 @@ pub struct Target {
 
 /// A write that has just been made.
 pub(crate) struct Begin<'a> {
+    pub(crate) id: Uuid,
     pub(crate) config: &'a ConfigName,
     pub(crate) revision: Revision,
     pub(crate) deletion: bool,
@@ -59,7 +60,7 @@ pub(crate) struct Begin<'a> {
 
 /// Begins a rollout: what ran before and is covered by it is superseded, connected nodes are waited for.
 pub(crate) async fn begin(tx: &mut Tx, write: Begin<'_>) -> Result<Rollout, Error> {
-    let (id, now, config) = (Uuid::now_v7(), tx.now(), write.config.id());
+    let (id, now, config) = (write.id, tx.now(), write.config.id());
     supersede(tx, &config).await?;
     sqlx::query(
         "INSERT INTO rollouts (id, config, revision, deletion, epoch, generation, state, newest, create_time) \
@@ -215,6 +216,13 @@ async fn settle_locked(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
     tx.audit(event.with("applied", applied).with("rejected", rejected));
     count(next);
     Ok(true)
+}
+
+/// Makes the counters appear before the first end, so that a rate has something to begin with.
+pub fn show_counters() {
+    for outcome in [RolloutState::Succeeded, RolloutState::Failed, RolloutState::Superseded] {
+        metrics::counter!("dwcp_rollouts_total", "outcome" => outcome.as_str()).increment(0);
+    }
 }
 
 fn count(outcome: RolloutState) {

@@ -15,7 +15,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 pub use grant::{Accepted, CreateTransfer, Granter, RefuseTransfer, create};
 pub use list::{Job, Jobs, TransferFilter, TransferPage, active, changed, jobs, nodes_with_new_jobs, page};
-pub use report::{HasEnded, Reported, cancel, expire, report};
+pub use report::{HasEnded, Reported, cancel, expire, report, show_counters};
 pub use standing::{Expiry, Standing};
 
 use crate::{Db, Error};

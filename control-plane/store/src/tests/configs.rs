@@ -97,7 +97,7 @@ async fn a_write_makes_a_revision_a_generation_a_rollout_and_an_event() {
     assert_eq!(revisions.iter().map(|revision| revision.revision.value()).collect::<Vec<_>>(), [2, 1]);
     assert_eq!((revisions[1].document.as_str(), revisions[1].author.as_str()), ("enabled: true\n", "system"));
     let actions = world.sql("SELECT string_agg(action, ' ' ORDER BY sequence) FROM audit_events WHERE sequence > 1");
-    assert!(actions.ends_with("rollout.end config.update rollout.end config.update"), "{actions}");
+    assert!(actions.ends_with("config.update rollout.end config.update rollout.end"), "{actions}");
 }
 
 #[tokio::test]

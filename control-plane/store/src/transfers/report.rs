@@ -294,6 +294,15 @@ async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<V
     Ok(rows.into_iter().map(|(id, revoked)| (TransferId::new(id), revoked)).collect())
 }
 
+/// Makes the counters appear before the first end, so that a rate has something to begin with.
+pub fn show_counters() {
+    for outcome in
+        [TransferState::Succeeded, TransferState::SucceededInPart, TransferState::Failed, TransferState::Cancelled]
+    {
+        metrics::counter!("dwcp_transfers_total", "outcome" => state_word(outcome)).increment(0);
+    }
+}
+
 /// Counts an end, once, where it was stored.
 fn count(transfer: &Transfer) {
     metrics::counter!("dwcp_transfers_total", "outcome" => state_word(transfer.standing.state)).increment(1);

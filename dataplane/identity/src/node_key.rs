@@ -174,7 +174,9 @@ impl NodeKey {
         Ok(request.der().to_vec())
     }
 
-    pub(crate) fn pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+    /// The key itself, in PKCS #8: for TLS.
+    #[must_use]
+    pub fn pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
         let der = self.0.to_pkcs8_der().expect("an Ed25519 key has a PKCS #8 form");
         Zeroizing::new(der.as_bytes().to_vec())
     }

@@ -142,6 +142,20 @@ impl ControlPlane {
         self.dir.join("admin.token")
     }
 
+    /// Where its database is, for what a test does past all of our code.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        let embedded = || format!("postgresql://dwcp@localhost/postgres?host={}", self.dir.join("postgres").display());
+        self.options.database_url.clone().unwrap_or_else(embedded)
+    }
+
+    /// The process id of its own PostgreSQL.
+    #[must_use]
+    pub fn postgres_pid(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.dir.join("postgres/data/postmaster.pid")).ok()?;
+        text.lines().next()?.parse().ok()
+    }
+
     /// The process.
     #[must_use]
     pub fn process(&self) -> &Process {

@@ -4,11 +4,13 @@
 //! dropped. Waiting is always for something that can be seen, with a deadline; nothing sleeps to be on the safe side.
 
 mod agent;
+mod agent_service;
 mod api;
 mod binaries;
 mod cli;
 mod control_plane;
 mod fleet;
+mod fleet_keys;
 mod grpcurl;
 mod otlp;
 mod process;
@@ -18,11 +20,13 @@ mod tree;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, join_arguments};
+pub use agent_service::{Shown, agent_service, certificate_refusal};
 pub use api::{Api, Bearer};
 pub use binaries::binary;
 pub use cli::{Cli, Ran};
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use fleet::{Fleet, FleetOptions};
+pub use fleet_keys::fleet_keys;
 pub use grpcurl::{Grpcurl, grpcurls};
 pub use otlp::{OtlpReceiver, SeenSpan};
 pub use process::Process;

@@ -48,25 +48,16 @@ impl Cluster {
     /// The database cannot be made.
     pub fn database(&self) -> String {
         let name = format!("test{}", self.next.fetch_add(1, Ordering::Relaxed));
-        self.run(Command::new(self.bin.join("createdb")).arg("-h").arg(&self.socket).args(["-U", "dwcp", &name]));
+        run(Command::new(self.bin.join("createdb")).arg("-h").arg(&self.socket).args(["-U", "dwcp", &name]));
         format!("postgresql://dwcp@localhost/{name}?host={}", self.socket.display())
     }
 
-    /// Runs SQL as the superuser in the database of this URL, past all of our code: for what a test breaks on purpose. Gives what `psql`
-    /// prints.
+    /// Runs SQL as the superuser in the database of this URL; see [`sql`].
     ///
     /// # Panics
     /// The statement fails.
     pub fn sql(&self, url: &str, statement: &str) -> String {
-        self.run(Command::new(self.bin.join("psql")).args([
-            "-XqAt",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-d",
-            url,
-            "-c",
-            statement,
-        ]))
+        sql(url, statement)
     }
 
     fn start() -> Self {
@@ -86,7 +77,7 @@ impl Cluster {
             "--auth=trust",
             "--no-sync",
         ]);
-        cluster.run(&mut initdb);
+        run(&mut initdb);
         let mut postgres = cluster.unprivileged("postgres");
         postgres.arg("-D").arg(&data).arg("-k").arg(&cluster.socket);
         for setting in [
@@ -141,13 +132,23 @@ impl Cluster {
         command.arg("--").arg(program).env_clear().current_dir("/");
         command
     }
+}
 
-    fn run(&self, command: &mut Command) -> String {
-        let output = command.stdin(Stdio::null()).output().expect("the program can be run");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?} in {}: {said}", self.socket.display());
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
+/// Runs SQL in the database of this URL, past all of our code: for what a test breaks on purpose. Gives what `psql` prints.
+///
+/// # Panics
+/// The statement fails.
+#[must_use]
+pub fn sql(url: &str, statement: &str) -> String {
+    let arguments = ["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statement];
+    run(Command::new(binaries().join("psql")).args(arguments))
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("the program can be run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// Memory where there is room for it, since a busy disk makes a cluster's first second half a minute.

@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 25] = [
+const LEVELS: [(&str, Plane, u8); 26] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -39,6 +39,7 @@ const LEVELS: [(&str, Plane, u8); 25] = [
     ("dataplane-transfer", Plane::Data, 30),
     ("dataplane-control-client", Plane::Data, 30),
     ("dataplane-agent", Plane::Data, 50),
+    ("tests-postgres", Plane::Tests, 60),
     ("tests-harness", Plane::Tests, 60),
     ("tests-scenarios", Plane::Tests, 70),
     ("tests-bench", Plane::Tests, 70),

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use control_plane_store::{Db, Error, Keys, rollouts, sessions, transfers};
+use control_plane_store::{Db, Error, Keys, Refusals, rollouts, sessions, transfers};
 use foundation_runtime::{Backoff, Clock, OnEnd, TaskGroup};
 use futures::Stream;
 use proto_model::{NodeId, NodeName, NodeUid};
@@ -35,10 +35,10 @@ pub struct Fleet {
 impl Fleet {
     /// Starts the hub: its tasks run in `tasks`, and its end is theirs.
     #[must_use]
-    pub fn new(db: Db, keys: Arc<Keys>, options: Options, clock: Clock, tasks: &TaskGroup) -> Self {
+    pub fn new(db: Db, keys: Arc<Keys>, refusals: Refusals, options: Options, clock: Clock, tasks: &TaskGroup) -> Self {
         let tasks = tasks.child("fleet");
         describe();
-        let hub = Hub::new(db, keys, clock, tasks.clone(), options);
+        let hub = Hub::new(db, keys, refusals, clock, tasks.clone(), options);
         tasks.spawn("fleet.refresh", OnEnd::Fatal, refresh(hub.clone()));
         tasks.spawn("fleet.heartbeat", OnEnd::Fatal, heartbeat(hub.clone()));
         Self { hub, sessions: tasks.child("sessions") }

@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use chrono::DateTime;
 use control_plane_store::{
-    Db, Error, Keys,
+    Actor, Db, Error, Keys, Refusals,
     audit_log::{self, ProveError},
     configs,
     nodes::Observed as Row,
@@ -74,6 +74,7 @@ pub(crate) struct Hub(Arc<Inner>);
 struct Inner {
     db: Db,
     keys: Arc<Keys>,
+    refusals: Refusals,
     clock: Clock,
     tasks: TaskGroup,
     options: Options,
@@ -105,7 +106,14 @@ pub(crate) struct Marks {
 }
 
 impl Hub {
-    pub(crate) fn new(db: Db, keys: Arc<Keys>, clock: Clock, tasks: TaskGroup, options: Options) -> Self {
+    pub(crate) fn new(
+        db: Db,
+        keys: Arc<Keys>,
+        refusals: Refusals,
+        clock: Clock,
+        tasks: TaskGroup,
+        options: Options,
+    ) -> Self {
         let view = View {
             roster: Arc::default(),
             snapshots: Arc::new(Snapshots::empty()),
@@ -115,6 +123,7 @@ impl Hub {
         Self(Arc::new(Inner {
             db,
             keys,
+            refusals,
             clock,
             tasks,
             options,
@@ -133,6 +142,12 @@ impl Hub {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// A node said something of a transfer that is not its to say.
+    pub(crate) fn refuse_report(&self, node: &NodeName, transfer: &str) {
+        let reason = "the node does not have this role in this transfer";
+        self.0.refusals.note(Actor::Node(node.to_string()), "transfer.report", transfer, reason, "");
     }
 
     pub(crate) fn server(&self) -> Uuid {

@@ -291,6 +291,7 @@ async fn store_report(
                 transfer = %report.transfer,
                 "Refused a report: the node does not have this role in this transfer"
             );
+            hub.refuse_report(&session.name, &report.transfer.resource_name());
             return Ok(Done::Written);
         }
     }

@@ -315,14 +315,17 @@ impl Ground<'_> {
             ring_address: dht.map(|local| reach.ring_address(local)),
             max_sessions: MAX_SESSIONS,
         };
+        let refusals = Refusals::start(db.clone(), self.tasks);
+        let fleet =
+            Fleet::new(db.clone(), Arc::clone(keys), refusals.clone(), fleet_options, self.clock.clone(), front);
         State {
             db: db.clone(),
             keys: Arc::clone(keys),
             clock: self.clock.clone(),
             tasks: self.tasks.clone(),
-            refusals: Refusals::start(db.clone(), self.tasks),
+            refusals,
             advertised: reach.endpoints.clone().into(),
-            fleet: Fleet::new(db.clone(), Arc::clone(keys), fleet_options, self.clock.clone(), front),
+            fleet,
             server: Arc::new(ServerFacts {
                 version: crate::VERSION,
                 commit: COMMIT,

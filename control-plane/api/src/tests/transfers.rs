@@ -94,6 +94,11 @@ async fn a_transfer_goes_from_the_request_to_both_agents_and_back() {
     assert_eq!(pair.receiver.ack(&name).await, TransferRole::Receiver);
     let read = pair.client.get_transfer(GetTransferRequest { name }).await.unwrap().into_inner();
     assert!(read.state() == State::Succeeded && read.receiver_progress.is_some());
+    let refused = "SELECT count(*) FROM audit_events WHERE outcome = 'refused' AND action = 'transfer.report'";
+    let mut bell = pair.world.state.db.bell();
+    while pair.world.sql(refused) != "1" {
+        bell.changed().await.unwrap();
+    }
 }
 
 #[tokio::test]

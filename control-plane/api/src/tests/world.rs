@@ -68,7 +68,7 @@ impl World {
             ring_address: None,
             max_sessions: 10,
         };
-        let fleet = Fleet::new(db.clone(), Arc::clone(&keys), options, clock.clone(), &tasks);
+        let fleet = Fleet::new(db.clone(), Arc::clone(&keys), refusals.clone(), options, clock.clone(), &tasks);
         let server = Arc::new(ServerFacts {
             version: "0.0.0",
             commit: "",

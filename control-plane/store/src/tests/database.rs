@@ -67,7 +67,14 @@ async fn a_transaction_ends_though_its_request_went_away() {
     while world.sql("SELECT count(*) FROM audit_events WHERE action = 'test.slow'") != "1" {
         bell.changed().await.unwrap();
     }
-    assert_eq!(world.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"), "0");
+    // Background work of the server may be inside a transaction of its own for a moment; one that was left stays.
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    let freed = async {
+        while world.sql(left) != "0" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), freed).await.expect("no transaction is left open");
 }
 
 #[tokio::test]

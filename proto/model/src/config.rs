@@ -30,6 +30,8 @@ mod network;
 mod node;
 mod parse;
 mod peer_discovery;
+#[cfg(test)]
+mod reference;
 mod render;
 mod resolve;
 mod roots;

@@ -55,3 +55,15 @@ pub(super) fn idle_reason(path: &str, yaml: &str) -> Option<&'static str> {
 pub(super) fn idle_paths() -> impl Iterator<Item = &'static str> {
     IDLE.iter().map(|idle| idle.path)
 }
+
+/// When and why a key has no effect, in words.
+#[cfg(test)]
+pub(super) fn idle_meaning(path: &str) -> Option<String> {
+    let idle = IDLE.iter().find(|idle| idle.path == path)?;
+    let when = match idle.when {
+        When::Set => String::new(),
+        When::Is(values) => format!(" as `{}`", values.join("` or `")),
+        When::IsNot(value) => format!(" but as `{value}`"),
+    };
+    Some(format!("{when}: {}", idle.reason))
+}

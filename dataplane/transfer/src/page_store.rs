@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use foundation_runtime::durable;
 use prost::Message;
 use proto_rpc::peer;
 use proto_wire::manifest::{BadPage, Entry, MAX_PAGE_BYTES, Mtime, Page, TreeHasher};
@@ -63,9 +64,10 @@ impl PageStore {
     /// An empty store in this folder; what an earlier attempt left is gone.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
         let open = |name: &str| {
+            // Anew, so that what may still run of an earlier attempt writes elsewhere.
+            durable::remove(&folder.join(name))?;
             let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            options.open(folder.join(name))
+            options.read(true).write(true).create_new(true).mode(0o600).open(folder.join(name))
         };
         Ok(Self { file: open("pages")?, fates: open("fates")?, state: Mutex::default() })
     }

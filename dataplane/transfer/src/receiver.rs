@@ -10,6 +10,7 @@ mod conclude;
 mod files;
 mod incoming;
 mod publish;
+mod remains;
 mod session;
 mod state;
 
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 pub(crate) use admission::check_grant;
+pub(crate) use remains::{discard, over};
 
 use crate::{
     ends::End,
@@ -92,7 +94,7 @@ async fn receive(
         Err(stop) => return refuse(link, &stop).await,
     };
     let id = admitted.transfer;
-    let counted = Counted::new(TransferRole::Receiver);
+    let counted = Counted::new(&shared.clock);
     let (reporter, reports) = Reporter::begin(shared.clock.clone(), id, TransferRole::Receiver);
     began(reports);
     tracing::info!(transfer = %id, peer = %link.peer.node_id(), "receiving a transfer");

@@ -1,16 +1,20 @@
 //! What an end of a transfer says of itself, kept up to date for whoever watches.
 
 use std::{
-    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::Duration,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use foundation_runtime::Clock;
+use metrics::Unit;
 use proto_model::{Digest, TransferError, TransferId, TransferPathInfo, TransferReport, TransferRole, TransferState};
 use tokio::sync::watch;
 
-use crate::tally::{Rate, Tally};
+use crate::tally::{Rate, Tally, float};
 
 /// How often numbers are made new.
 pub(crate) const EVERY: Duration = Duration::from_millis(500);
@@ -82,14 +86,27 @@ impl Reporter {
     }
 }
 
-/// How many transfers run, as a metric, for as long as this lives.
+/// Counts a transfer among those that run here, for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Counted(TransferRole);
+pub(crate) struct Counted {
+    clock: Clock,
+    start: Instant,
+    waiting: AtomicBool,
+}
 
 impl Counted {
-    pub(crate) fn new(role: TransferRole) -> Self {
-        metrics::gauge!("dwcp_transfers_active", "role" => role_label(role)).increment(1.0);
-        Self(role)
+    pub(crate) fn new(clock: &Clock) -> Self {
+        active(false).increment(1.0);
+        Self { clock: clock.clone(), start: clock.now(), waiting: AtomicBool::new(false) }
+    }
+
+    /// It waits for the other end, or goes on.
+    pub(crate) fn set_waiting(&self, waiting: bool) {
+        let before = self.waiting.swap(waiting, Relaxed);
+        if before != waiting {
+            active(before).decrement(1.0);
+            active(waiting).increment(1.0);
+        }
     }
 
     /// Counts an end.
@@ -102,21 +119,33 @@ impl Counted {
                 "failed"
             }
         };
-        metrics::counter!("dwcp_transfers_total", "role" => role_label(self.0), "outcome" => outcome).increment(1);
+        metrics::counter!("dwcp_transfers_total", "outcome" => outcome).increment(1);
+        let took = self.clock.now().duration_since(self.start);
+        metrics::histogram!("dwcp_transfer_duration_seconds").record(took.as_secs_f64());
+        metrics::histogram!("dwcp_transfer_size_bytes").record(float(report.progress.bytes_total.bytes()));
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        metrics::gauge!("dwcp_transfers_active", "role" => role_label(self.0)).decrement(1.0);
+        active(self.waiting.load(Relaxed)).decrement(1.0);
     }
 }
 
-fn role_label(role: TransferRole) -> &'static str {
-    match role {
-        TransferRole::Sender => "send",
-        TransferRole::Receiver => "receive",
-    }
+fn active(waiting: bool) -> metrics::Gauge {
+    metrics::gauge!("dwcp_transfers_active", "state" => if waiting { "waiting" } else { "running" })
+}
+
+/// What the metrics of this crate mean.
+pub(crate) fn describe() {
+    metrics::describe_gauge!("dwcp_transfers_active", "Transfers that go on, by state.");
+    metrics::describe_counter!("dwcp_transfers_total", "Transfers that ended, by outcome.");
+    metrics::describe_histogram!(
+        "dwcp_transfer_duration_seconds",
+        Unit::Seconds,
+        "From the beginning of a transfer to its end."
+    );
+    metrics::describe_histogram!("dwcp_transfer_size_bytes", Unit::Bytes, "Bytes of all files of a transfer.");
 }
 
 /// Says how a transfer ended, where it ended.

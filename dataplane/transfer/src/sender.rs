@@ -167,8 +167,8 @@ impl Transfers {
 }
 
 async fn send(shared: Arc<Shared>, job: SendJob, connector: Arc<dyn Connector>, reporter: Reporter) -> Sent {
-    let counted = Counted::new(TransferRole::Sender);
-    let sent = Box::pin(until_the_end(&shared, job, connector, &reporter)).await;
+    let counted = Counted::new(&shared.clock);
+    let sent = Box::pin(until_the_end(&shared, job, connector, &reporter, &counted)).await;
     let span = tracing::Span::current();
     match &sent {
         Sent::Ended(report) => {
@@ -186,7 +186,13 @@ async fn send(shared: Arc<Shared>, job: SendJob, connector: Arc<dyn Connector>, 
     sent
 }
 
-async fn until_the_end(shared: &Arc<Shared>, job: SendJob, connector: Arc<dyn Connector>, reporter: &Reporter) -> Sent {
+async fn until_the_end(
+    shared: &Arc<Shared>,
+    job: SendJob,
+    connector: Arc<dyn Connector>,
+    reporter: &Reporter,
+    counted: &Counted,
+) -> Sent {
     let nothing = Tally::default();
     let failed = |stop: &Stop| Sent::Ended(reporter.end(TransferState::Failed, &nothing, Some(stop.to_error()), None));
     let checked = match check(shared, &job) {
@@ -194,9 +200,10 @@ async fn until_the_end(shared: &Arc<Shared>, job: SendJob, connector: Arc<dyn Co
         Err(stop) => return failed(&stop),
     };
     tracing::Span::current().record("dwcp.transfer.id", checked.id.to_string());
-    let turn = match shared.turn(checked.id, TransferRole::Sender).await {
-        Ok(turn) => turn,
-        Err(stop) => return failed(&stop),
+    let Some(turn) = shared.turn_if_free(checked.id, TransferRole::Sender) else {
+        let twice = Stop::temporary(end::BUSY, "this host sends this transfer already");
+        reporter.say(TransferState::Waiting, &nothing, None, Some(twice.to_error()));
+        return Sent::Interrupted(reporter.last());
     };
     match ended_before(shared, checked.id) {
         Ok(None) => {}
@@ -207,7 +214,7 @@ async fn until_the_end(shared: &Arc<Shared>, job: SendJob, connector: Arc<dyn Co
         return failed(&Stop::local("the transfer cannot be written down", &error));
     }
     tracing::info!(transfer = %checked.id, peer = %checked.peer.node_id(), "sending a transfer");
-    let mut trying = Trying { shared, checked, connector, reporter, turn };
+    let mut trying = Trying { shared, checked, connector, reporter, counted, turn };
     Box::pin(trying.run()).await
 }
 
@@ -268,6 +275,7 @@ struct Trying<'a> {
     checked: Checked,
     connector: Arc<dyn Connector>,
     reporter: &'a Reporter,
+    counted: &'a Counted,
     turn: Turn,
 }
 
@@ -277,6 +285,7 @@ impl Trying<'_> {
         let mut corrupted = 0;
         loop {
             let tally = Arc::new(Tally::default());
+            self.counted.set_waiting(false);
             let result = Box::pin(self.attempt(&tally)).await;
             let stop = match result {
                 Ok(finished) => return self.succeeded(&tally, &finished),
@@ -304,13 +313,13 @@ impl Trying<'_> {
             if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 {
                 backoff.reset();
             }
+            self.counted.set_waiting(true);
             let pause = backoff.next_delay();
             tracing::info!(transfer = %self.checked.id, reason = %stop.reason, message = %stop.message, ?pause, "a transfer waits to go on");
             self.reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.turn.cancel.cancelled() => {}
-                () = self.turn.superseded.cancelled() => {}
                 () = self.shared.tasks.cancelled() => {}
             }
         }
@@ -337,6 +346,8 @@ impl Trying<'_> {
             result = Box::pin(attempt.run(&mut link)) => result,
             stopped = self.stopped() => Err(stopped),
         };
+        // What still runs stops sending.
+        group.cancel();
         if let Some(stop) = result.as_ref().err().filter(|stop| !stop.known_there) {
             session::say_last(&mut link, stop).await;
         }
@@ -351,7 +362,6 @@ impl Trying<'_> {
     async fn stopped(&self) -> Stop {
         tokio::select! {
             () = self.turn.cancel.cancelled() => Stop::final_(end::CANCELLED, "the transfer was cancelled"),
-            () = self.turn.superseded.cancelled() => Stop::final_(end::BUSY, "the transfer was begun anew on this host"),
             () = self.shared.tasks.cancelled() => stopping(),
         }
     }

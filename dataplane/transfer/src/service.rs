@@ -10,14 +10,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dataplane_identity::TrustStore;
-use foundation_runtime::{Clock, TaskGroup};
-use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
+use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use proto_model::{ByteCount, PublicKey, TransferId, TransferRole, TransferState};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ends::TransferFolder, reason::end, roots::Roots, stop::Stop};
+use crate::{ends::TransferFolder, reason::end, receiver, report, roots::Roots, stop::Stop};
 
 /// How long a new attempt waits for the one before it to let go.
 const TAKE_OVER: Duration = Duration::from_secs(30);
+
+/// How often what nobody may go on with is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// How transfers are done; may be changed while they run, and holds for those that begin after it.
 #[derive(Clone, Copy, Debug)]
@@ -103,14 +106,15 @@ pub(crate) struct Turn {
 }
 
 impl Transfers {
-    /// Opens the folder of transfers, and forgets ends whose grants are over.
+    /// Opens the folder of transfers; from then on what is left of transfers whose grants are over is removed, now and every
+    /// hour. Within a tokio runtime.
     ///
     /// # Errors
     /// When the folder cannot be used.
     pub fn open(options: Options, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
         let folder = TransferFolder::open(options.folder)?;
-        folder.forget(clock.utc())?;
-        Ok(Self(Arc::new(Shared {
+        report::describe();
+        let shared = Arc::new(Shared {
             folder,
             trust: options.trust,
             key: options.key,
@@ -121,7 +125,10 @@ impl Transfers {
             tasks,
             running: Mutex::default(),
             promised: Mutex::default(),
-        })))
+        });
+        let sweeping = Arc::clone(&shared);
+        shared.tasks.spawn("transfer sweep", OnEnd::Expected, async move { sweeping.sweep().await });
+        Ok(Self(shared))
     }
 
     /// Other roots, for transfers that begin after this.
@@ -140,10 +147,22 @@ impl Transfers {
         **self.0.settings.load()
     }
 
-    /// Stops a transfer for good, where it runs at this end. Files that are in place stay.
+    /// Stops a transfer for good at this end, whether it runs or has broken off. Files that are in place stay. False where
+    /// there is no such transfer.
     pub fn cancel(&self, id: TransferId, role: TransferRole) -> bool {
-        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get(&(id, role)).map(|running| running.cancel.cancel()).is_some()
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, role)).cloned();
+        if let Some(running) = running {
+            running.cancel.cancel();
+            return true;
+        }
+        let known = self.0.folder.of(id, role).exists();
+        if known {
+            let shared = Arc::clone(&self.0);
+            self.0.tasks.spawn("transfer discard", OnEnd::Expected, async move {
+                shared.discard(id, role, TransferState::Cancelled).await;
+            });
+        }
+        known
     }
 
     /// How many transfers run at this host.
@@ -156,11 +175,6 @@ impl Transfers {
 impl Shared {
     /// Waits for its turn at a transfer; an attempt that still runs is told to let go.
     pub(crate) async fn turn(self: &Arc<Self>, id: TransferId, role: TransferRole) -> Result<Turn, Stop> {
-        let fresh = Running {
-            cancel: CancellationToken::new(),
-            superseded: CancellationToken::new(),
-            turn: Arc::new(tokio::sync::Mutex::new(())),
-        };
         let before = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, role)).cloned();
         if let Some(before) = before {
             before.superseded.cancel();
@@ -169,20 +183,9 @@ impl Shared {
                 Stop::temporary(end::BUSY, "an earlier attempt of this transfer still runs here")
             })?);
         }
-        let guard = Arc::clone(&fresh.turn).try_lock_owned().expect("a new mutex is free");
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // Two that waited for the same one: the second comes back later.
-        if running.contains_key(&(id, role)) {
-            return Err(Stop::temporary(end::BUSY, "another attempt of this transfer began at the same time"));
-        }
-        running.insert((id, role), fresh.clone());
-        Ok(Turn {
-            shared: Arc::clone(self),
-            key: (id, role),
-            cancel: fresh.cancel,
-            superseded: fresh.superseded,
-            _guard: guard,
-        })
+        let busy = || Stop::temporary(end::BUSY, "another attempt of this transfer began at the same time");
+        self.turn_if_free(id, role).ok_or_else(busy)
     }
 
     /// Promises bytes of a file system to a transfer, if what is free allows it.
@@ -203,6 +206,63 @@ impl Shared {
         if let Some(held) = promised.get_mut(&device) {
             *held = held.saturating_sub(bytes);
         }
+    }
+}
+
+impl Shared {
+    /// Removes what nobody may go on with, until this program stops.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            let shared = Arc::clone(&self);
+            let over = self.tasks.blocking("transfer sweep", move || {
+                shared.folder.forget(shared.clock.utc())?;
+                receiver::over(&shared)
+            });
+            match over.await {
+                Ok(Ok(over)) => {
+                    for id in over {
+                        tracing::info!(transfer = %id, "a transfer that broke off is given up: its grant is over");
+                        self.discard(id, TransferRole::Receiver, TransferState::Failed).await;
+                    }
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the folder of transfers cannot be swept"),
+                Err(_stopping) => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                () = self.tasks.cancelled() => return,
+            }
+        }
+    }
+
+    /// Ends a transfer that does not run.
+    async fn discard(self: &Arc<Self>, id: TransferId, role: TransferRole, state: TransferState) {
+        // Whoever runs it meanwhile ends it by itself.
+        let Some(turn) = self.turn_if_free(id, role) else { return };
+        let shared = Arc::clone(self);
+        let discarded =
+            self.tasks.blocking("transfer discard", move || receiver::discard(&shared, id, role, state)).await;
+        if let Ok(Err(error)) = discarded {
+            tracing::warn!(transfer = %id, %error, "what is left of a transfer cannot be removed");
+        }
+        drop(turn);
+    }
+
+    /// The turn at a transfer that does not run here.
+    pub(crate) fn turn_if_free(self: &Arc<Self>, id: TransferId, role: TransferRole) -> Option<Turn> {
+        let fresh = Running {
+            cancel: CancellationToken::new(),
+            superseded: CancellationToken::new(),
+            turn: Arc::new(tokio::sync::Mutex::new(())),
+        };
+        let guard = Arc::clone(&fresh.turn).try_lock_owned().expect("a new mutex is free");
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.contains_key(&(id, role)) {
+            return None;
+        }
+        running.insert((id, role), fresh.clone());
+        let Running { cancel, superseded, .. } = fresh;
+        Some(Turn { shared: Arc::clone(self), key: (id, role), cancel, superseded, _guard: guard })
     }
 }
 

@@ -110,7 +110,7 @@ impl Tally {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people; 52 bits are enough")]
-fn float(n: u64) -> f64 {
+pub(crate) fn float(n: u64) -> f64 {
     n as f64
 }
 

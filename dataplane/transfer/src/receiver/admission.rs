@@ -17,6 +17,8 @@ pub(crate) const SKEW: TimeDelta = TimeDelta::minutes(5);
 pub(crate) struct Admitted {
     pub(crate) transfer: TransferId,
     pub(crate) options: TransferOptions,
+    /// Where it is received.
+    pub(crate) destination: RootPath,
     /// The folder that receives; none only where a dry run has nothing to compare with.
     pub(crate) target: Option<Folder>,
     /// The end of the grant.
@@ -65,7 +67,8 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
         }
         None => {
             let target = target(shared, &right.destination, right.options.dry_run)?;
-            Ok(Admitted { transfer: open.transfer, options: right.options, target, not_after: right.not_after })
+            let Right { options, destination, not_after } = right;
+            Ok(Admitted { transfer: open.transfer, options, destination, target, not_after })
         }
     }
 }
@@ -110,7 +113,8 @@ fn target(shared: &Shared, path: &RootPath, dry_run: bool) -> Result<Option<Fold
             format!("{path} cannot be opened or made: {error}; it is a folder, reached without symbolic links");
         Stop::final_(end::DESTINATION_UNAVAILABLE, message)
     };
-    let mut folder = shared.roots.load().open(&path.root)?;
+    let opened = shared.roots.load().open(&path.root);
+    let mut folder = opened.map_err(|stop| Stop::final_(end::DESTINATION_UNAVAILABLE, stop.message))?;
     for part in path.path.parts() {
         let next = match folder.granted(part) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && dry_run => return Ok(None),

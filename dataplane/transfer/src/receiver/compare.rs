@@ -18,7 +18,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::{
     files::{MAX_SEGMENTS, temporary_number},
-    state::{Receiving, own},
+    state::{Receiving, gone, own},
 };
 use crate::{
     confine::{Folder, kind, mode, mtime, size},
@@ -270,12 +270,16 @@ impl Comparer {
 
     /// Says digests of the old version, so that equal blocks of it need not travel.
     fn say_with_basis(&mut self, mut file: WantedFile, basis: &File, old: u64, new: u64) -> Result<(), Stop> {
+        let receiving = Arc::clone(&self.receiving);
         let block_bytes = block_bytes(new);
         let usable = old.min(new.saturating_mul(BASIS_FACTOR));
         (file.basis_bytes, file.basis_block_bytes) = (usable, block_bytes);
         let mut buffer = vec![0; READ_BYTES.max(usize::try_from(block_bytes).unwrap_or(READ_BYTES))];
         let (mut offset, mut block) = (0_u64, 0_u64);
         while offset < usable {
+            if receiving.frames.is_closed() {
+                return Err(gone());
+            }
             let len = usize::try_from(usable - offset).unwrap_or(usize::MAX).min(buffer.len());
             if basis.read_exact_at(&mut buffer[..len], offset).is_err() {
                 // It is changing, or unreadable: without a basis all of it travels.

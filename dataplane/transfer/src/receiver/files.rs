@@ -263,7 +263,7 @@ impl Files {
         let root = active.hasher.root();
         let active = self.active.remove(&file).expect("just looked up");
         if root != Some(end.root) {
-            return Whether::Corrupted(active.entry.path);
+            return Whether::Corrupted(active.entry.path, active.number);
         }
         let moved = Moved { root: end.root, size: active.segments.file_bytes, mode: end.mode, mtime: end.mtime };
         Whether::Whole(active.entry.path, active.number, moved)
@@ -308,7 +308,7 @@ pub(super) enum Whether {
     NotYet,
     Whole(TreePath, FileNumber, Moved),
     /// All segments verified, and yet the whole does not.
-    Corrupted(TreePath),
+    Corrupted(TreePath, FileNumber),
 }
 
 impl Active {

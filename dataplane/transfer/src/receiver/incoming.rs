@@ -21,6 +21,7 @@ use proto_wire::{
         read_known,
     },
 };
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{
     files::{Claim, Target, Whether, Whole, temporary_name},
@@ -48,8 +49,8 @@ pub(super) struct Incoming {
     workers: Mutex<Vec<Worker>>,
     waiting: Mutex<Waiting>,
     resends: AtomicU64,
-    pub(super) decoded_in: AtomicU64,
-    pub(super) decoded_out: AtomicU64,
+    decoded_in: AtomicU64,
+    decoded_out: AtomicU64,
 }
 
 /// Which segment a part belongs to.
@@ -68,6 +69,12 @@ struct Waiting {
 }
 
 impl Incoming {
+    /// Writes down on a span how much was decoded.
+    pub(super) fn record(&self, span: &tracing::Span) {
+        span.record("dwcp.hde.input_bytes", self.decoded_in.load(Relaxed));
+        span.record("dwcp.hde.output_bytes", self.decoded_out.load(Relaxed));
+    }
+
     /// Takes a piece; returns when it is written, or known not to be needed.
     pub(super) fn piece(&self, receiving: &Receiving, piece: &Bytes) -> Result<(), Stop> {
         let (header, part) = Header::parse(piece)?;
@@ -261,18 +268,24 @@ fn write_segment(
     settle(receiving, file, whether)
 }
 
-/// Writes bytes at their place; stretches of zeros stay holes where the file is new.
+/// Writes bytes at their place; stretches of zeros are, or become, holes.
 fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool) -> io::Result<()> {
-    if !fresh {
-        return file.write_all_at(bytes, offset);
-    }
+    let zero = |chunk: &[u8]| chunk.iter().all(|byte| *byte == 0);
+    let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let mut start = 0;
     while start < bytes.len() {
-        let zero = |chunk: &[u8]| chunk.iter().all(|byte| *byte == 0);
         let data = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| !zero(chunk)).map(<[u8]>::len).sum::<usize>();
-        file.write_all_at(&bytes[start..start + data], offset + u64::try_from(start).unwrap_or_default())?;
+        file.write_all_at(&bytes[start..start + data], offset + wide(start))?;
         start += data;
-        start += bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| zero(chunk)).map(<[u8]>::len).sum::<usize>();
+        let hole = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| zero(chunk)).map(<[u8]>::len).sum::<usize>();
+        // What an earlier attempt left there may be anything.
+        if hole > 0 && !fresh {
+            let punched = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if fallocate(file, punched, offset + wide(start), wide(hole)).is_err() {
+                file.write_all_at(&bytes[start..start + hole], offset + wide(start))?;
+            }
+        }
+        start += hole;
     }
     Ok(())
 }
@@ -285,7 +298,9 @@ fn settle(receiving: &Receiving, file: u64, whether: Whether) -> Result<(), Stop
             let temporary = temporary_name(receiving.id, number);
             receiving.hand_on(Whole { file, path, temporary, moved })
         }
-        Whether::Corrupted(path) => {
+        Whether::Corrupted(path, number) => {
+            // Gone, so that the next attempt does not go on with it.
+            receiving.remove_temporary(&path, number);
             let message =
                 format!("{} does not have the digest that the sender read", proto_model::escape(path.as_bytes()));
             Err(Stop::temporary(end::CORRUPTED, message))

@@ -17,6 +17,7 @@ use proto_wire::{
     manifest::PageReader,
 };
 use tokio::sync::{Notify, mpsc, watch};
+use tracing::field::Empty;
 
 use super::{
     admission::Admitted,
@@ -25,6 +26,7 @@ use super::{
     files::{Files, Whole, temporary_name},
     incoming::Incoming,
     publish::{BATCH_FILES, publish},
+    remains::write_down,
     state::{Receiving, own},
     stopping,
 };
@@ -119,6 +121,8 @@ impl Attempt {
         let excludes = Excludes::new(&admitted.options.exclude);
         let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
         let folder = shared.folder.make(id, TransferRole::Receiver).map_err(|error| own(&error))?;
+        let (now, not_after) = (shared.clock.utc(), admitted.not_after);
+        write_down(&folder, &admitted.destination, not_after, now).map_err(|error| own(&error))?;
         let journal = Journal::open(&folder).map_err(|error| own(&error))?;
         let pages = PageStore::create(&folder).map_err(|error| own(&error))?;
         let stat = admitted.target.as_ref().map(Folder::own_stat).transpose().map_err(|error| own(&error))?;
@@ -179,7 +183,8 @@ async fn go(
             part.watch_for_stalls(),
         )
     };
-    let started = receiving.shared.clock.utc();
+    // One span for all decoding, with its sums.
+    let span = tracing::info_span!("hde decode", dwcp.hde.input_bytes = Empty, dwcp.hde.output_bytes = Empty);
     let result = tokio::select! {
         stopped = parts => Err(stopped.map(|_never| stopping()).unwrap_or_else(|stop| stop)),
         finished = part.conclude() => finished,
@@ -187,18 +192,8 @@ async fn go(
         () = turn.superseded.cancelled() => Err(Stop::temporary(end::BUSY, "the sender opened the transfer anew")),
         () = receiving.shared.tasks.cancelled() => Err(stopping()),
     };
-    decode_span(&incoming, started, receiving.shared.clock.utc());
+    incoming.record(&span);
     result
-}
-
-/// One span for all decoding, with its sums.
-fn decode_span(incoming: &Incoming, from: chrono::DateTime<chrono::Utc>, to: chrono::DateTime<chrono::Utc>) {
-    let (input, output) = (incoming.decoded_in.load(Relaxed), incoming.decoded_out.load(Relaxed));
-    if input > 0 {
-        let took_ms = (to - from).num_milliseconds();
-        tracing::info_span!("hde decode", dwcp.hde.input_bytes = input, dwcp.hde.output_bytes = output, took_ms)
-            .in_scope(|| {});
-    }
 }
 
 /// What each part of an attempt has at hand. All end only with an error, or not at all.

@@ -20,6 +20,7 @@ use proto_wire::{
     piece::SMALL_FILE_BYTES,
 };
 use tokio::sync::{Notify, mpsc};
+use tracing::field::Empty;
 
 use super::{
     Checked, FINISHING_FILE, bundle,
@@ -91,7 +92,8 @@ impl Attempt<'_> {
         let board = Arc::new(Board::default());
         let part = Part { sending: &sending, board: &board };
         let (control_in, control_out) = (link.control_in.as_mut(), link.control_out.as_mut());
-        let started = self.shared.clock.utc();
+        // One span for all encoding, with its sums.
+        let span = tracing::info_span!("hde encode", dwcp.hde.input_bytes = Empty, dwcp.hde.output_bytes = Empty);
         let parts = async {
             tokio::try_join!(
                 part.write_frames(control_out, frames),
@@ -104,7 +106,8 @@ impl Attempt<'_> {
             finished = part.read_frames(control_in) => finished,
             stopped = parts => Err(stopped.map(|_never| stopping()).unwrap_or_else(|stop| stop)),
         };
-        encode_span(&self.tally, (self.shared.clock.utc() - started).num_milliseconds());
+        span.record("dwcp.hde.input_bytes", self.tally.bytes_encoded_in.load(Relaxed));
+        span.record("dwcp.hde.output_bytes", self.tally.bytes_sent.load(Relaxed));
         result
     }
 
@@ -156,15 +159,6 @@ impl Attempt<'_> {
 
 fn gone() -> Stop {
     Stop { known_there: true, ..Stop::temporary(end::PEER_UNREACHABLE, "the receiver went away") }
-}
-
-/// One span for all encoding, with its sums.
-fn encode_span(tally: &Tally, took_ms: i64) {
-    let (input, output) = (tally.bytes_encoded_in.load(Relaxed), tally.bytes_sent.load(Relaxed));
-    if input > 0 {
-        tracing::info_span!("hde encode", dwcp.hde.input_bytes = input, dwcp.hde.output_bytes = output, took_ms)
-            .in_scope(|| {});
-    }
 }
 
 /// Says why the attempt ends, where the other end is still there to hear it.

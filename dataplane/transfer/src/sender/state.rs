@@ -119,13 +119,21 @@ impl Sending {
         })
     }
 
+    /// Waits, but not longer than the attempt goes on.
+    async fn unless_cancelled<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            done = waiting => Ok(done),
+            () = self.group.cancelled() => Err(stopping()),
+        }
+    }
+
     /// Runs work with a worker on a blocking thread, when one is free.
     pub(super) async fn on_worker<T: Send + 'static>(
         self: &Arc<Self>,
         name: &'static str,
         work: impl FnOnce(&Self, &mut Worker) -> T + Send + 'static,
     ) -> Result<T, Stop> {
-        let _thread = self.threads.acquire().await.map_err(|_closed| stopping())?;
+        let _thread = self.unless_cancelled(self.threads.acquire()).await?.map_err(|_closed| stopping())?;
         let sending = Arc::clone(self);
         let run = move || {
             let mut worker = sending.worker();
@@ -151,7 +159,8 @@ impl Sending {
     /// Takes room of the window for so many bytes.
     pub(super) async fn room(&self, bytes: usize) -> Result<tokio::sync::OwnedSemaphorePermit, Stop> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.window_kib);
-        Arc::clone(&self.window).acquire_many_owned(kib).await.map_err(|_closed| stopping())
+        let room = Arc::clone(&self.window).acquire_many_owned(kib);
+        self.unless_cancelled(room).await?.map_err(|_closed| stopping())
     }
 
     /// Sends an encoded segment; resolves when all of it is acknowledged.
@@ -160,14 +169,14 @@ impl Sending {
         for piece in pieces {
             let len = u64::try_from(piece.len()).unwrap_or_default();
             let number = self.next_piece.fetch_add(1, Relaxed);
-            self.pieces.send(number, piece).await?;
+            self.unless_cancelled(self.pieces.send(number, piece)).await??;
             add(&self.tally.bytes_sent, len);
         }
         Ok(())
     }
 
     pub(super) async fn frame(&self, frame: SenderFrame) -> Result<(), Stop> {
-        self.frames.send(frame).await.map_err(|_closed| stopping())
+        self.unless_cancelled(self.frames.send(frame)).await?.map_err(|_closed| stopping())
     }
 
     /// Gives a file up: both ends count it as left out.

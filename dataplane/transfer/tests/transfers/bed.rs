@@ -25,7 +25,7 @@ use proto_model::{
     ByteCount, Grant, GrantParty, PublicKey, TransferId, TransferOptions, TransferReport, TransferRole,
     config::{AcceptRule, Root},
 };
-use proto_wire::{Signed, grant};
+use proto_wire::{Signed, frames::SenderFrame, grant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -181,8 +181,12 @@ pub(crate) fn id() -> TransferId {
 }
 
 /// What a link does to what it carries.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Faults {
+    /// Done when the first page of the manifest goes over the link: after the walk, before anything is read.
+    pub(crate) on_page: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Pieces are held from this one on, until the link is closed.
+    pub(crate) hold_from: Option<usize>,
     /// The link dies after so many pieces.
     pub(crate) cut_after: Option<usize>,
     /// Pieces overtake each other, drawn by this seed.
@@ -301,6 +305,9 @@ struct PiecesFrom {
 
 impl ControlOut for Out {
     fn send<'a>(&'a mut self, frame: &'a [u8]) -> BoxFuture<'a, Result<(), LinkError>> {
+        if let (Some(act), Ok(SenderFrame::Page(_))) = (&self.1.faults.on_page, SenderFrame::decode(frame)) {
+            act();
+        }
         let frame = Bytes::copy_from_slice(frame);
         async move {
             tokio::select! {
@@ -335,6 +342,10 @@ impl PiecesOut for PiecesTo {
             let number = shared.carried.fetch_add(1, SeqCst);
             if shared.faults.cut_after.is_some_and(|cut| number >= cut) {
                 shared.dead.cancel();
+                return Err(dead());
+            }
+            if shared.faults.hold_from.is_some_and(|hold| number >= hold) {
+                shared.dead.cancelled().await;
                 return Err(dead());
             }
             let mut payload = payload.to_vec();

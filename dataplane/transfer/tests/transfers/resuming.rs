@@ -74,13 +74,38 @@ async fn a_spoiled_segment_is_found_and_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_leaves_what_is_in_place_and_nothing_half_done() {
     let bed = Bed::new();
+    fs::write(bed.a.root.join("0-first"), b"in place").unwrap();
     fs::write(bed.a.root.join("file"), noise(9, 8 << 20)).unwrap();
-    let grant = bed.grant(&["data:/file"], "data:/in", TransferOptions::default());
-    let wires = Arc::new(Wires::new(
-        &bed.b,
-        bed.a.identity.public_key(),
-        vec![Faults { cut_after: Some(50), ..Faults::default() }],
-    ));
+    let grant = bed.grant(&["data:/"], "data:/in/", TransferOptions::default());
+    let faults = vec![Faults { hold_from: Some(40), ..Faults::default() }];
+    let wires = Arc::new(Wires::new(&bed.b, bed.a.identity.public_key(), faults));
+    let (reports, mut watch) = watch::channel(TransferReport::new(grant.transfer, TransferRole::Sender));
+    let connector = Arc::clone(&wires) as Arc<dyn dataplane_transfer::Connector>;
+    let transfers = bed.a.transfers.clone();
+    let cancel = async {
+        watch.wait_for(|report| report.progress.files_done > 0).await.unwrap();
+        assert!(transfers.cancel(grant.transfer, TransferRole::Sender));
+    };
+    let (sent, ()) = tokio::join!(Box::pin(bed.a.transfers.send(bed.job(&grant), connector, reports)), cancel);
+    assert!(matches!(sent, Sent::Ended(report) if report.state == TransferState::Cancelled));
+    let received = wires.received().await;
+    assert!(
+        matches!(&received[..], [Received::Ended(report)] if report.state == TransferState::Cancelled),
+        "{received:?}"
+    );
+    let left: Vec<_> = tree(&bed.b.root).into_keys().collect();
+    assert_eq!(left, [b"in".to_vec(), b"in/0-first".to_vec()]);
+    assert!(bed.a.leftovers().is_empty() && bed.b.leftovers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_broke_off_can_be_given_up_at_the_receiver() {
+    let bed = Bed::new();
+    fs::create_dir(bed.a.root.join("sub")).unwrap();
+    fs::write(bed.a.root.join("sub/file"), noise(9, 4 << 20)).unwrap();
+    let grant = bed.grant(&["data:/"], "data:/", TransferOptions::default());
+    let cut = Faults { cut_after: Some(30), ..Faults::default() };
+    let wires = Arc::new(Wires::new(&bed.b, bed.a.identity.public_key(), vec![cut]));
     let (reports, mut watch) = watch::channel(TransferReport::new(grant.transfer, TransferRole::Sender));
     let connector = Arc::clone(&wires) as Arc<dyn dataplane_transfer::Connector>;
     let transfers = bed.a.transfers.clone();
@@ -90,9 +115,46 @@ async fn cancelling_leaves_what_is_in_place_and_nothing_half_done() {
     };
     let (sent, ()) = tokio::join!(Box::pin(bed.a.transfers.send(bed.job(&grant), connector, reports)), cancel);
     assert!(matches!(sent, Sent::Ended(report) if report.state == TransferState::Cancelled));
-    assert!(bed.a.leftovers().is_empty());
-    // The receiver keeps what it has until it is told, or the grant is over.
-    assert!(!bed.b.root.join("in/file").exists());
+    wires.received().await;
+    let hidden = || tree(&bed.b.root).into_keys().filter(|path| path.ends_with(b".part")).count();
+    assert_eq!((hidden(), bed.b.leftovers().len()), (1, 1));
+    assert!(bed.b.transfers.cancel(grant.transfer, TransferRole::Receiver));
+    bed.b.tasks.shutdown(crate::bed::PATIENCE).await.unwrap();
+    assert_eq!((hidden(), bed.b.leftovers().len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_meanwhile_is_read_once_more() {
+    for size in [5_000, 700_000] {
+        for grows in [5_000, 700_000] {
+            let bed = Bed::new();
+            let path = bed.a.root.join("file");
+            fs::write(&path, noise(1, size)).unwrap();
+            fs::write(bed.a.root.join("other"), noise(2, 300_000)).unwrap();
+            let changed = path.clone();
+            let act = move || fs::write(&changed, noise(3, grows)).unwrap();
+            let faults = Faults { on_page: Some(Arc::new(act)), shuffle: Some(4), ..Faults::default() };
+            let grant = bed.grant(&["data:/"], "data:/", TransferOptions::default());
+            let (report, _) = bed.send_job(bed.job(&grant), vec![faults]).await;
+            assert_eq!(report.state, TransferState::Succeeded, "{size} {grows} {report:?}");
+            assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_vanishes_meanwhile_is_left_out_and_said() {
+    let bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(1, 700_000)).unwrap();
+    fs::write(bed.a.root.join("other"), b"other").unwrap();
+    let gone = bed.a.root.join("file");
+    let act = move || fs::remove_file(&gone).unwrap();
+    let faults = Faults { on_page: Some(Arc::new(act)), ..Faults::default() };
+    let grant = bed.grant(&["data:/"], "data:/", TransferOptions::default());
+    let (report, _) = bed.send_job(bed.job(&grant), vec![faults]).await;
+    assert_eq!(report.state, TransferState::SucceededInPart, "{report:?}");
+    assert_eq!((report.issue_count, report.issues[0].reason.as_str()), (1, "UNREADABLE"));
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
 }
 
 proptest! {
@@ -114,7 +176,7 @@ proptest! {
             let grant = bed.grant(&["data:/"], "data:/", TransferOptions::default());
             let mut faults: Vec<_> = cuts
                 .iter()
-                .map(|(cut, seed)| Faults { cut_after: Some(*cut), shuffle: Some(*seed), spoil: None })
+                .map(|(cut, seed)| Faults { cut_after: Some(*cut), shuffle: Some(*seed), ..Faults::default() })
                 .collect();
             faults.push(Faults { shuffle: Some(order), ..Faults::default() });
             let (report, _) = bed.send_job(bed.job(&grant), faults).await;

@@ -1,0 +1,72 @@
+//! What is left of a transfer that broke off and will not go on: found by what was written down at its beginning, and removed.
+
+use std::{fs, io, path::Path};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use foundation_runtime::durable;
+use proto_model::{RootPath, TransferId, TransferRole, TransferState};
+use proto_wire::tree_path::MAX_DEPTH;
+use serde::{Deserialize, Serialize};
+
+use super::files::temporary_number;
+use crate::{confine::Folder, ends::End, service::Shared};
+
+const FILE: &str = "remains";
+/// How long a direct send may pause.
+const DIRECT: TimeDelta = TimeDelta::days(7);
+
+/// Where the temporary files of a transfer lie, and until when it may go on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remains {
+    destination: String,
+    not_after_ms: i64,
+}
+
+/// Writes it down, before anything is made.
+pub(super) fn write_down(
+    folder: &Path,
+    destination: &RootPath,
+    not_after: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> io::Result<()> {
+    let not_after = not_after.unwrap_or(now + DIRECT);
+    let remains = Remains { destination: destination.to_string(), not_after_ms: not_after.timestamp_millis() };
+    durable::replace(&folder.join(FILE), &serde_json::to_vec(&remains).map_err(io::Error::from)?, 0o600)
+}
+
+fn read(shared: &Shared, id: TransferId) -> Option<Remains> {
+    let bytes = fs::read(shared.folder.of(id, TransferRole::Receiver).join(FILE)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Transfers that broke off, and whose grant is over.
+pub(crate) fn over(shared: &Shared) -> io::Result<Vec<TransferId>> {
+    let now = (shared.clock.utc() - super::admission::SKEW).timestamp_millis();
+    let broken = shared.folder.unfinished(TransferRole::Receiver)?.into_iter().map(|(id, _)| id);
+    // One without a note has made nothing yet, and is younger than its note.
+    Ok(broken.filter(|id| read(shared, *id).is_some_and(|remains| remains.not_after_ms < now)).collect())
+}
+
+/// Ends a transfer that does not run: removes its temporary files, and keeps the end.
+pub(crate) fn discard(shared: &Shared, id: TransferId, role: TransferRole, state: TransferState) -> io::Result<()> {
+    let remains = (role == TransferRole::Receiver).then(|| read(shared, id)).flatten();
+    if let Some(path) = remains.and_then(|remains| remains.destination.parse::<RootPath>().ok()) {
+        let opened = shared.roots.load().open(&path.root).map_err(io::Error::other);
+        // A root or folder that is gone has taken its temporary files with it.
+        if let Ok(folder) = opened.and_then(|root| root.granted(path.path.as_bytes())) {
+            sweep(&folder, id, 0);
+        }
+    }
+    shared.folder.finish(id, role, &End::new(state, None, None, shared.clock.utc()))
+}
+
+fn sweep(folder: &Folder, id: TransferId, depth: usize) {
+    for name in folder.list().unwrap_or_default() {
+        if temporary_number(id, &name.name).is_some() {
+            // What cannot be removed now stays: it is hidden, and says whose it is.
+            drop(folder.remove(&name.name));
+        } else if name.is_folder && depth < MAX_DEPTH {
+            folder.folder(&name.name).iter().for_each(|folder| sweep(folder, id, depth + 1));
+        }
+    }
+}

@@ -7,6 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use control_plane_api::auth::Rule;
+use proto_model::Role;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -68,5 +70,82 @@ fn every_reason_is_documented_and_no_other() -> Result<()> {
     let missing: Vec<_> = reasons.difference(&documented).collect();
     let dead: Vec<_> = documented.difference(&reasons).collect();
     assert!(missing.is_empty() && dead.is_empty(), "docs/errors.md lacks {missing:?}, and has in vain {dead:?}");
+    Ok(())
+}
+
+/// All methods that operators and agents may call, by service, in the order of the protocol files.
+fn methods() -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for folder in ["proto/dwcp/v1", "proto/dwcp/agent/v1"] {
+        let mut files: Vec<_> = fs::read_dir(workspace().join(folder))?.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            let text = fs::read_to_string(&file)?;
+            let package = text.lines().find_map(|line| line.strip_prefix("package ")?.strip_suffix(';'));
+            let package = package.with_context(|| format!("a package in {}", file.display()))?;
+            let mut service = "";
+            for line in text.lines().map(str::trim) {
+                if let Some(name) = line.strip_prefix("service ") {
+                    service = name.trim_end_matches([' ', '{']);
+                } else if let Some((name, _)) = line.strip_prefix("rpc ").and_then(|rest| rest.split_once('(')) {
+                    found.push((format!("{package}.{service}"), name.to_owned()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn who_may_call_what_is_what_the_server_applies() -> Result<()> {
+    const MARKS: [&str; 2] = ["<!-- methods -->\n", "<!-- /methods -->"];
+    let mut table =
+        "| service | everybody | a node | a viewer | an operator | an admin |\n| --- | --- | --- | --- | --- | --- |\n"
+            .to_owned();
+    let all = methods()?;
+    let mut services: Vec<_> = all.iter().map(|(service, _)| service).collect();
+    services.dedup();
+    // Served on `agent.sock` alone, to whom its mode lets in.
+    for service in services.into_iter().filter(|service| *service != "dwcp.agent.v1.LocalService") {
+        let by = |rule: Rule| {
+            let of =
+                all.iter().filter(|(found, name)| found == service && Rule::of(&format!("/{found}/{name}")) == rule);
+            of.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        let columns =
+            [Rule::Open, Rule::Node, Rule::Role(Role::Viewer), Rule::Role(Role::Operator), Rule::Role(Role::Admin)];
+        table.push_str(&format!("| `{service}` | {} |\n", columns.map(by).join(" | ")));
+    }
+    let text = read("docs/security.md")?;
+    let (before, rest) = text.split_once(MARKS[0]).context("the mark of the methods")?;
+    let (_, after) = rest.split_once(MARKS[1]).context("the end of the methods")?;
+    let wanted = format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1]);
+    if std::env::var_os("DWCP_UPDATE_DOCS").is_some() {
+        fs::write(workspace().join("docs/security.md"), &wanted)?;
+    }
+    let written = read("docs/security.md")?;
+    assert!(written == wanted, "docs/security.md: DWCP_UPDATE_DOCS=1 cargo test -p tests-scenarios --test documents");
+    Ok(())
+}
+
+#[test]
+fn every_bound_is_the_one_in_the_source() -> Result<()> {
+    let document = read("docs/security.md")?;
+    let (_, section) = document.split_once("## What a stranger can send").context("the bounds' section")?;
+    let mut wrong = Vec::new();
+    for line in section.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.contains(".rs` `")) {
+        let [_, bound, _, file, _, name, _] = line.splitn(7, '`').collect::<Vec<_>>()[..] else {
+            wrong.push(line.to_owned());
+            continue;
+        };
+        let source = read(file)?;
+        let stands = source
+            .lines()
+            .any(|line| line.contains(&format!("const {name}: ")) && line.ends_with(&format!(" = {bound};")));
+        if !stands {
+            wrong.push(format!("{file} has no {name} = {bound}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
 }

@@ -56,7 +56,7 @@ pub struct JoinArgs {
     #[arg(long, value_name = "sha256:HEX")]
     pub ca_fingerprint: String,
     /// Where the agent keeps its keys and state.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "DWCP_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// The name wished for; the host's own by default, and the token's where it gives one.
     #[arg(long)]
@@ -73,7 +73,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", env = "DWCP_CONFIG")]
     pub config: Option<PathBuf>,
     /// Where the agent keeps its keys and state.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "DWCP_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where to listen for QUIC [default: [::]:30906]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -159,6 +159,15 @@ pub struct Advertised {
     pub ip: IpAddr,
     /// The port, where it differs from the one listened on.
     pub port: Option<u16>,
+}
+
+impl std::fmt::Display for Advertised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
 }
 
 /// Why a text is no address to advertise.

@@ -7,7 +7,7 @@ use std::{
 
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 
-use crate::command::Advertised;
+use proto_model::config::Advertised;
 
 /// So many addresses are published at most: a record of the DHT must stay below 500 bytes, and dialling tries them all.
 pub(crate) const MAX_ADDRESSES: usize = 8;

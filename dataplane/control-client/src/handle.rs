@@ -161,12 +161,12 @@ impl Handle {
     pub async fn end(&self, report: TransferReport) -> Result<(), ReportError> {
         let report: rpc::TransferReport = report.into();
         let shared = Arc::clone(&self.0);
-        let kept = report.clone();
-        self.0
+        let kept = self
+            .0
             .tasks
-            .blocking("keep a report", move || shared.outbox.lock().unwrap_or_else(PoisonError::into_inner).keep(kept))
+            .blocking("keep a report", move || shared.outbox.lock().unwrap_or_else(PoisonError::into_inner).keep(report))
             .await??;
-        self.0.outgoing.end(report);
+        self.0.outgoing.end(kept);
         Ok(())
     }
 

@@ -46,10 +46,13 @@ impl Outbox {
         Ok(Self { dir, ends })
     }
 
-    /// Keeps an end, durably.
-    pub(crate) fn keep(&mut self, report: TransferReport) -> io::Result<()> {
+    /// Keeps an end, durably. A transfer ends once at each end: what is kept already stays.
+    pub(crate) fn keep(&mut self, report: TransferReport) -> io::Result<TransferReport> {
         let key = key(&report);
-        if self.ends.len() >= MAX_ENDS && !self.ends.contains_key(&key) {
+        if let Some(kept) = self.ends.get(&key) {
+            return Ok(kept.clone());
+        }
+        if self.ends.len() >= MAX_ENDS {
             // Ids are UUIDs of version 7, so the first is the oldest.
             if let Some((oldest, _report)) = self.ends.pop_first() {
                 tracing::warn!(transfer = oldest.0, "An end was never acknowledged and is given up: too many are kept");
@@ -57,8 +60,8 @@ impl Outbox {
             }
         }
         durable::replace(&self.path(&key), &report.encode_to_vec(), 0o600)?;
-        self.ends.insert(key, report);
-        Ok(())
+        self.ends.insert(key, report.clone());
+        Ok(report)
     }
 
     /// The control plane stored it.

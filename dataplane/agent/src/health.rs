@@ -1,6 +1,11 @@
 //! How the agent's parts are, in words for people and programs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use proto_model::{ComponentHealth, HealthStatus};
 
 use tokio::sync::watch;
 
@@ -91,7 +96,16 @@ pub struct State {
 
 /// All parts' states. Clones are the same board.
 #[derive(Debug, Clone, Default)]
-pub struct Health(Arc<watch::Sender<BTreeMap<Component, State>>>);
+pub struct Health(Arc<Inner>);
+
+/// So many recent troubles are kept for `/health?verbose=true`.
+const MAX_RECENT: usize = 20;
+
+#[derive(Debug, Default)]
+struct Inner {
+    board: watch::Sender<BTreeMap<Component, State>>,
+    recent: Mutex<VecDeque<String>>,
+}
 
 impl Health {
     /// The part is as it should be.
@@ -111,28 +125,56 @@ impl Health {
 
     /// The part is switched off.
     pub fn absent(&self, component: Component) {
-        self.0.send_if_modified(|board| board.remove(&component).is_some());
+        self.0.board.send_if_modified(|board| board.remove(&component).is_some());
     }
 
     /// Sets a part's state; only a change wakes those who watch.
     pub fn set(&self, component: Component, level: Level, message: String) {
         let state = State { level, message };
-        self.0.send_if_modified(|board| board.insert(component, state.clone()).as_ref() != Some(&state));
+        let changed = self.0.board.send_if_modified(|board| {
+            let before = board.insert(component, state.clone());
+            before.as_ref() != Some(&state)
+        });
+        if changed && level != Level::Healthy {
+            let mut recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.truncate(MAX_RECENT - 1);
+            recent.push_front(format!("{}: {}", component.as_str(), state.message));
+        }
+    }
+
+    /// What was not healthy, the newest first.
+    pub fn recent(&self) -> Vec<String> {
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The whole board.
     pub fn board(&self) -> BTreeMap<Component, State> {
-        self.0.borrow().clone()
+        self.0.board.borrow().clone()
     }
 
     /// Every change of it.
     pub fn watch(&self) -> watch::Receiver<BTreeMap<Component, State>> {
-        self.0.subscribe()
+        self.0.board.subscribe()
+    }
+
+    /// What the control plane is told.
+    pub fn report(&self) -> Vec<ComponentHealth> {
+        let health = |(component, state): (&Component, &State)| ComponentHealth {
+            component: component.as_str().to_owned(),
+            status: match state.level {
+                Level::Healthy => HealthStatus::Healthy,
+                Level::Degraded => HealthStatus::Degraded,
+                Level::Unhealthy if component.is_vital() => HealthStatus::Unhealthy,
+                Level::Unhealthy => HealthStatus::Degraded,
+            },
+            message: state.message.clone(),
+        };
+        self.0.board.borrow().iter().map(health).collect()
     }
 
     /// One word for all: what the agent can work without only degrades it.
     pub fn overall(&self) -> Level {
-        overall(&self.0.borrow())
+        overall(&self.0.board.borrow())
     }
 }
 

@@ -22,6 +22,7 @@ use axum::{
     routing::get,
 };
 use foundation_runtime::Clock;
+use foundation_telemetry::requests::{Outcome, observe};
 use futures::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -31,6 +32,7 @@ pub(crate) use serve::serve;
 
 use guard::Detail;
 use limit::{Class, Limiter};
+pub(crate) use limit::Rates;
 
 /// What the pages show.
 pub(crate) trait View: Send + Sync + fmt::Debug + 'static {
@@ -40,6 +42,8 @@ pub(crate) trait View: Send + Sync + fmt::Debug + 'static {
     fn metrics(&self) -> String;
     /// The peers that are known, one JSON object each.
     fn peers(&self) -> BoxFuture<'_, Vec<Value>>;
+    /// How much is answered to one address.
+    fn rates(&self) -> Rates;
     /// Where metrics are served, `/metrics` besides.
     fn metrics_path(&self) -> String;
 }
@@ -102,7 +106,11 @@ async fn admit(
     let answer = match guard::check(peer.ip(), request.method(), &path, request.headers()) {
         Err(refusal) => refuse(refusal.status(), &refusal.to_string()),
         Ok(detail) => {
-            let admitted = served.limiter.lock().unwrap_or_else(PoisonError::into_inner).admit(class, peer.ip(), began);
+            let admitted = {
+                let mut limiter = served.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+                limiter.set_rates(served.view.rates());
+                limiter.admit(class, peer.ip(), began)
+            };
             match admitted {
                 Ok(()) => {
                     request.extensions_mut().insert(detail);
@@ -114,8 +122,9 @@ async fn admit(
     };
     let took = served.clock.now().saturating_duration_since(began);
     // A health answer of 503 is what was asked for, not an error of ours.
-    let error = answer.status().is_server_error() && class != Class::Exempt;
-    crate::metrics::served("http", error, took);
+    let fault = answer.status().is_server_error() && class != Class::Exempt;
+    let outcome = if fault { Outcome::Fault } else { Outcome::Handled };
+    observe("http", class.as_str(), answer.status().as_str(), outcome, took);
     answer
 }
 
@@ -151,7 +160,7 @@ async fn health(State(served): State<Served>, Query(query): Query<HealthQuery>, 
 }
 
 async fn metrics(State(served): State<Served>) -> Response {
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let kind = HeaderValue::from_static(foundation_telemetry::metrics_http::content_type());
     ([(header::CONTENT_TYPE, kind)], served.view.metrics()).into_response()
 }
 

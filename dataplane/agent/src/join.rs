@@ -6,15 +6,15 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::Arc,
 };
 
 use dataplane_control_client::{
-    Credentials, Endpoint, Enrolment,
-    enrol::{self, EnrolRequest, Fingerprint},
+    Endpoint, Enrolment,
+    enrol::{self, EnrolRequest, Enrolled},
     probe::{self, ProbeError, WayIn},
     visit::{self, Visit},
 };
+use dataplane_identity::{CaFingerprint, Identity, NodeKey, tls};
 use foundation_runtime::{Clock, RememberedPorts, TaskGroup};
 use proto_model::{HostFacts, NodeName};
 
@@ -52,27 +52,32 @@ impl JoinError {
 /// The host did not join; a way that is closed is no error.
 pub async fn join(args: JoinArgs, clock: &Clock, tasks: &TaskGroup, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {
     let endpoint: Endpoint = args.endpoint.parse().map_err(JoinError::of)?;
-    let pinned: Fingerprint = args.ca_fingerprint.parse().map_err(JoinError::of)?;
+    let pinned: CaFingerprint = args.ca_fingerprint.parse().map_err(JoinError::of)?;
     let dir = data_dir::prepare(args.data_dir.clone()).map_err(JoinError::of)?;
     if let Some(enrolment) = Enrolment::load(&dir).map_err(JoinError::of)? {
         return joined_before(&enrolment, pinned, &dir, out);
     }
     let token = token(&args)?;
     let quic = args.quic_listen.unwrap_or(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), QUIC_PORT));
-    let credentials = Arc::new(Credentials::load_or_create(&dir).map_err(JoinError::of)?);
+    let key = NodeKey::load_or_create(&dir).map_err(JoinError::of)?;
     let request = EnrolRequest {
         token,
-        csr: credentials.csr().map_err(JoinError::of)?,
+        csr: key.csr_der().map_err(JoinError::of)?,
         name: wished_name(args.name.as_deref())?,
         facts: facts(),
     };
-    let tls = credentials.pinned_tls(pinned).map_err(JoinError::of)?;
-    let enrolled = enrol::enrol(&endpoint, &tls, pinned, request).await.map_err(JoinError::of)?;
+    let enrolled = enrol::enrol(&endpoint, pinned, request).await.map_err(JoinError::of)?;
     say(out, format_args!("√ {endpoint} answers over TCP, and its CA is the one that was named"))?;
-    credentials.accept(enrolled.certificate, enrolled.bundle, tasks).await.map_err(JoinError::of)?;
-    let enrolment = enrolled.enrolment;
+    let Enrolled { enrolment, certificate, bundle } = enrolled;
+    let kept = (dir.clone(), key.clone());
+    let identity = tasks
+        .blocking("keep the identity", move || Identity::establish(&kept.0, kept.1, certificate, bundle))
+        .await
+        .map_err(JoinError::of)?
+        .map_err(JoinError::of)?;
     // The rest is worth knowing, but a firewall is no reason not to join.
-    let visit = visit::visit(&endpoint, &credentials, facts(), clock).await;
+    let tls = tls::grpc_client_config(&identity).map_err(JoinError::of)?;
+    let visit = visit::visit(&endpoint, &tls, facts(), clock).await;
     say_visit(&visit, out)?;
     if let Ok(visit) = &visit {
         try_ways(visit, &dir, quic, out).await?;
@@ -83,15 +88,15 @@ pub async fn join(args: JoinArgs, clock: &Clock, tasks: &TaskGroup, out: &mut (d
         .await
         .map_err(JoinError::of)?
         .map_err(JoinError::of)?;
-    let key = credentials.public_key().to_string();
-    say(out, format_args!("√ joined as nodes/{}   key ed25519:{}…   uid {}", enrolment.name, &key[..8], enrolment.uid))?;
+    let public = key.public_key().to_string();
+    say(out, format_args!("√ joined as nodes/{}   key ed25519:{}…   uid {}", enrolment.name, &public[..8], enrolment.uid))?;
     next(&enrolment, &dir, out)
 }
 
-fn joined_before(enrolment: &Enrolment, pinned: Fingerprint, dir: &Path, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {
-    if enrolment.ca_fingerprint != hex::encode(pinned.0) {
+fn joined_before(enrolment: &Enrolment, pinned: CaFingerprint, dir: &Path, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {
+    if enrolment.ca_fingerprint != pinned {
         return Err(JoinError(format!(
-            "{dir} already belongs to another fleet (CA sha256:{theirs}, as nodes/{name}); \
+            "{dir} already belongs to another fleet (CA {theirs}, as nodes/{name}); \
              give another --data-dir, or remove that one if the host is to leave its fleet",
             dir = dir.display(),
             theirs = enrolment.ca_fingerprint,
@@ -205,7 +210,7 @@ fn say_way_out(way: &WayOut, out: &mut (dyn io::Write + Send)) -> Result<(), Joi
         WayOut::Open(node) => say(out, format_args!("√ udp out: the DHT at {node} answers")),
         WayOut::Closed(asked) => {
             let asked: Vec<_> = asked.iter().map(ToString::to_string).collect();
-            let port = asked.first().and_then(|node| node.rsplit(':').next()).unwrap_or("30610");
+            let port = asked.first().and_then(|node| node.rsplit(':').next()).unwrap_or("30610").to_owned();
             say(out, format_args!("× udp out: no answer from {}", asked.join(", ")))?;
             say(out, format_args!("    open on the control plane's host: sudo ufw allow {port}/udp"))?;
             say(out, format_args!("    open in this host's firewall:     UDP to {}", asked.join(", ")))?;

@@ -1,1 +1,42 @@
-//! Crate `dataplane-agent`.
+//! The agent of a host: joins a fleet, and runs what a member runs.
+//!
+//! One loop ([`keeper`]) keeps what is in force at what should be; the parts (transport, session with the control plane,
+//! discovery, transfers, local store, HTTP, `agent.sock`) are started and watched, a part that fails is started again and shown,
+//! and none of them needs the control plane to be there.
+
+mod apply;
+pub mod command;
+mod configuration;
+mod data_dir;
+mod defaults;
+mod discovery;
+mod health;
+mod host;
+mod http;
+mod join;
+mod keeper;
+mod layers;
+mod listen;
+mod local;
+mod member;
+mod metrics;
+mod metrics_port;
+mod port_holder;
+mod reach;
+mod ready;
+mod records;
+mod run;
+mod supervisor;
+mod transfers;
+mod view;
+
+pub use apply::chain;
+pub use data_dir::DataDirError;
+pub use join::{JoinError, join};
+pub use layers::LayersError;
+pub use listen::ListenError;
+pub use member::MemberError;
+pub use run::{RunError, run};
+
+/// The program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

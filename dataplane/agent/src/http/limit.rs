@@ -12,11 +12,11 @@ const MAX_ADDRESSES: usize = 10_000;
 
 /// How many requests in how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rate {
+struct Rate {
     /// Requests that a full bucket holds.
-    pub requests: u32,
+    requests: u32,
     /// How long an empty bucket takes to fill.
-    pub per: Duration,
+    per: Duration,
 }
 
 /// Paths that are limited together.
@@ -40,13 +40,37 @@ impl Class {
         }
     }
 
-    /// What holds by default.
-    pub(crate) const fn rate(self) -> Option<Rate> {
+    /// Its name in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exempt => "health",
+            Self::Content => "content",
+            Self::Other => "other",
+        }
+    }
+
+    const fn rate(self, rates: Rates) -> Option<Rate> {
         match self {
             Self::Exempt => None,
-            Self::Content => Some(Rate { requests: 100, per: Duration::from_secs(60) }),
-            Self::Other => Some(Rate { requests: 100, per: Duration::from_secs(1) }),
+            Self::Content => Some(Rate { requests: rates.per_minute, per: Duration::from_secs(60) }),
+            Self::Other => Some(Rate { requests: rates.per_second, per: Duration::from_secs(1) }),
         }
+    }
+}
+
+/// What is allowed of one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rates {
+    /// Content and messages.
+    pub per_minute: u32,
+    /// All else.
+    pub per_second: u32,
+}
+
+impl Default for Rates {
+    /// The seeds' numbers.
+    fn default() -> Self {
+        Self { per_minute: 100, per_second: 100 }
     }
 }
 
@@ -68,12 +92,18 @@ impl Bucket {
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
     buckets: HashMap<(Class, Option<IpAddr>), Bucket>,
+    rates: Rates,
 }
 
 impl Limiter {
+    /// Other rates, from now on.
+    pub(crate) fn set_rates(&mut self, rates: Rates) {
+        self.rates = rates;
+    }
+
     /// Takes one request in; `Err` says how long to wait.
     pub(crate) fn admit(&mut self, class: Class, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let Some(rate) = class.rate() else { return Ok(()) };
+        let Some(rate) = class.rate(self.rates) else { return Ok(()) };
         let mut key = (class, Some(address));
         if !self.buckets.contains_key(&key) && self.buckets.len() >= MAX_ADDRESSES {
             self.forget_full(now);
@@ -91,8 +121,9 @@ impl Limiter {
     }
 
     fn forget_full(&mut self, now: Instant) {
+        let rates = self.rates;
         self.buckets.retain(|(class, _address), bucket| {
-            class.rate().is_some_and(|rate| {
+            class.rate(rates).is_some_and(|rate| {
                 bucket.fill(rate, now);
                 bucket.tokens < f64::from(rate.requests)
             })

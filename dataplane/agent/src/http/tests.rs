@@ -45,6 +45,10 @@ impl View for Fixed {
         Box::pin(async { Vec::new() })
     }
 
+    fn rates(&self) -> Rates {
+        Rates::default()
+    }
+
     fn metrics_path(&self) -> String {
         "/metrics".to_owned()
     }

@@ -1,0 +1,360 @@
+//! `agent.sock`: what the agent does for callers on its own host (D17).
+//!
+//! The socket's mode says who may connect: the agent's own user, and the members of `--socket-group`. Root may always. Who
+//! connects is checked again by the credentials that the kernel gives.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
+
+use dataplane_identity::Member as PeerMember;
+use foundation_runtime::{Clock, TaskGroup};
+use foundation_telemetry::TraceLayer;
+use futures::Stream;
+use nix::unistd::{Group, geteuid};
+use proto_model::{
+    DirectRequest, Glob, NodeId, NodeRef, RootName, RootPath, Traceparent, TransferId, TransferOptions, TransferReport,
+    config::Root,
+};
+use proto_rpc::{
+    agent::{
+        GetLocalStatusRequest, LocalStatus, PingNodeRequest, PingNodeResponse, ResolvePathRequest,
+        ResolvePathResponse, SendDirectRequest, SendDirectResponse,
+        local_service_server::{LocalService, LocalServiceServer},
+    },
+    v1,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{
+    Request, Response, Status,
+    transport::server::{Server, UdsConnectInfo},
+};
+
+use crate::{apply::chain, configuration::InForce, discovery::Discovery, member::Member, supervisor::PartResult, transfers::Peers};
+
+/// The socket's name in the data directory.
+pub(crate) const FILE: &str = "agent.sock";
+/// A path of a unix socket has room for so many bytes.
+const MAX_SOCKET_PATH: usize = 107;
+/// Round trips of one ping at most (local.proto).
+const MAX_PINGS: u32 = 100;
+/// Round trips where nobody says how many.
+const DEFAULT_PINGS: u32 = 4;
+/// Reports of a direct send that wait for a slow caller; only the newest are made.
+const REPORTS: usize = 4;
+
+/// What the socket's callers are served from.
+#[derive(Debug, Clone)]
+pub(crate) struct Local {
+    pub(crate) node_id: NodeId,
+    pub(crate) member: watch::Receiver<Option<Arc<Member>>>,
+    pub(crate) in_force: watch::Receiver<InForce>,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: TaskGroup,
+    /// Whether a group may connect.
+    pub(crate) grouped: bool,
+}
+
+/// Serves the socket until the agent stops.
+pub(crate) async fn serve(local: Local, dir: PathBuf, group: Option<String>, ready: impl FnOnce() + Send) -> PartResult {
+    let listener = bind(&dir.join(FILE), group.as_deref()).map_err(|error| format!("agent.sock: {error}"))?;
+    ready();
+    let tasks = local.tasks.clone();
+    let uid = geteuid().as_raw();
+    let grouped = local.grouped;
+    let check = move |request: Request<()>| -> Result<Request<()>, Status> {
+        let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        match peer {
+            // Of a group the socket's mode has let in whom it should.
+            Some(peer) if peer.uid() == 0 || peer.uid() == uid || grouped => Ok(request),
+            _ => Err(Status::permission_denied("only root, the agent's own user and its socket's group may ask it")),
+        }
+    };
+    Server::builder()
+        .layer(TraceLayer::server("local"))
+        .add_service(LocalServiceServer::with_interceptor(local, check))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { tasks.cancelled().await })
+        .await
+        .map_err(|error| format!("agent.sock: {}", chain(&error)))
+}
+
+fn bind(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
+    let length = path.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        let why = format!("{} has {length} bytes, and a socket's path may have {MAX_SOCKET_PATH}; use a shorter --data-dir", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _gone => {}
+    }
+    // The data directory is closed to others, so that nobody connects before the mode is set.
+    let listener = UnixListener::bind(path)?;
+    let mode = match group {
+        Some(name) => {
+            let group = Group::from_name(name)?
+                .ok_or_else(|| io::Error::other(format!("--socket-group: there is no group {name}")))?;
+            std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
+            0o660
+        }
+        None => 0o600,
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+impl Local {
+    fn member(&self) -> Result<Arc<Member>, Status> {
+        let member = self.member.borrow().clone();
+        member.ok_or_else(|| Status::failed_precondition("this host has not joined a fleet; run `dwcp-agent join` first"))
+    }
+
+    fn peer(&self, member: &Member, node: &str) -> Result<Arc<PeerMember>, Status> {
+        let node = node.strip_prefix("nodes/").unwrap_or(node);
+        let named: NodeRef = node.parse().map_err(invalid("node"))?;
+        let membership = member.identity.membership();
+        let found = match &named {
+            NodeRef::Name(name) => membership.by_name(name),
+            NodeRef::Uid(uid) => membership.by_uid(uid),
+            NodeRef::Id(id) => membership.by_node_id(id),
+        };
+        found.ok_or_else(|| Status::not_found(format!("the fleet's roster, as this agent has it, knows no node {named}")))
+    }
+}
+
+fn invalid<E: std::fmt::Display>(field: &'static str) -> impl FnOnce(E) -> Status {
+    move |error| Status::invalid_argument(format!("{field}: {error}"))
+}
+
+#[tonic::async_trait]
+impl LocalService for Local {
+    type SendDirectStream = Pin<Box<dyn Stream<Item = Result<SendDirectResponse, Status>> + Send>>;
+
+    async fn get_local_status(
+        &self,
+        _request: Request<GetLocalStatusRequest>,
+    ) -> Result<Response<LocalStatus>, Status> {
+        let member = self.member.borrow().clone();
+        let connection = member.as_ref().map(|member| member.control.connection().borrow().clone()).unwrap_or_default();
+        let roots = &self.in_force.borrow().effective.config.roots;
+        let root = |(name, root): (&RootName, &Root)| format!("{name}{}", if root.read_only { ":ro" } else { "" });
+        Ok(Response::new(LocalStatus {
+            name: connection.name.map(String::from).unwrap_or_default(),
+            uid: member.as_ref().map(|member| member.identity.uid().to_string()).unwrap_or_default(),
+            node_id: self.node_id.to_string(),
+            version: crate::VERSION.to_owned(),
+            connected: connection.standing.is_some(),
+            roots: roots.iter().map(root).collect(),
+        }))
+    }
+
+    async fn resolve_path(
+        &self,
+        request: Request<ResolvePathRequest>,
+    ) -> Result<Response<ResolvePathResponse>, Status> {
+        let path = request.into_inner().path;
+        let roots = self.in_force.borrow().effective.config.roots.clone();
+        let resolved = self.tasks.blocking("resolve a path", move || {
+            let roots = roots.into_iter().map(|(name, root)| (name, root.path));
+            resolve(roots, &path)
+        });
+        let root_path = resolved.await.map_err(|_stopping| Status::unavailable("the agent is stopping"))??;
+        Ok(Response::new(ResolvePathResponse { root_path: root_path.to_bytes() }))
+    }
+
+    async fn send_direct(
+        &self,
+        request: Request<SendDirectRequest>,
+    ) -> Result<Response<Self::SendDirectStream>, Status> {
+        let request = request.into_inner();
+        let member = self.member()?;
+        let peer = self.peer(&member, &request.destination_node)?;
+        let now = u64::try_from(self.clock.unix_ms()).unwrap_or_default();
+        let transfer = TransferId::from_parts(now, &rand::random());
+        let traceparent = Traceparent::from_optional_text(&request.traceparent);
+        let direct = direct_request(transfer, &request)?;
+        let spec = spec(&request, self.name(&member), &peer);
+        let reports = member.movers.send_direct(direct, peer.public_key, traceparent);
+        let (answers, stream) = mpsc::channel(REPORTS);
+        self.tasks.spawn("tell of a direct send", foundation_runtime::OnEnd::Expected, tell(reports, answers, spec));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn ping_node(&self, request: Request<PingNodeRequest>) -> Result<Response<PingNodeResponse>, Status> {
+        let request = request.into_inner();
+        let member = self.member()?;
+        let peer = self.peer(&member, &request.node)?;
+        let session = match member.endpoint.present_session(&peer.public_key) {
+            Some(session) => session,
+            None => {
+                let addresses = Discovery::addresses(&member.discovery, peer.public_key).await;
+                let dialled = member.endpoint.session(peer.public_key, &addresses).await;
+                dialled.map_err(|error| Status::unavailable(format!("no way to {}: {}", peer.name, chain(&error))))?
+            }
+        };
+        let count = if request.count == 0 { DEFAULT_PINGS } else { request.count.min(MAX_PINGS) };
+        let mut rtt_us = Vec::new();
+        for _ in 0..count {
+            let rtt = session.ping().await.map_err(|error| Status::unavailable(format!("{}: {error}", peer.name)))?;
+            rtt_us.push(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+        }
+        Ok(Response::new(PingNodeResponse {
+            rtt_us,
+            remote_address: session.info().remote.to_string(),
+            path: "direct".to_owned(),
+        }))
+    }
+}
+
+impl Local {
+    fn name(&self, member: &Member) -> String {
+        let name = member.control.connection().borrow().name.clone();
+        name.map(|name| name.resource_name()).unwrap_or_default()
+    }
+}
+
+fn direct_request(transfer: TransferId, request: &SendDirectRequest) -> Result<DirectRequest, Status> {
+    if request.source_paths.is_empty() {
+        return Err(Status::invalid_argument("source_paths: is required"));
+    }
+    let sources = request.source_paths.iter().map(|path| RootPath::from_bytes(path)).collect::<Result<_, _>>();
+    let exclude = request.exclude.iter().map(|glob| glob.parse::<Glob>()).collect::<Result<_, _>>();
+    Ok(DirectRequest {
+        transfer,
+        source_paths: sources.map_err(invalid("source_paths"))?,
+        destination_path: RootPath::from_bytes(&request.destination_path).map_err(invalid("destination_path"))?,
+        options: TransferOptions {
+            delete: request.delete,
+            exclude: exclude.map_err(invalid("exclude"))?,
+            checksum: request.checksum,
+            dry_run: request.dry_run,
+            max_bytes: None,
+        },
+    })
+}
+
+fn spec(request: &SendDirectRequest, source_node: String, peer: &PeerMember) -> v1::TransferSpec {
+    v1::TransferSpec {
+        source_node,
+        source_paths: request.source_paths.iter().map(|path| proto_model::escape(path)).collect(),
+        destination_node: peer.name.resource_name(),
+        destination_path: proto_model::escape(&request.destination_path),
+        delete: request.delete,
+        exclude: request.exclude.clone(),
+        checksum: request.checksum,
+        dry_run: request.dry_run,
+        max_bytes: 0,
+    }
+}
+
+/// Passes reports on until the transfer has ended, or the caller went away: then it goes on unwatched.
+async fn tell(
+    mut reports: watch::Receiver<TransferReport>,
+    answers: mpsc::Sender<Result<SendDirectResponse, Status>>,
+    spec: v1::TransferSpec,
+) {
+    loop {
+        let report = reports.borrow_and_update().clone();
+        let ended = report.state.is_end();
+        let transfer = Some(as_transfer(report, spec.clone()));
+        if answers.send(Ok(SendDirectResponse { transfer })).await.is_err() || ended {
+            return;
+        }
+        if reports.changed().await.is_err() {
+            let lost = Status::unavailable("the agent stopped; the transfer goes on when it runs again");
+            // A caller that went away does not want to know.
+            drop(answers.send(Err(lost)).await);
+            return;
+        }
+    }
+}
+
+fn as_transfer(report: TransferReport, spec: v1::TransferSpec) -> v1::Transfer {
+    let name = report.transfer.resource_name();
+    let report: proto_rpc::agent::TransferReport = report.into();
+    v1::Transfer {
+        name,
+        spec: Some(spec),
+        state: report.state,
+        error: report.error,
+        progress: report.progress,
+        issues: report.issues,
+        issue_count: report.issue_count,
+        tree_digest: report.tree_digest,
+        start_time: report.start_time,
+        end_time: report.end_time,
+        path: report.path,
+        planned_changes: report.planned_changes,
+        ..v1::Transfer::default()
+    }
+}
+
+/// A path of this host as `ROOT:/path`, by the deepest root that it lies below.
+fn resolve(roots: impl Iterator<Item = (RootName, PathBuf)>, path: &[u8]) -> Result<RootPath, Status> {
+    let shown = proto_model::escape(path);
+    let asked = Path::new(OsStr::from_bytes(path));
+    if !asked.is_absolute() {
+        return Err(Status::invalid_argument(format!("path: {shown} is not absolute")));
+    }
+    let real = asked.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Status::not_found(format!("{shown} does not exist on this host")),
+        _ => Status::failed_precondition(format!("{shown} cannot be looked at by the agent: {error}")),
+    })?;
+    let below = |(name, root): (RootName, PathBuf)| {
+        let root = root.canonicalize().ok()?;
+        real.strip_prefix(&root).ok().map(|rest| (root.as_os_str().len(), name, rest.to_path_buf()))
+    };
+    let Some((_, root, rest)) = roots.filter_map(below).max_by_key(|(length, _, _)| *length) else {
+        let folder = if real.is_dir() { real.as_path() } else { real.parent().unwrap_or(Path::new("/")) };
+        return Err(Status::failed_precondition(format!(
+            "{shown} lies below none of this agent's roots; start it with --root data={}",
+            folder.display()
+        )));
+    };
+    let mut bytes = [root.as_str().as_bytes(), b":/", rest.as_os_str().as_bytes()].concat();
+    if path.ends_with(b"/") && !bytes.ends_with(b"/") {
+        bytes.push(b'/');
+    }
+    RootPath::from_bytes(&bytes).map_err(invalid("path"))
+}
+
+/// For those who look for a socket that is served.
+pub(crate) async fn is_served(dir: &Path) -> bool {
+    UnixStream::connect(dir.join(FILE)).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_named_by_the_deepest_root_above_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("f"), "x").unwrap();
+        let roots = || {
+            [("all", dir.path().to_path_buf()), ("inner", inner.clone())]
+                .into_iter()
+                .map(|(name, path)| (name.parse().unwrap(), path))
+        };
+        let name = |path: &Path, slash: &str| {
+            let bytes = [path.as_os_str().as_bytes(), slash.as_bytes()].concat();
+            resolve(roots(), &bytes).map(|path| String::from_utf8(path.to_bytes()).unwrap())
+        };
+        assert_eq!(name(&inner.join("f"), "").unwrap(), "inner:/f");
+        assert_eq!(name(&inner, "/").unwrap(), "inner:/");
+        let outside = name(Path::new("/usr"), "").unwrap_err();
+        assert!(outside.message().contains("--root data=/usr"), "{}", outside.message());
+        assert_eq!(name(&inner.join("g"), "").unwrap_err().code(), tonic::Code::NotFound);
+    }
+}

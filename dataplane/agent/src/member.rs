@@ -1,0 +1,407 @@
+//! What runs once the host has joined: identity, transport, session with the control plane, discovery, transfers.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use dataplane_amst::{BindError, Endpoint, Limits};
+use dataplane_control_client::{
+    self as control_client, Enrolment, Handle, Introduction, Jobs, StartError as SessionError,
+};
+use dataplane_dht::{MemoryRecords, RecordStore, StartError as DhtError};
+use dataplane_hde::Meter;
+use dataplane_identity::Identity;
+use dataplane_local_store::LocalStore;
+use dataplane_transfer::{Options as TransferOptions, Roots, Transfers};
+use foundation_runtime::{Clock, OnEnd, PortsError, RememberedPorts, TaskGroup};
+use futures::future::BoxFuture;
+use proto_model::{
+    HostFacts, SharedRoot, TransferReport,
+    config::{AgentConfig, Effective},
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    apply::{transfer_settings, transport_settings},
+    discovery::{Discovery, Setup},
+    health::{Component, Health},
+    host,
+    records::LocalRecords,
+    transfers::{Movers, Reports},
+};
+
+/// Transfers that send, and as many that receive, at once: each holds a few dozen files and buffers open, and more than these
+/// only share one line among themselves.
+const MAX_CONCURRENT_TRANSFERS: usize = 16;
+/// Health is said to the control plane at most so often; a part that flaps is not worth more.
+const OBSERVE_PAUSE: Duration = Duration::from_secs(1);
+/// How often interfaces are looked at: a host that moves is found again within a minute.
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(60);
+/// How long peers are given to hear of the end.
+const ENDPOINT_GRACE: Duration = Duration::from_secs(2);
+
+/// What a member is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) dir: PathBuf,
+    pub(crate) effective: watch::Receiver<Arc<Effective>>,
+    pub(crate) introduction: watch::Sender<Introduction>,
+    pub(crate) store: Option<LocalStore>,
+    pub(crate) no_bootstrap: bool,
+    pub(crate) health: Health,
+    pub(crate) meter: Meter,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: TaskGroup,
+}
+
+/// The running parts.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) identity: Identity,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) control: Handle,
+    pub(crate) transfers: Transfers,
+    pub(crate) movers: Movers,
+    pub(crate) discovery: Discovery,
+}
+
+/// Why the parts did not come to run; one line for people.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// QUIC.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The ports that were chosen before.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// The DHT.
+    #[error("the DHT node cannot start")]
+    Dht(#[from] DhtError),
+    /// What is kept of the session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// What is kept of transfers.
+    #[error("cannot use {path}", path = .path.display())]
+    Transfers {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Member {
+    /// Starts everything that a member of a fleet runs.
+    pub(crate) async fn start(context: &Context, identity: Identity, enrolment: Enrolment) -> Result<Arc<Self>, MemberError> {
+        let effective = context.effective.borrow().clone();
+        let config = &effective.config;
+        let tasks = context.tasks.child("member");
+        let endpoint = bind(context, config, &identity, &tasks).await?;
+        context.health.healthy(Component::AmstTransport);
+        context.introduction.send_modify(|said| said.facts = facts(config));
+        let (control, jobs) = control_client::start(
+            control_client::Options {
+                dir: context.dir.clone(),
+                enrolment,
+                identity: identity.clone(),
+                introduction: context.introduction.subscribe(),
+            },
+            context.clock.clone(),
+            &tasks,
+        )?;
+        let discovery = discover(context, config, &identity, &control, &tasks).await?;
+        let folder = context.dir.join("transfers");
+        let unusable = |source| MemberError::Transfers { path: folder.clone(), source };
+        let transfers = Transfers::open(
+            TransferOptions {
+                folder: folder.clone(),
+                trust: identity.trust().clone(),
+                key: identity.public_key(),
+                roots: Roots::new(config.roots.clone()),
+                settings: transfer_settings(config),
+                meter: Some(context.meter.clone()),
+            },
+            context.clock.clone(),
+            tasks.clone(),
+        )
+        .map_err(unusable)?;
+        let movers = Movers::start(
+            transfers.clone(),
+            endpoint.clone(),
+            Arc::new(discovery.clone()),
+            Arc::new(ToControlPlane { control: control.clone(), store: context.store.clone(), clock: context.clock.clone() }),
+            MAX_CONCURRENT_TRANSFERS,
+            &tasks,
+        )
+        .map_err(unusable)?;
+        context.health.healthy(Component::Transfers);
+        context.health.healthy(Component::Identity);
+        let member = Arc::new(Self { identity, endpoint, control, transfers, movers, discovery });
+        member.take_jobs(jobs, &tasks);
+        member.keep_known(context, &tasks);
+        member.watch_session(context, &tasks);
+        observe(member.control.clone(), context.health.clone(), &tasks);
+        Ok(member)
+    }
+
+    /// Closes sessions with peers, so that they need not wait for a time-out.
+    pub(crate) async fn stop(&self) {
+        self.endpoint.shutdown(ENDPOINT_GRACE).await;
+    }
+
+    fn take_jobs(&self, mut jobs: mpsc::Receiver<Jobs>, tasks: &TaskGroup) {
+        let (movers, group) = (self.movers.clone(), tasks.clone());
+        tasks.spawn("take jobs", OnEnd::Expected, async move {
+            loop {
+                tokio::select! {
+                    next = jobs.recv() => match next {
+                        Some(jobs) => movers.take(jobs),
+                        None => return,
+                    },
+                    () = group.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// Keeps the addresses that are published, and what the control plane knows of the host, true.
+    fn keep_known(self: &Arc<Self>, context: &Context, tasks: &TaskGroup) {
+        let (member, context, group) = (Arc::clone(self), context.clone(), tasks.clone());
+        tasks.spawn("addresses", OnEnd::Expected, async move {
+            let mut connection = member.control.connection();
+            let mut effective = context.effective.clone();
+            let mut roster = member.identity.membership().changes();
+            let mut interval = tokio::time::interval(ADDRESSES_INTERVAL);
+            loop {
+                let config = effective.borrow_and_update().config.clone();
+                let observed = observed_ip(&connection.borrow_and_update());
+                member.announce(&context, &config, observed);
+                tokio::select! {
+                    changed = connection.changed() => if changed.is_err() { return },
+                    changed = effective.changed() => if changed.is_err() { return },
+                    changed = roster.changed() => if changed.is_err() { return },
+                    _tick = interval.tick() => {}
+                    () = group.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    fn announce(&self, context: &Context, config: &AgentConfig, observed: Option<IpAddr>) {
+        let interfaces = host::interface_addresses();
+        let listen = self.endpoint.local_addr();
+        let quic = host::published(listen, &config.network.advertise, &interfaces, observed);
+        let dht = self.discovery.listen.map(SocketAddr::V4);
+        let advertised: Vec<_> = config.network.advertise.iter().filter(|one| one.ip.is_ipv4()).copied().collect();
+        let without_ports: Vec<_> =
+            advertised.iter().map(|one| proto_model::config::Advertised { port: None, ..*one }).collect();
+        let dht = dht.map(|listen| host::published(listen, &without_ports, &interfaces, observed)).unwrap_or_default();
+        self.discovery.announce(quic.clone(), config.network.reach);
+        context.introduction.send_if_modified(|said| {
+            let facts = HostFacts { quic_addresses: quic, dht_addresses: dht, ..facts(config) };
+            let changed = said.facts != facts;
+            said.facts = facts;
+            changed
+        });
+    }
+
+    /// Says how the session and what depends on it are.
+    fn watch_session(&self, context: &Context, tasks: &TaskGroup) {
+        let (control, discovery, identity) = (self.control.clone(), self.discovery.clone(), self.identity.clone());
+        let (health, clock, group) = (context.health.clone(), context.clock.clone(), tasks.clone());
+        let effective = context.effective.clone();
+        tasks.spawn("health of the session", OnEnd::Expected, async move {
+            let mut connection = control.connection();
+            loop {
+                let now = connection.borrow_and_update().clone();
+                match (&now.standing, &now.trouble) {
+                    (Some(_), _) => health.healthy(Component::ControlPlane),
+                    (None, Some(trouble)) => health.degraded(Component::ControlPlane, trouble.clone()),
+                    (None, None) => health.degraded(Component::ControlPlane, "no session yet"),
+                }
+                match now.audit_trouble {
+                    Some(trouble) => health.unhealthy(Component::AuditLog, trouble),
+                    None => health.healthy(Component::AuditLog),
+                }
+                if identity.certificate().not_after() <= clock.utc() {
+                    let why = "the node's certificate has ended; it is renewed as soon as the control plane answers";
+                    health.unhealthy(Component::Identity, why);
+                } else {
+                    health.healthy(Component::Identity);
+                }
+                dht_health(&discovery, &health);
+                let interval = effective.borrow().config.monitoring.health_check_interval;
+                tokio::select! {
+                    changed = connection.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(interval) => {}
+                    () = group.cancelled() => return,
+                }
+            }
+        });
+    }
+}
+
+fn observed_ip(connection: &control_client::Connection) -> Option<IpAddr> {
+    connection.standing.as_ref().and_then(|standing| standing.observed_address).map(|address| address.ip().to_canonical())
+}
+
+fn dht_health(discovery: &Discovery, health: &Health) {
+    match discovery.dht_status() {
+        None => health.absent(Component::Dht),
+        Some(status) if status.local.is_none() => {
+            health.degraded(Component::Dht, "the DHT node is being started again; peers are found by the control plane");
+        }
+        Some(status) if status.ring.is_empty() => {
+            health.degraded(Component::Dht, "no DHT ring is known yet; peers are found by the control plane");
+        }
+        Some(_) => health.healthy(Component::Dht),
+    }
+}
+
+/// What the host reports of itself, but for its addresses.
+fn facts(config: &AgentConfig) -> HostFacts {
+    HostFacts {
+        agent_version: crate::VERSION.to_owned(),
+        os: host::operating_system(),
+        hostname: host::hostname(),
+        roots: config
+            .roots
+            .iter()
+            .map(|(name, root)| SharedRoot { name: name.clone(), read_only: root.read_only })
+            .collect(),
+        offers_relay: config.network.relay,
+        ..HostFacts::default()
+    }
+}
+
+async fn bind(
+    context: &Context,
+    config: &AgentConfig,
+    identity: &Identity,
+    tasks: &TaskGroup,
+) -> Result<Endpoint, MemberError> {
+    let asked = config.network.quic_listen;
+    let mut ports = RememberedPorts::load(&context.dir)?;
+    let options = dataplane_amst::Options {
+        listen: SocketAddr::new(asked.ip(), ports.wanted("quic", asked.port())),
+        sockets: usize::try_from(config.transport.sockets).unwrap_or(0),
+        identity: identity.clone(),
+        settings: transport_settings(config),
+        limits: Limits {
+            receive_budget: config.limits.receive_budget,
+            incoming_sessions: usize::try_from(config.limits.incoming_sessions).unwrap_or(usize::MAX),
+            idle_timeout: config.transport.idle_timeout,
+            keep_alive: config.transport.keep_alive_interval,
+        },
+    };
+    let endpoint = Endpoint::bind(options, context.clock.clone(), tasks.clone()).await?;
+    ports.keep("quic", asked.port(), endpoint.local_addr().port())?;
+    Ok(endpoint)
+}
+
+async fn discover(
+    context: &Context,
+    config: &AgentConfig,
+    identity: &Identity,
+    control: &Handle,
+    tasks: &TaskGroup,
+) -> Result<Discovery, MemberError> {
+    let records: Arc<dyn RecordStore> = match &context.store {
+        Some(store) => Arc::new(LocalRecords::new(store.clone(), identity.trust().bundle().fleet.to_string())),
+        None => Arc::new(MemoryRecords::default()),
+    };
+    let given: Vec<_> = config.dht.bootstrap.iter().map(ToString::to_string).collect();
+    let bootstrap = if context.no_bootstrap { Some(Vec::new()) } else { Some(given).filter(|given| !given.is_empty()) };
+    let mut ports = RememberedPorts::load(&context.dir)?;
+    let asked = config.network.dht_listen;
+    let discovery = Discovery::start(
+        Setup {
+            identity: identity.clone(),
+            records,
+            control: control.clone(),
+            listen: asked.map(|asked| SocketAddr::new(asked.ip(), ports.wanted("dht", asked.port()))),
+            bootstrap,
+            offers_relay: config.network.relay,
+            dht: config.dht.clone(),
+            cache: config.metadata_cache.clone(),
+            peers: config.peer_discovery.clone(),
+        },
+        &context.clock,
+        tasks,
+    )
+    .await?;
+    if let (Some(asked), Some(bound)) = (asked, discovery.listen) {
+        ports.keep("dht", asked.port(), bound.port())?;
+    }
+    Ok(discovery)
+}
+
+/// Tells the control plane how the parts are, on change.
+fn observe(control: Handle, health: Health, tasks: &TaskGroup) {
+    let group = tasks.clone();
+    tasks.spawn("observe", OnEnd::Expected, async move {
+        let mut board = health.watch();
+        loop {
+            board.borrow_and_update();
+            control.observe(health.report());
+            tokio::select! {
+                changed = board.changed() => if changed.is_err() { return },
+                () = group.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OBSERVE_PAUSE) => {}
+                () = group.cancelled() => return,
+            }
+        }
+    });
+}
+
+/// Reports of transfers, to the control plane and into the local store.
+struct ToControlPlane {
+    control: Handle,
+    store: Option<LocalStore>,
+    clock: Clock,
+}
+
+impl Reports for ToControlPlane {
+    fn progress(&self, report: TransferReport) {
+        self.control.progress(report);
+    }
+
+    fn end(&self, report: TransferReport) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(store) = &self.store
+                && let Err(error) = store.put_transfer(stored(&report, &self.clock)).await
+            {
+                tracing::warn!(component = "local_store", %error, "A transfer's row is not written");
+            }
+            if let Err(error) = self.control.end(report).await {
+                tracing::error!(component = "transfer", %error, "The end of a transfer is not reported");
+            }
+        })
+    }
+}
+
+/// A transfer's row, for people to look at.
+fn stored(report: &TransferReport, clock: &Clock) -> dataplane_local_store::StoredTransfer {
+    let message = report.error.as_ref().map(|error| format!("{}: {}", error.reason, error.message));
+    let address = report.path.as_ref().and_then(|path| path.remote_address);
+    dataplane_local_store::StoredTransfer {
+        transfer_id: report.transfer,
+        role: match report.role {
+            proto_model::TransferRole::Sender => "sender".to_owned(),
+            proto_model::TransferRole::Receiver => "receiver".to_owned(),
+        },
+        state: report.state.as_str().to_owned(),
+        peer_id: address.map(|address| address.to_string()).unwrap_or_default(),
+        path: String::new(),
+        bytes_total: report.progress.bytes_total.bytes(),
+        bytes_done: report.progress.bytes_done.bytes(),
+        message: proto_model::escape(message.unwrap_or_default().as_bytes()),
+        started_at: report.start_time.unwrap_or_else(|| clock.utc()).timestamp(),
+        finished_at: report.end_time.map(|end| end.timestamp()),
+    }
+}

@@ -54,7 +54,8 @@ impl Applier {
         };
         wrong.extend(taken.err().map(|error| error.to_string()));
         wrong.extend(self.log(config).err());
-        wrong.extend(self.metrics_port.follow(effective, Arc::clone(&self.view)).await.err().map(|error| chain(&error)));
+        wrong
+            .extend(self.metrics_port.follow(effective, Arc::clone(&self.view)).await.err().map(|error| chain(&error)));
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -149,8 +150,9 @@ fn hde_options(config: &AgentConfig) -> dataplane_hde::Options {
     }
 }
 
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, in one line; what the error has said already is not said again.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -128,11 +128,8 @@ impl Configuration {
         match judge(&desired.layers, &self.host.trees) {
             Ok(effective) if self.good.as_ref().is_some_and(same) => {
                 // The last good one again, after one that was refused: it never ceased to be in force.
-                self.in_force = InForce {
-                    effective: Arc::new(effective),
-                    generation: Some(desired.generation),
-                    rejected: None,
-                };
+                self.in_force =
+                    InForce { effective: Arc::new(effective), generation: Some(desired.generation), rejected: None };
                 self.good = Some(desired.clone());
                 Verdict::Unchanged
             }

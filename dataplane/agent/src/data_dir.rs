@@ -20,7 +20,7 @@ pub struct DataDirError {
 }
 
 /// The default (D30): below the XDG state folder for anybody but root.
-pub fn default_dir() -> PathBuf {
+pub(crate) fn default_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from(SYSTEM);
     }
@@ -33,7 +33,7 @@ pub fn default_dir() -> PathBuf {
 ///
 /// # Errors
 /// It cannot be made or used.
-pub fn prepare(given: Option<PathBuf>) -> Result<PathBuf, DataDirError> {
+pub(crate) fn prepare(given: Option<PathBuf>) -> Result<PathBuf, DataDirError> {
     let dir = given.unwrap_or_else(default_dir);
     let made = durable::create_dir(&dir, 0o700).and_then(|()| dir.canonicalize());
     let dir = made.map_err(|source| DataDirError { dir, source })?;

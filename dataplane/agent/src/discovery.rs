@@ -15,8 +15,7 @@ use std::{
 use dataplane_control_client::{Handle, PeerRecord};
 use dataplane_dht::{
     Announcement, DhtNode, Directory, FleetTag, Nat, NodeOptions, NodeStatus, NodeType, Publisher, PublisherOptions,
-    RecordStore, ResolveError, Resolved, Resolver, ResolverOptions, RingNode, RingOptions, StartError, connectable,
-    ipv4_listen,
+    RecordStore, Resolver, ResolverOptions, RingNode, RingOptions, StartError, connectable, ipv4_listen,
 };
 use dataplane_identity::Identity;
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
@@ -158,11 +157,6 @@ impl Discovery {
         self.publisher.set_republish_interval(dht.metadata_republish_interval);
     }
 
-    /// Where a node is.
-    pub(crate) async fn resolve(&self, key: PublicKey) -> Result<Arc<Resolved>, ResolveError> {
-        self.resolver.resolve(key).await
-    }
-
     /// What the DHT client sees; none where the DHT is switched off.
     pub(crate) fn dht_status(&self) -> Option<NodeStatus> {
         self.client.as_ref().map(DhtNode::status)
@@ -299,6 +293,13 @@ impl Peers for Discovery {
                 Ok(resolved) => resolved.addresses(),
                 Err(_said_by_the_resolver) => Vec::new(),
             }
+        })
+    }
+
+    fn newer_addresses(&self, peer: PublicKey) -> BoxFuture<'_, Vec<SocketAddr>> {
+        Box::pin(async move {
+            let resolved = self.resolver.refresh(peer).await;
+            resolved.map(|resolved| resolved.addresses()).unwrap_or_default()
         })
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 /// A part of the agent, by the name it has in health answers and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Component {
+pub(crate) enum Component {
     /// QUIC between agents.
     AmstTransport,
     /// The codec.
@@ -38,7 +38,7 @@ pub enum Component {
 
 impl Component {
     /// Its name.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::AmstTransport => "amst_transport",
             Self::HdeCompression => "hde_compression",
@@ -58,14 +58,16 @@ impl Component {
     const fn is_vital(self) -> bool {
         match self {
             Self::AmstTransport | Self::HdeCompression | Self::Configuration | Self::Transfers | Self::Identity => true,
-            Self::ControlPlane | Self::Dht | Self::LocalStore | Self::Metrics | Self::LocalApi | Self::AuditLog => false,
+            Self::ControlPlane | Self::Dht | Self::LocalStore | Self::Metrics | Self::LocalApi | Self::AuditLog => {
+                false
+            }
         }
     }
 }
 
 /// How well a part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     /// As it should be.
     Healthy,
     /// Of use, but not as it should be.
@@ -76,7 +78,7 @@ pub enum Level {
 
 impl Level {
     /// The word.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
             Self::Degraded => "degraded",
@@ -87,16 +89,16 @@ impl Level {
 
 /// A part's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// How well.
-    pub level: Level,
+    pub(crate) level: Level,
     /// Why, where it is not healthy; what else is worth saying, where it is.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// All parts' states. Clones are the same board.
 #[derive(Debug, Clone, Default)]
-pub struct Health(Arc<Inner>);
+pub(crate) struct Health(Arc<Inner>);
 
 /// So many recent troubles are kept for `/health?verbose=true`.
 const MAX_RECENT: usize = 20;
@@ -109,27 +111,27 @@ struct Inner {
 
 impl Health {
     /// The part is as it should be.
-    pub fn healthy(&self, component: Component) {
+    pub(crate) fn healthy(&self, component: Component) {
         self.set(component, Level::Healthy, String::new());
     }
 
     /// The part is of use, but.
-    pub fn degraded(&self, component: Component, why: impl Into<String>) {
+    pub(crate) fn degraded(&self, component: Component, why: impl Into<String>) {
         self.set(component, Level::Degraded, why.into());
     }
 
     /// The part is of no use at present.
-    pub fn unhealthy(&self, component: Component, why: impl Into<String>) {
+    pub(crate) fn unhealthy(&self, component: Component, why: impl Into<String>) {
         self.set(component, Level::Unhealthy, why.into());
     }
 
     /// The part is switched off.
-    pub fn absent(&self, component: Component) {
+    pub(crate) fn absent(&self, component: Component) {
         self.0.board.send_if_modified(|board| board.remove(&component).is_some());
     }
 
     /// Sets a part's state; only a change wakes those who watch.
-    pub fn set(&self, component: Component, level: Level, message: String) {
+    pub(crate) fn set(&self, component: Component, level: Level, message: String) {
         let state = State { level, message };
         let changed = self.0.board.send_if_modified(|board| {
             let before = board.insert(component, state.clone());
@@ -143,22 +145,22 @@ impl Health {
     }
 
     /// What was not healthy, the newest first.
-    pub fn recent(&self) -> Vec<String> {
+    pub(crate) fn recent(&self) -> Vec<String> {
         self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The whole board.
-    pub fn board(&self) -> BTreeMap<Component, State> {
+    pub(crate) fn board(&self) -> BTreeMap<Component, State> {
         self.0.board.borrow().clone()
     }
 
     /// Every change of it.
-    pub fn watch(&self) -> watch::Receiver<BTreeMap<Component, State>> {
+    pub(crate) fn watch(&self) -> watch::Receiver<BTreeMap<Component, State>> {
         self.0.board.subscribe()
     }
 
     /// What the control plane is told.
-    pub fn report(&self) -> Vec<ComponentHealth> {
+    pub(crate) fn report(&self) -> Vec<ComponentHealth> {
         let health = |(component, state): (&Component, &State)| ComponentHealth {
             component: component.as_str().to_owned(),
             status: match state.level {
@@ -173,13 +175,13 @@ impl Health {
     }
 
     /// One word for all: what the agent can work without only degrades it.
-    pub fn overall(&self) -> Level {
+    pub(crate) fn overall(&self) -> Level {
         overall(&self.0.board.borrow())
     }
 }
 
 /// One word for a board.
-pub fn overall(board: &BTreeMap<Component, State>) -> Level {
+pub(crate) fn overall(board: &BTreeMap<Component, State>) -> Level {
     let weight = |(component, state): (&Component, &State)| {
         if component.is_vital() { state.level } else { state.level.min(Level::Degraded) }
     };

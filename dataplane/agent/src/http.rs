@@ -31,8 +31,8 @@ pub(crate) use pages::{ConfigView, Snapshot};
 pub(crate) use serve::serve;
 
 use guard::Detail;
-use limit::{Class, Limiter};
 pub(crate) use limit::Rates;
+use limit::{Class, Limiter};
 
 /// What the pages show.
 pub(crate) trait View: Send + Sync + fmt::Debug + 'static {
@@ -66,11 +66,20 @@ pub(crate) fn router(view: Arc<dyn View>, clock: Clock) -> Router {
         .route("/status", get(async |State(served): State<Served>| Json(pages::status(&served.view.snapshot()))))
         .route("/peers", get(async |State(served): State<Served>| Json(Value::Array(served.view.peers().await))))
         .route("/metrics", get(metrics))
-        .route("/api/v1/dwcp/status", get(async |State(served): State<Served>| Json(pages::dwcp_status(&served.view.snapshot()))))
+        .route(
+            "/api/v1/dwcp/status",
+            get(async |State(served): State<Served>| Json(pages::dwcp_status(&served.view.snapshot()))),
+        )
         .route("/api/v1/dwcp/amst/config", get(async |State(served): State<Served>| Json(served.view.snapshot().amst)))
         .route("/api/v1/dwcp/hde/config", get(async |State(served): State<Served>| Json(served.view.snapshot().hde)))
-        .route("/api/v1/dwcp/hde/stats", get(async |State(served): State<Served>| Json(served.view.snapshot().hde_stats)))
-        .route("/api/dht/bootstrap", get(async |State(served): State<Served>| Json(served.view.snapshot().dht_bootstrap)))
+        .route(
+            "/api/v1/dwcp/hde/stats",
+            get(async |State(served): State<Served>| Json(served.view.snapshot().hde_stats)),
+        )
+        .route(
+            "/api/dht/bootstrap",
+            get(async |State(served): State<Served>| Json(served.view.snapshot().dht_bootstrap)),
+        )
         .route("/api/dht/topology", get(async |State(served): State<Served>| Json(served.view.snapshot().dht_topology)))
         .route("/api/dht/stats", get(async |State(served): State<Served>| Json(served.view.snapshot().dht_stats)))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))

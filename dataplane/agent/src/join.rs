@@ -50,7 +50,12 @@ impl JoinError {
 ///
 /// # Errors
 /// The host did not join; a way that is closed is no error.
-pub async fn join(args: JoinArgs, clock: &Clock, tasks: &TaskGroup, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {
+pub async fn join(
+    args: JoinArgs,
+    clock: &Clock,
+    tasks: &TaskGroup,
+    out: &mut (dyn io::Write + Send),
+) -> Result<(), JoinError> {
     let endpoint: Endpoint = args.endpoint.parse().map_err(JoinError::of)?;
     let pinned: CaFingerprint = args.ca_fingerprint.parse().map_err(JoinError::of)?;
     let dir = data_dir::prepare(args.data_dir.clone()).map_err(JoinError::of)?;
@@ -89,11 +94,19 @@ pub async fn join(args: JoinArgs, clock: &Clock, tasks: &TaskGroup, out: &mut (d
         .map_err(JoinError::of)?
         .map_err(JoinError::of)?;
     let public = key.public_key().to_string();
-    say(out, format_args!("√ joined as nodes/{}   key ed25519:{}…   uid {}", enrolment.name, &public[..8], enrolment.uid))?;
+    say(
+        out,
+        format_args!("√ joined as nodes/{}   key ed25519:{}…   uid {}", enrolment.name, &public[..8], enrolment.uid),
+    )?;
     next(&enrolment, &dir, out)
 }
 
-fn joined_before(enrolment: &Enrolment, pinned: CaFingerprint, dir: &Path, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {
+fn joined_before(
+    enrolment: &Enrolment,
+    pinned: CaFingerprint,
+    dir: &Path,
+    out: &mut (dyn io::Write + Send),
+) -> Result<(), JoinError> {
     if enrolment.ca_fingerprint != pinned {
         return Err(JoinError(format!(
             "{dir} already belongs to another fleet (CA {theirs}, as nodes/{name}); \
@@ -166,15 +179,25 @@ fn say_visit(visit: &Result<Visit, String>, out: &mut (dyn io::Write + Send)) ->
         Ok(visit) => match visit.skew_ms {
             Some(skew) if skew.abs() > 60_000 => say(
                 out,
-                format_args!("‼ this host's clock is {} s off the control plane's: set it (5 min are tolerated)", skew / 1000),
+                format_args!(
+                    "‼ this host's clock is {} s off the control plane's: set it (5 min are tolerated)",
+                    skew / 1000
+                ),
             ),
-            _fine => say(out, format_args!("√ a session with the control plane opens with this host's own certificate")),
+            _fine => {
+                say(out, format_args!("√ a session with the control plane opens with this host's own certificate"))
+            }
         },
         Err(why) => say(out, format_args!("‼ no session yet: {why}; the agent goes on trying")),
     }
 }
 
-async fn try_ways(visit: &Visit, dir: &Path, quic: SocketAddr, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {
+async fn try_ways(
+    visit: &Visit,
+    dir: &Path,
+    quic: SocketAddr,
+    out: &mut (dyn io::Write + Send),
+) -> Result<(), JoinError> {
     if visit.ring.is_empty() {
         say(out, format_args!("‼ udp out: not tried, the control plane has no DHT port"))?;
     } else {
@@ -236,7 +259,9 @@ fn say_way_in(way: &Result<WayIn, ProbeError>, port: u16, out: &mut (dyn io::Wri
             out,
             format_args!("‼ udp in: not tried, port {port} is in use here (by the agent itself, if it runs already)"),
         ),
-        Err(error @ (ProbeError::Call(_) | ProbeError::TimedOut)) => say(out, format_args!("‼ udp in: not tried, {error}")),
+        Err(error @ (ProbeError::Call(_) | ProbeError::TimedOut)) => {
+            say(out, format_args!("‼ udp in: not tried, {error}"))
+        }
     }
 }
 

@@ -39,7 +39,10 @@ impl Keeper {
         let mut wishes: Option<(Handle, watch::Receiver<Option<Arc<Desired>>>)> = None;
         let tasks = self.tasks.clone();
         loop {
-            if wishes.is_none() && let Some(member) = self.member.borrow_and_update().clone() {
+            let member = self.member.borrow_and_update().clone();
+            if wishes.is_none()
+                && let Some(member) = member
+            {
                 // The parts began with what was in force before they were there.
                 self.again().await;
                 self.answer(&member.control, 0);
@@ -86,7 +89,11 @@ impl Keeper {
     async fn again(&self) {
         let effective = Arc::clone(&self.configuration.in_force().effective);
         if let Err(errors) = self.applier.apply(&effective).await {
-            tracing::error!(component = "configuration", errors = errors.join("; "), "What was in force cannot be put back whole");
+            tracing::error!(
+                component = "configuration",
+                errors = errors.join("; "),
+                "What was in force cannot be put back whole"
+            );
             self.health.degraded(Component::Configuration, errors.join("; "));
         }
     }
@@ -106,7 +113,9 @@ impl Keeper {
             Err(errors) => return self.keeps_old(&errors.join("; ")),
         };
         match self.applier.apply(&effective).await {
-            Ok(()) => tracing::info!(component = "configuration", digest = %effective.digest, "The host's own configuration was read again"),
+            Ok(()) => {
+                tracing::info!(component = "configuration", digest = %effective.digest, "The host's own configuration was read again")
+            }
             Err(errors) => self.keeps_old(&errors.join("; ")),
         }
         self.introduction.send_modify(|said| {
@@ -121,7 +130,11 @@ impl Keeper {
     }
 
     fn keeps_old(&self, why: &str) {
-        tracing::warn!(component = "configuration", why, "The host's own configuration is not taken; what was in force stays");
+        tracing::warn!(
+            component = "configuration",
+            why,
+            "The host's own configuration is not taken; what was in force stays"
+        );
         self.health.degraded(Component::Configuration, why);
     }
 

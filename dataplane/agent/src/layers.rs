@@ -11,13 +11,13 @@ use crate::command::{AddressOrNone, RunArgs};
 
 /// What the host itself says.
 #[derive(Debug, Clone)]
-pub struct HostLayers {
+pub(crate) struct HostLayers {
     /// Lowest first.
-    pub trees: Vec<Tree>,
+    pub(crate) trees: Vec<Tree>,
     /// All of them in one document, secrets left out: what the control plane is told.
-    pub report: String,
+    pub(crate) report: String,
     /// Where it comes from, for people.
-    pub origin: String,
+    pub(crate) origin: String,
 }
 
 /// Why the host's own configuration cannot be used; a line for each thing that is wrong.
@@ -44,7 +44,7 @@ pub(crate) fn lines(diagnostics: &[Diagnostic]) -> String {
 ///
 /// # Errors
 /// See [`LayersError`].
-pub fn read(args: &RunArgs) -> Result<HostLayers, LayersError> {
+pub(crate) fn read(args: &RunArgs) -> Result<HostLayers, LayersError> {
     let mut trees = Vec::new();
     if let Some(file) = &args.config {
         for layer in config::files::read(file)? {
@@ -52,7 +52,8 @@ pub fn read(args: &RunArgs) -> Result<HostLayers, LayersError> {
         }
     }
     // A variable that is not UTF-8 is none of ours.
-    let variables = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     trees.push(config::environment(variables).map_err(LayersError::Wrong)?);
     trees.push(flags(args)?);
     trees.retain(|tree| !tree.is_empty());

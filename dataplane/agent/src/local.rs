@@ -23,14 +23,14 @@ use proto_model::{
 };
 use proto_rpc::{
     agent::{
-        GetLocalStatusRequest, LocalStatus, PingNodeRequest, PingNodeResponse, ResolvePathRequest,
-        ResolvePathResponse, SendDirectRequest, SendDirectResponse,
+        GetLocalStatusRequest, LocalStatus, PingNodeRequest, PingNodeResponse, ResolvePathRequest, ResolvePathResponse,
+        SendDirectRequest, SendDirectResponse,
         local_service_server::{LocalService, LocalServiceServer},
     },
     v1,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixListener,
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -39,7 +39,10 @@ use tonic::{
     transport::server::{Server, UdsConnectInfo},
 };
 
-use crate::{apply::chain, configuration::InForce, discovery::Discovery, member::Member, supervisor::PartResult, transfers::Peers};
+use crate::{
+    apply::chain, configuration::InForce, discovery::Discovery, member::Member, supervisor::PartResult,
+    transfers::Peers,
+};
 
 /// The socket's name in the data directory.
 pub(crate) const FILE: &str = "agent.sock";
@@ -65,7 +68,12 @@ pub(crate) struct Local {
 }
 
 /// Serves the socket until the agent stops.
-pub(crate) async fn serve(local: Local, dir: PathBuf, group: Option<String>, ready: impl FnOnce() + Send) -> PartResult {
+pub(crate) async fn serve(
+    local: Local,
+    dir: PathBuf,
+    group: Option<String>,
+    ready: impl FnOnce() + Send,
+) -> PartResult {
     let listener = bind(&dir.join(FILE), group.as_deref()).map_err(|error| format!("agent.sock: {error}"))?;
     ready();
     let tasks = local.tasks.clone();
@@ -90,7 +98,10 @@ pub(crate) async fn serve(local: Local, dir: PathBuf, group: Option<String>, rea
 fn bind(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
-        let why = format!("{} has {length} bytes, and a socket's path may have {MAX_SOCKET_PATH}; use a shorter --data-dir", path.display());
+        let why = format!(
+            "{} has {length} bytes, and a socket's path may have {MAX_SOCKET_PATH}; use a shorter --data-dir",
+            path.display()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     match fs::remove_file(path) {
@@ -115,7 +126,8 @@ fn bind(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
 impl Local {
     fn member(&self) -> Result<Arc<Member>, Status> {
         let member = self.member.borrow().clone();
-        member.ok_or_else(|| Status::failed_precondition("this host has not joined a fleet; run `dwcp-agent join` first"))
+        member
+            .ok_or_else(|| Status::failed_precondition("this host has not joined a fleet; run `dwcp-agent join` first"))
     }
 
     fn peer(&self, member: &Member, node: &str) -> Result<Arc<PeerMember>, Status> {
@@ -127,7 +139,9 @@ impl Local {
             NodeRef::Uid(uid) => membership.by_uid(uid),
             NodeRef::Id(id) => membership.by_node_id(id),
         };
-        found.ok_or_else(|| Status::not_found(format!("the fleet's roster, as this agent has it, knows no node {named}")))
+        found.ok_or_else(|| {
+            Status::not_found(format!("the fleet's roster, as this agent has it, knows no node {named}"))
+        })
     }
 }
 
@@ -325,11 +339,6 @@ fn resolve(roots: impl Iterator<Item = (RootName, PathBuf)>, path: &[u8]) -> Res
         bytes.push(b'/');
     }
     RootPath::from_bytes(&bytes).map_err(invalid("path"))
-}
-
-/// For those who look for a socket that is served.
-pub(crate) async fn is_served(dir: &Path) -> bool {
-    UnixStream::connect(dir.join(FILE)).await.is_ok()
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ fn main() -> ExitCode {
 }
 
 fn start(asked: Asked) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     let ended = runtime.block_on(async {
         let clock = Clock::system();
         match asked {

@@ -95,7 +95,11 @@ pub enum MemberError {
 
 impl Member {
     /// Starts everything that a member of a fleet runs.
-    pub(crate) async fn start(context: &Context, identity: Identity, enrolment: Enrolment) -> Result<Arc<Self>, MemberError> {
+    pub(crate) async fn start(
+        context: &Context,
+        identity: Identity,
+        enrolment: Enrolment,
+    ) -> Result<Arc<Self>, MemberError> {
         let effective = context.effective.borrow().clone();
         let config = &effective.config;
         let tasks = context.tasks.child("member");
@@ -132,7 +136,11 @@ impl Member {
             transfers.clone(),
             endpoint.clone(),
             Arc::new(discovery.clone()),
-            Arc::new(ToControlPlane { control: control.clone(), store: context.store.clone(), clock: context.clock.clone() }),
+            Arc::new(ToControlPlane {
+                control: control.clone(),
+                store: context.store.clone(),
+                clock: context.clock.clone(),
+            }),
             MAX_CONCURRENT_TRANSFERS,
             &tasks,
         )
@@ -149,7 +157,9 @@ impl Member {
 
     /// Closes sessions with peers, so that they need not wait for a time-out.
     pub(crate) async fn stop(&self) {
-        self.endpoint.shutdown(ENDPOINT_GRACE).await;
+        if let Err(error) = self.endpoint.shutdown(ENDPOINT_GRACE).await {
+            tracing::info!(component = "amst", %error, "Not every peer was told of the end");
+        }
     }
 
     fn take_jobs(&self, mut jobs: mpsc::Receiver<Jobs>, tasks: &TaskGroup) {
@@ -245,14 +255,19 @@ impl Member {
 }
 
 fn observed_ip(connection: &control_client::Connection) -> Option<IpAddr> {
-    connection.standing.as_ref().and_then(|standing| standing.observed_address).map(|address| address.ip().to_canonical())
+    connection
+        .standing
+        .as_ref()
+        .and_then(|standing| standing.observed_address)
+        .map(|address| address.ip().to_canonical())
 }
 
 fn dht_health(discovery: &Discovery, health: &Health) {
     match discovery.dht_status() {
         None => health.absent(Component::Dht),
         Some(status) if status.local.is_none() => {
-            health.degraded(Component::Dht, "the DHT node is being started again; peers are found by the control plane");
+            health
+                .degraded(Component::Dht, "the DHT node is being started again; peers are found by the control plane");
         }
         Some(status) if status.ring.is_empty() => {
             health.degraded(Component::Dht, "no DHT ring is known yet; peers are found by the control plane");
@@ -326,8 +341,8 @@ async fn discover(
             bootstrap,
             offers_relay: config.network.relay,
             dht: config.dht.clone(),
-            cache: config.metadata_cache.clone(),
-            peers: config.peer_discovery.clone(),
+            cache: config.metadata_cache,
+            peers: config.peer_discovery,
         },
         &context.clock,
         tasks,

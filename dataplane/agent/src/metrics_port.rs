@@ -27,7 +27,8 @@ impl Wanted {
         Self {
             enabled: config.monitoring.prometheus_enabled,
             address: config.metrics_listen(),
-            chosen: !(effective.is_default("network.metrics_listen") && effective.is_default("monitoring.metrics_port")),
+            chosen: !(effective.is_default("network.metrics_listen")
+                && effective.is_default("monitoring.metrics_port")),
         }
     }
 }
@@ -50,12 +51,7 @@ impl MetricsPort {
         Self { dir, http, health, clock, tasks, serving: Mutex::default(), bound: watch::Sender::new(http) }
     }
 
-    /// Where metrics are served now.
-    pub(crate) fn bound(&self) -> SocketAddr {
-        *self.bound.borrow()
-    }
-
-    /// Every change of that.
+    /// Where metrics are served, as it changes.
     pub(crate) fn watch(&self) -> watch::Receiver<SocketAddr> {
         self.bound.subscribe()
     }

@@ -71,6 +71,7 @@ mod tests {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let node = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let (deaf, address) = (silent.local_addr().unwrap(), node.local_addr().unwrap());
+        let nodes = [deaf, address];
         let answer = async {
             let mut buffer = [0; 200];
             let (length, from) = node.recv_from(&mut buffer).await.unwrap();
@@ -78,7 +79,7 @@ mod tests {
             let reply = [b"d1:rd2:id20:aaaaaaaaaaaaaaaaaaaae".as_slice(), &buffer[at..at + 9], b"1:y1:re"].concat();
             node.send_to(&reply, from).await.unwrap();
         };
-        let (way, ()) = tokio::join!(way_out(&[deaf, address]), answer);
+        let (way, ()) = tokio::join!(way_out(&nodes), answer);
         assert_eq!(way, WayOut::Open(address));
     }
 }

@@ -10,25 +10,25 @@ use foundation_runtime::durable;
 use serde::Serialize;
 
 /// The file's name in the data directory.
-pub const FILE: &str = "ready.json";
+pub(crate) const FILE: &str = "ready.json";
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// SHA-1 of the public key, in hexadecimal.
-    pub node_id: String,
+    pub(crate) node_id: String,
     /// The node's name; empty before it joined.
-    pub name: String,
+    pub(crate) name: String,
     /// Where QUIC listens.
-    pub quic: Option<SocketAddr>,
+    pub(crate) quic: Option<SocketAddr>,
     /// Where the DHT node is; `null` where there is none.
-    pub dht: Option<SocketAddr>,
+    pub(crate) dht: Option<SocketAddr>,
     /// Where HTTP serves.
-    pub http: SocketAddr,
+    pub(crate) http: SocketAddr,
     /// Where metrics are served.
-    pub metrics: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     /// The process.
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 /// The file, removed when dropped.

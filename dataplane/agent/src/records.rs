@@ -7,7 +7,7 @@ use proto_model::PublicKey;
 
 /// The local store as the DHT's memory.
 #[derive(Clone, Debug)]
-pub struct LocalRecords {
+pub(crate) struct LocalRecords {
     store: LocalStore,
     /// Where peers are met: the fleet's id.
     topic: String,
@@ -16,7 +16,7 @@ pub struct LocalRecords {
 impl LocalRecords {
     /// Over this store, for peers of `topic`.
     #[must_use]
-    pub fn new(store: LocalStore, topic: String) -> Self {
+    pub(crate) fn new(store: LocalStore, topic: String) -> Self {
         Self { store, topic }
     }
 

@@ -146,7 +146,13 @@ fn otlp_endpoint() -> Option<String> {
 fn set_up_telemetry(configuration: &Configuration, dir: &Path) -> Result<Telemetry, RunError> {
     let config = &configuration.in_force().effective.config;
     let options = telemetry_options(config, dir);
-    let telemetry = match (rust_log(), foundation_telemetry::init(TelemetryOptions { level: rust_log().unwrap_or_else(|| options.level.clone()), ..options.clone() })) {
+    let telemetry = match (
+        rust_log(),
+        foundation_telemetry::init(TelemetryOptions {
+            level: rust_log().unwrap_or_else(|| options.level.clone()),
+            ..options.clone()
+        }),
+    ) {
         // What other programs understand by it need not be understood here.
         (Some(_), Err(InitError::Level(_))) => foundation_telemetry::init(options)?,
         (_, initialised) => initialised?,
@@ -185,7 +191,8 @@ async fn serve(
     tasks: &TaskGroup,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let ready_file = ReadyFile::begin(&dir).map_err(|source| RunError::Io { path: dir.join(crate::ready::FILE), source })?;
+    let ready_file =
+        ReadyFile::begin(&dir).map_err(|source| RunError::Io { path: dir.join(crate::ready::FILE), source })?;
     let key = NodeKey::load_or_create(&dir)?;
     let health = Health::default();
     let store = open_store(&dir, &clock, &health, tasks).await;
@@ -263,7 +270,7 @@ async fn serve(
     tasks.spawn("configuration", OnEnd::Fatal, Box::pin(keeper.run()));
     follow_hangups(reload_bell, tasks);
     let place = Place { node_id: key.node_id().to_string(), http, metrics: metrics_at, member: member.clone(), dir };
-    place.keep(ready_file, tasks).await?;
+    place.keep(ready_file, tasks)?;
     tracing::info!(%http, node_id = %key.node_id(), "Successfully initialized: the agent serves");
     let ended = tokio::select! {
         () = stop => Ok(()),
@@ -318,7 +325,11 @@ async fn open_store(dir: &Path, clock: &Clock, health: &Health, tasks: &TaskGrou
         Err(error) => {
             // It holds nothing that cannot be rebuilt (D31).
             let why = crate::apply::chain(&error);
-            tracing::warn!(component = "local_store", why, "The local store cannot be opened; the agent works without it");
+            tracing::warn!(
+                component = "local_store",
+                why,
+                "The local store cannot be opened; the agent works without it"
+            );
             health.unhealthy(Component::LocalStore, why);
             None
         }
@@ -378,7 +389,7 @@ fn follow_hangups(bell: mpsc::Sender<()>, tasks: &TaskGroup) {
                     () = group.cancelled() => return,
                 }
                 // One that waits already will read everything anew.
-                drop(bell.try_send(()));
+                let _rung = bell.try_send(());
             },
             Err(error) => {
                 tracing::warn!(%error, "SIGHUP cannot be listened to");
@@ -414,7 +425,7 @@ impl Place {
     }
 
     /// Writes the file, and again whenever something of it changes.
-    async fn keep(mut self, file: ReadyFile, tasks: &TaskGroup) -> Result<(), RunError> {
+    fn keep(mut self, file: ReadyFile, tasks: &TaskGroup) -> Result<(), RunError> {
         let path = self.dir.join(crate::ready::FILE);
         file.write(&self.ready()).map_err(|source| RunError::Io { path, source })?;
         let group = tasks.clone();

@@ -50,7 +50,13 @@ impl Supervisor {
                     backoff.reset();
                 }
                 let wait = backoff.next_delay();
-                tracing::warn!(component = component.as_str(), part = name, why, wait_ms = wait.as_millis(), "A part failed and is started again");
+                tracing::warn!(
+                    component = component.as_str(),
+                    part = name,
+                    why,
+                    wait_ms = wait.as_millis(),
+                    "A part failed and is started again"
+                );
                 this.health.unhealthy(component, why);
                 tokio::select! {
                     () = this.tasks.cancelled() => return,
@@ -71,7 +77,7 @@ mod tests {
     use super::*;
     use crate::health::Level;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_part_that_fails_or_panics_is_started_again() {
         let supervisor =
             Supervisor { tasks: TaskGroup::new("test"), health: Health::default(), clock: Clock::system() };

@@ -27,6 +27,9 @@ use connector::AmstConnector;
 pub(crate) trait Peers: Send + Sync {
     /// The peer's QUIC addresses, the likeliest first; empty where nobody knows any.
     fn addresses(&self, peer: PublicKey) -> BoxFuture<'_, Vec<SocketAddr>>;
+
+    /// The same, asked for anew whatever is remembered: those of before did not answer.
+    fn newer_addresses(&self, peer: PublicKey) -> BoxFuture<'_, Vec<SocketAddr>>;
 }
 
 /// Tells the control plane how transfers are.

@@ -7,7 +7,10 @@ use dataplane_local_store::LocalStore;
 use foundation_runtime::Clock;
 use foundation_telemetry::Telemetry;
 use futures::future::BoxFuture;
-use proto_model::{NodeId, config::{AgentConfig, format_duration}};
+use proto_model::{
+    NodeId,
+    config::{AgentConfig, format_duration},
+};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 

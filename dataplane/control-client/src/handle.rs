@@ -164,7 +164,9 @@ impl Handle {
         let kept = self
             .0
             .tasks
-            .blocking("keep a report", move || shared.outbox.lock().unwrap_or_else(PoisonError::into_inner).keep(report))
+            .blocking("keep a report", move || {
+                shared.outbox.lock().unwrap_or_else(PoisonError::into_inner).keep(report)
+            })
             .await??;
         self.0.outgoing.end(kept);
         Ok(())

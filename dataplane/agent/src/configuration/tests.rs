@@ -10,7 +10,11 @@ fn desired(number: u64, document: &str) -> Desired {
         generation: Generation { epoch: Epoch::new(1), number },
         nonce: number,
         digest: proto_model::Digest::sha256(document.as_bytes()).as_bytes().to_vec(),
-        layers: vec![DesiredLayer { name: "configs/fleet".to_owned(), revision: number, document: document.to_owned() }],
+        layers: vec![DesiredLayer {
+            name: "configs/fleet".to_owned(),
+            revision: number,
+            document: document.to_owned(),
+        }],
     }
 }
 

@@ -1,7 +1,6 @@
 use std::net::IpAddr;
 
 use axum::body::Body;
-use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
 use super::*;
@@ -66,7 +65,7 @@ async fn ask(router: &Router, peer: &str, path: &str) -> (StatusCode, String) {
     let request = Request::builder().uri(path).extension(ConnectInfo(peer)).body(Body::empty()).unwrap();
     let answer = router.clone().oneshot(request).await.unwrap();
     let status = answer.status();
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 

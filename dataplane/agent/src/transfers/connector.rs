@@ -1,8 +1,8 @@
 //! From a peer's key to a link with it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use dataplane_amst::Endpoint;
+use dataplane_amst::{DialError, Endpoint, Session};
 use dataplane_transfer::{Connector, Link, LinkError};
 use futures::future::BoxFuture;
 use proto_model::PublicKey;
@@ -29,8 +29,7 @@ impl AmstConnector {
             return Err(LinkError { message, temporary: true });
         }
         let session = self
-            .endpoint
-            .session(peer, &addresses)
+            .dial(peer, &addresses)
             .await
             .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
         let channel = session
@@ -38,6 +37,20 @@ impl AmstConnector {
             .await
             .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
         Ok(Link::of_channel(channel, Some(session)))
+    }
+
+    /// Dials; where nobody answers at what was remembered, once more at what is known now.
+    async fn dial(&self, peer: PublicKey, addresses: &[SocketAddr]) -> Result<Session, DialError> {
+        let refused = match self.endpoint.session(peer, addresses).await {
+            Err(error) if error.is_temporary() => error,
+            dialled => return dialled,
+        };
+        let newer = self.peers.newer_addresses(peer).await;
+        if newer.is_empty() || newer == addresses {
+            return Err(refused);
+        }
+        tracing::info!(peer = %peer.node_id(), reason = %refused, "Failed to connect; newer addresses are tried");
+        self.endpoint.session(peer, &newer).await
     }
 }
 

@@ -117,7 +117,7 @@ impl Configuration {
 
     /// The control plane says what should be in force.
     pub(crate) fn desired(&mut self, desired: &Desired) -> Verdict {
-        let same = |known: &Desired| known.digest == desired.digest && known.layers == desired.layers;
+        let same = |known: &Desired| says_the_same(known, desired);
         let answered = self.in_force.rejected.is_none() && self.good.as_ref().is_some_and(same);
         self.newest = Some(desired.clone());
         if answered {
@@ -210,6 +210,14 @@ impl Configuration {
             Ok(())
         }
     }
+}
+
+/// Whether two come to the same, whatever their revisions.
+fn says_the_same(one: &Desired, other: &Desired) -> bool {
+    let texts = |desired: &Desired| -> Vec<_> {
+        desired.layers.iter().map(|layer| (layer.name.clone(), layer.document.clone())).collect()
+    };
+    texts(one) == texts(other)
 }
 
 /// The control plane's layers under the host's.

@@ -8,8 +8,11 @@ mod control_plane;
 mod no_directory;
 
 use std::{
+    fs, io,
     net::{SocketAddr, SocketAddrV4},
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use dataplane_control_client::{Handle, PeerRecord};
@@ -18,7 +21,7 @@ use dataplane_dht::{
     RecordStore, Resolver, ResolverOptions, RingNode, RingOptions, StartError, connectable, ipv4_listen,
 };
 use dataplane_identity::Identity;
-use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use foundation_runtime::{Clock, OnEnd, TaskGroup, durable};
 use futures::future::BoxFuture;
 use proto_model::{
     PublicKey,
@@ -33,9 +36,16 @@ use no_directory::NoDirectory;
 /// Members that are looked for at each round of peer discovery; more is a fleet whose members are found when they are needed.
 const MAX_DISCOVERED: usize = 1000;
 
+/// The ring, in the data directory.
+const RING_FILE: &str = "dht-ring.json";
+/// After a change of the roster further ones are waited for: hosts often join together.
+const ROSTER_SETTLES: Duration = Duration::from_secs(2);
+
 /// What discovery needs.
 #[derive(Debug)]
 pub(crate) struct Setup {
+    /// The data directory, which keeps the ring for a start without a control plane.
+    pub(crate) dir: PathBuf,
     pub(crate) identity: Identity,
     pub(crate) records: Arc<dyn RecordStore>,
     pub(crate) control: Handle,
@@ -71,7 +81,7 @@ impl Discovery {
     pub(crate) async fn start(setup: Setup, clock: &Clock, tasks: &TaskGroup) -> Result<Self, StartError> {
         let fleet = FleetTag::of(&setup.identity.trust().bundle().fleet);
         let given = setup.bootstrap.clone();
-        let ring = given.clone().unwrap_or_else(|| texts(&setup.control.ring().borrow()));
+        let ring = given.clone().unwrap_or_else(|| kept_ring(&setup.dir));
         let listen = match setup.listen.filter(|_| setup.dht.enabled) {
             Some(listen) => Some(with_port(ipv4_listen(listen)?)?),
             None => None,
@@ -126,12 +136,12 @@ impl Discovery {
             listen,
         };
         if given.is_none() {
-            discovery.follow_ring(&setup.control, tasks);
+            discovery.follow_ring(setup.dir.clone(), &setup.control, tasks);
         }
         discovery.tell_control_plane(&setup.control, tasks);
         discovery.discover_peers(setup.peers, tasks);
         if let Some(listen) = listen.filter(|_| setup.offers_relay) {
-            discovery.serve_ring(ring_sender, listen, given, &setup.control, clock, tasks);
+            discovery.serve_ring(ring_sender, listen, given, (setup.dir, &setup.control), clock, tasks);
         }
         Ok(discovery)
     }
@@ -172,14 +182,18 @@ impl Discovery {
         self.resolver.cached()
     }
 
-    /// Takes the ring that the control plane names.
-    fn follow_ring(&self, control: &Handle, tasks: &TaskGroup) {
+    /// Takes the ring that the control plane names, and keeps it for a start without one.
+    fn follow_ring(&self, dir: PathBuf, control: &Handle, tasks: &TaskGroup) {
         let Some(client) = self.client.clone() else { return };
         let (publisher, mut ring, group) = (self.publisher.clone(), control.ring(), tasks.clone());
         tasks.spawn("follow the DHT ring", OnEnd::Expected, async move {
             loop {
                 let nodes = texts(&ring.borrow_and_update());
                 if !nodes.is_empty() && client.status().ring != nodes {
+                    let kept = (dir.clone(), nodes.clone());
+                    if let Ok(Err(error)) = group.blocking("keep the ring", move || keep_ring(&kept.0, &kept.1)).await {
+                        tracing::warn!(component = "dht", %error, "The ring of DHT nodes cannot be kept on disk");
+                    }
                     client.set_ring(nodes);
                     publisher.republish();
                 }
@@ -223,9 +237,19 @@ impl Discovery {
         tasks.spawn("discover peers", OnEnd::Expected, async move {
             let mut interval = tokio::time::interval(peers.discovery_interval);
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut roster = discovery.identity.membership().changes();
             loop {
                 tokio::select! {
-                    _ = interval.tick() => discovery.discover_once().await,
+                    _ = interval.tick() => {}
+                    changed = roster.changed() => {
+                        if changed.is_err() { return }
+                        tokio::time::sleep(ROSTER_SETTLES).await;
+                        roster.mark_unchanged();
+                    }
+                    () = group.cancelled() => return,
+                }
+                tokio::select! {
+                    () = discovery.discover_once() => {}
                     () = group.cancelled() => return,
                 }
             }
@@ -251,7 +275,7 @@ impl Discovery {
         ring_node: watch::Sender<Option<RingNode>>,
         listen: SocketAddrV4,
         given: Option<Vec<String>>,
-        control: &Handle,
+        (dir, control): (PathBuf, &Handle),
         clock: &Clock,
         tasks: &TaskGroup,
     ) {
@@ -265,7 +289,11 @@ impl Discovery {
                 }
             }
             let mut ring = control.ring();
-            let nodes = given.unwrap_or_else(|| texts(&ring.borrow_and_update()));
+            let nodes = match given {
+                Some(given) => given,
+                None if ring.borrow_and_update().is_empty() => kept_ring(&dir),
+                None => texts(&ring.borrow_and_update()),
+            };
             match RingNode::start(RingOptions { listen, ring: nodes }, clock, &group).await {
                 Ok(node) => {
                     tracing::info!(component = "dht", %listen, "Successfully initialized: this node stores DHT records");
@@ -302,6 +330,17 @@ impl Peers for Discovery {
             resolved.map(|resolved| resolved.addresses()).unwrap_or_default()
         })
     }
+}
+
+/// The ring, as the control plane last named it.
+fn kept_ring(dir: &Path) -> Vec<String> {
+    let bytes = fs::read(dir.join(RING_FILE)).unwrap_or_default();
+    let nodes: Vec<SocketAddr> = serde_json::from_slice(&bytes).unwrap_or_default();
+    texts(&nodes)
+}
+
+fn keep_ring(dir: &Path, nodes: &[String]) -> io::Result<()> {
+    durable::replace(&dir.join(RING_FILE), &serde_json::to_vec(nodes).map_err(io::Error::other)?, 0o600)
 }
 
 fn texts(addresses: &[SocketAddr]) -> Vec<String> {

@@ -70,10 +70,17 @@ impl Keeper {
     /// The control plane's word. A repeat of it is answered and changes nothing.
     async fn take(&mut self, control: &Handle, desired: &Desired) {
         match self.configuration.desired(desired) {
-            Verdict::Unchanged => {}
-            Verdict::Rejected => {}
+            Verdict::Unchanged | Verdict::Rejected => {}
             Verdict::Apply(effective) => match self.applier.apply(&effective).await {
-                Ok(()) => self.configuration.applied(desired, effective),
+                Ok(()) => {
+                    tracing::info!(
+                        component = "configuration",
+                        generation = %desired.generation,
+                        digest = %effective.digest,
+                        "A configuration of the control plane is in force"
+                    );
+                    self.configuration.applied(desired, effective);
+                }
                 Err(errors) => {
                     self.configuration.refused(desired, errors);
                     self.again().await;

@@ -49,9 +49,9 @@ fn start(asked: Asked) -> Result<(), String> {
 
 async fn stopped() {
     match stop_signal().await {
-        Ok(signal) => tracing::info!(?signal, "Asked to stop"),
+        Ok(signal) => tracing::info!(component = "agent", ?signal, "Asked to stop"),
         Err(error) => {
-            tracing::warn!(%error, "Signals cannot be listened to; only SIGKILL ends this process");
+            tracing::warn!(component = "agent", %error, "Signals cannot be listened to; only SIGKILL ends this process");
             std::future::pending().await
         }
     }

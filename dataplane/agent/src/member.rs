@@ -19,7 +19,7 @@ use dataplane_transfer::{Options as TransferOptions, Roots, Transfers};
 use foundation_runtime::{Clock, OnEnd, PortsError, RememberedPorts, TaskGroup};
 use futures::future::BoxFuture;
 use proto_model::{
-    HostFacts, SharedRoot, TransferReport,
+    HostFacts, SharedRoot, TransferId, TransferReport, TransferRole,
     config::{AgentConfig, Effective},
 };
 use tokio::sync::{mpsc, watch};
@@ -38,6 +38,8 @@ use crate::{
 const MAX_CONCURRENT_TRANSFERS: usize = 16;
 /// Health is said to the control plane at most so often; a part that flaps is not worth more.
 const OBSERVE_PAUSE: Duration = Duration::from_secs(1);
+/// How often the DHT node is looked at.
+const DHT_LOOK: Duration = Duration::from_secs(1);
 /// How often interfaces are looked at: a host that moves is found again within a minute.
 const ADDRESSES_INTERVAL: Duration = Duration::from_secs(60);
 /// How long peers are given to hear of the end.
@@ -151,6 +153,7 @@ impl Member {
         member.take_jobs(jobs, &tasks);
         member.keep_known(context, &tasks);
         member.watch_session(context, &tasks);
+        member.watch_dht(context, &tasks);
         observe(member.control.clone(), context.health.clone(), &tasks);
         Ok(member)
     }
@@ -218,9 +221,23 @@ impl Member {
         });
     }
 
+    /// Says how the DHT is: looking is cheap, and what a restart of its node changes is over in a second.
+    fn watch_dht(&self, context: &Context, tasks: &TaskGroup) {
+        let (discovery, health, group) = (self.discovery.clone(), context.health.clone(), tasks.clone());
+        tasks.spawn("health of the DHT", OnEnd::Expected, async move {
+            loop {
+                dht_health(&discovery, &health);
+                tokio::select! {
+                    () = tokio::time::sleep(DHT_LOOK) => {}
+                    () = group.cancelled() => return,
+                }
+            }
+        });
+    }
+
     /// Says how the session and what depends on it are.
     fn watch_session(&self, context: &Context, tasks: &TaskGroup) {
-        let (control, discovery, identity) = (self.control.clone(), self.discovery.clone(), self.identity.clone());
+        let (control, identity) = (self.control.clone(), self.identity.clone());
         let (health, clock, group) = (context.health.clone(), context.clock.clone(), tasks.clone());
         let effective = context.effective.clone();
         tasks.spawn("health of the session", OnEnd::Expected, async move {
@@ -242,7 +259,6 @@ impl Member {
                 } else {
                     health.healthy(Component::Identity);
                 }
-                dht_health(&discovery, &health);
                 let interval = effective.borrow().config.monitoring.health_check_interval;
                 tokio::select! {
                     changed = connection.changed() => if changed.is_err() { return },
@@ -334,6 +350,7 @@ async fn discover(
     let asked = config.network.dht_listen;
     let discovery = Discovery::start(
         Setup {
+            dir: context.dir.clone(),
             identity: identity.clone(),
             records,
             control: control.clone(),
@@ -386,6 +403,10 @@ impl Reports for ToControlPlane {
         self.control.progress(report);
     }
 
+    fn is_ended(&self, transfer: TransferId, role: TransferRole) -> bool {
+        self.control.keeps_end(transfer, role)
+    }
+
     fn end(&self, report: TransferReport) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some(store) = &self.store
@@ -407,8 +428,8 @@ fn stored(report: &TransferReport, clock: &Clock) -> dataplane_local_store::Stor
     dataplane_local_store::StoredTransfer {
         transfer_id: report.transfer,
         role: match report.role {
-            proto_model::TransferRole::Sender => "sender".to_owned(),
-            proto_model::TransferRole::Receiver => "receiver".to_owned(),
+            TransferRole::Sender => "sender".to_owned(),
+            TransferRole::Receiver => "receiver".to_owned(),
         },
         state: report.state.as_str().to_owned(),
         peer_id: address.map(|address| address.to_string()).unwrap_or_default(),

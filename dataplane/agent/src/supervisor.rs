@@ -1,8 +1,9 @@
 //! A part that fails is started again, later each time, and its component says so; the agent goes on without it.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use foundation_runtime::{Backoff, Clock, OnEnd, TaskGroup};
+use futures::FutureExt as _;
 
 use crate::health::{Component, Health};
 
@@ -25,7 +26,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs `part` until the agent stops. A part that returns `Ok` is done; one that fails or panics is started again.
+    /// Runs `part` until the agent stops; it is then dropped where it stands. A part that returns `Ok` is done; one that fails or panics is started again.
     /// The part itself says when it is healthy.
     pub(crate) fn keep<F, P>(&self, name: &'static str, component: Component, mut part: F)
     where
@@ -39,7 +40,7 @@ impl Supervisor {
                 let began = this.clock.now();
                 let ended = tokio::select! {
                     () = this.tasks.cancelled() => return,
-                    ended = this.tasks.run(name, part()) => ended,
+                    ended = AssertUnwindSafe(part()).catch_unwind() => ended,
                 };
                 let why = match ended {
                     Ok(Ok(())) => return,

@@ -37,6 +37,9 @@ pub(crate) trait Reports: Send + Sync {
     /// How far one is; only the newest matters.
     fn progress(&self, report: TransferReport);
 
+    /// Whether an end of this transfer waits to be stored there: a job that is said again is then an old one.
+    fn is_ended(&self, transfer: TransferId, role: TransferRole) -> bool;
+
     /// How one ended; kept until it is stored there.
     fn end(&self, report: TransferReport) -> BoxFuture<'_, ()>;
 }
@@ -126,6 +129,9 @@ impl Movers {
     }
 
     fn take_one(&self, job: Job) {
+        if self.0.reports.is_ended(job.transfer, job.role) {
+            return;
+        }
         match (job.role, job.cancel) {
             (role, true) => {
                 self.0.transfers.cancel(job.transfer, role);
@@ -171,10 +177,14 @@ impl Movers {
         };
         // A closed semaphore does not occur: nobody closes it.
         let Ok(_turn) = turn else { return };
-        self.forward(reports.subscribe());
+        // The control plane knows nothing of a direct send, and is told nothing.
+        let direct = matches!(job.authority, SendAuthority::Direct { .. });
+        if !direct {
+            self.forward(reports.subscribe());
+        }
         match self.0.transfers.send(job, Arc::clone(&self.0.connector), reports).await {
-            Sent::Ended(report) => self.0.reports.end(report).await,
-            Sent::Interrupted(_) => {}
+            Sent::Ended(report) if !direct => self.0.reports.end(report).await,
+            Sent::Ended(_) | Sent::Interrupted(_) => {}
         }
     }
 

@@ -13,7 +13,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use foundation_runtime::{Cancelled, TaskGroup};
-use proto_model::{AppliedConfig, ComponentHealth, HostFacts, NodeId, NodeName, TransferReport};
+use proto_model::{
+    AppliedConfig, ComponentHealth, HostFacts, NodeId, NodeName, TransferId, TransferReport, TransferRole,
+};
 use proto_rpc::agent as rpc;
 use tokio::{
     sync::{oneshot, watch},
@@ -152,6 +154,13 @@ impl Handle {
     /// Says how far a transfer is. Only the newest of each is sent.
     pub fn progress(&self, report: TransferReport) {
         self.0.outgoing.progress(report.into());
+    }
+
+    /// Whether the end of a transfer is kept here and not stored by the control plane yet.
+    #[must_use]
+    pub fn keeps_end(&self, transfer: TransferId, role: TransferRole) -> bool {
+        let key = (transfer.to_string(), rpc::TransferRole::from(role).into());
+        self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner).keeps(&key)
     }
 
     /// Says how a transfer ended: kept on disk before this returns, and said until the control plane stored it.

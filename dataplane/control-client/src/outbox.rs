@@ -69,6 +69,11 @@ impl Outbox {
         if self.ends.remove(key).is_some() { durable::remove(&self.path(key)) } else { Ok(()) }
     }
 
+    /// Whether this end waits.
+    pub(crate) fn keeps(&self, key: &Key) -> bool {
+        self.ends.contains_key(key)
+    }
+
     /// All ends that wait, the oldest first.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &TransferReport> {
         self.ends.values()

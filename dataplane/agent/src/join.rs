@@ -1,7 +1,6 @@
 //! `dwcp-agent join`: redeems a token, tries the ways in both directions, and says what to type next.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{self, Read as _},
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -19,6 +18,7 @@ use foundation_runtime::{Clock, RememberedPorts, TaskGroup};
 use proto_model::{HostFacts, NodeName};
 
 use crate::{
+    apply::chain,
     command::JoinArgs,
     data_dir,
     defaults::QUIC_PORT,
@@ -36,13 +36,7 @@ pub struct JoinError(String);
 
 impl JoinError {
     fn of(error: impl std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            write!(text, ": {cause}").expect("writing into a string cannot fail");
-            source = cause.source();
-        }
-        Self(text)
+        Self(chain(&error))
     }
 }
 

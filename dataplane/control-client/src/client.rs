@@ -35,8 +35,9 @@ use crate::{
 
 /// The first wait after a failure; with full jitter, so that a fleet does not come back at once.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest wait after failures.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait after failures: 10,000 agents then come back at over a thousand a second, which sheds load by `ComeBack`,
+/// and nobody looks at an offline host for long.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// A session that stood so long was a good one: its end is not held against the endpoint.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// At most so long is waited when the control plane asks to come back later.

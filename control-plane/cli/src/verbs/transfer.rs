@@ -207,7 +207,7 @@ fn summary(transfer: &Transfer) -> String {
             };
             let done = if spec.dry_run { "would move" } else { "done" };
             text.push_str(&format!(
-                "{done}  {} files, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
+                "{done}  {} entries, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
                 progress.files_done,
                 units::bytes(progress.bytes_done),
                 units::duration(took),

@@ -96,9 +96,6 @@ fn a_real_jaeger_shows_the_trace() -> Result<()> {
         "--admin.http.host-port=127.0.0.1:0".to_owned(),
         "--collector.http-server.host-port=127.0.0.1:0".to_owned(),
         "--collector.grpc-server.host-port=127.0.0.1:0".to_owned(),
-        "--processor.jaeger-compact.server-host-port=127.0.0.1:0".to_owned(),
-        "--processor.jaeger-binary.server-host-port=127.0.0.1:0".to_owned(),
-        "--processor.zipkin-compact.server-host-port=127.0.0.1:0".to_owned(),
     ]);
     let mut jaeger = Process::start("jaeger", &mut command, &scratch.path().join("jaeger.log"))?;
     eventually("Jaeger to listen", LIMIT, || {

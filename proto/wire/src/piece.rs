@@ -13,7 +13,7 @@
 //! a list of segments that the receiver makes of what it holds (value: BLAKE3 of the list). Segments and bundles are HDE
 //! containers, a list is [`Known`] entries of 48 bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use crate::{
     hde::MAX_SEGMENT_BYTES,
@@ -99,43 +99,48 @@ pub enum BadPiece {
 const PART_BYTES: usize = MAX_PIECE_BYTES - HEADER_BYTES;
 
 impl Header {
-    /// The pieces that carry `encoded`. `part`, `parts` and `encoded_bytes` are set here.
+    /// The pieces that carry an encoded segment. `room` is [`HEADER_BYTES`] of any contents, then the encoded segment: where
+    /// it fits one piece, as most do, it is not copied. `part`, `parts` and `encoded_bytes` are set here.
     ///
     /// # Errors
-    /// When the segment is longer than [`MAX_ENCODED_BYTES`].
-    pub fn pieces(mut self, encoded: &[u8]) -> Result<Vec<Bytes>, BadPiece> {
+    /// When there is no room for the header, or the segment is longer than [`MAX_ENCODED_BYTES`].
+    pub fn pieces(mut self, mut room: Vec<u8>) -> Result<Vec<Bytes>, BadPiece> {
+        let encoded = room.get(HEADER_BYTES..).ok_or(BadPiece::Short)?;
         if encoded.len() > MAX_ENCODED_BYTES {
             return Err(BadPiece::Range("the length"));
         }
         let parts = encoded.len().div_ceil(PART_BYTES).max(1);
         self.parts = u8::try_from(parts).map_err(|_many| BadPiece::Range("the number of parts"))?;
         self.encoded_bytes = u32::try_from(encoded.len()).map_err(|_long| BadPiece::Range("the length"))?;
+        if parts == 1 {
+            self.part = 0;
+            room[..HEADER_BYTES].copy_from_slice(&self.to_bytes());
+            return Ok(vec![room.into()]);
+        }
         let mut pieces = Vec::with_capacity(parts);
-        for part in 0..self.parts {
+        for (part, bytes) in (0..self.parts).zip(encoded.chunks(PART_BYTES)) {
             self.part = part;
-            let start = usize::from(part) * PART_BYTES;
-            let bytes = &encoded[start..encoded.len().min(start + PART_BYTES)];
-            let mut piece = BytesMut::with_capacity(HEADER_BYTES + bytes.len());
-            self.write(&mut piece);
-            piece.extend_from_slice(bytes);
-            pieces.push(piece.freeze());
+            pieces.push([self.to_bytes().as_slice(), bytes].concat().into());
         }
         Ok(pieces)
     }
 
-    fn write(&self, out: &mut BytesMut) {
+    fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let kind = match self.kind {
             PieceKind::Segment => 0,
             PieceKind::Bundle => 1,
             PieceKind::Known => 2,
         };
-        out.extend_from_slice(&[VERSION, kind, self.part, self.parts, self.attempt, 0, 0, 0]);
+        let mut bytes = [0; HEADER_BYTES];
+        let mut out = bytes.as_mut_slice();
+        out.put_slice(&[VERSION, kind, self.part, self.parts, self.attempt, 0, 0, 0]);
         out.put_u32_le(self.encoded_bytes);
         out.put_u32_le(self.decoded_bytes);
         out.put_u64_le(self.file);
         out.put_u64_le(self.segment);
         out.put_u64_le(self.file_bytes);
-        out.extend_from_slice(&self.value);
+        out.put_slice(&self.value);
+        bytes
     }
 
     /// Header and part of a piece, with every number within its bound.
@@ -340,7 +345,8 @@ mod tests {
     fn the_longest_segment_travels_in_five_parts_and_comes_back() {
         let encoded: Vec<u8> = (0_u8..=250).cycle().take(MAX_ENCODED_BYTES).collect();
         for len in [0, 1, PART_BYTES, PART_BYTES + 1, MAX_ENCODED_BYTES] {
-            let pieces = header().pieces(&encoded[..len]).unwrap();
+            let room = [[7; HEADER_BYTES].as_slice(), &encoded[..len]].concat();
+            let pieces = header().pieces(room).unwrap();
             let mut whole = Vec::new();
             for (part, piece) in pieces.iter().enumerate() {
                 let (head, bytes) = Header::parse(piece).unwrap();

@@ -17,6 +17,7 @@ use rustix::{fs::FileType, io::Errno};
 
 use super::{
     files::temporary_name,
+    remains::{sweep_below, sweep_one},
     state::{Receiving, own},
 };
 use crate::{
@@ -231,18 +232,15 @@ fn remove(receiving: &Receiving, parent: &Folder, path: &[u8], name: &[u8], is_f
 /// Removes what was begun and will not be finished: temporary files in every folder of the tree.
 pub(super) fn clean(receiving: &Receiving) {
     let Ok(target) = receiving.target() else { return };
-    let sweep = |folder: &Folder| {
-        for name in folder.list().unwrap_or_default() {
-            if super::files::temporary_number(receiving.id, &name.name).is_some() {
-                drop(folder.remove(&name.name));
-            }
-        }
-    };
-    sweep(target);
+    if receiving.resuming {
+        // An earlier attempt may have known more of the tree than this one heard of.
+        return sweep_below(target, receiving.id);
+    }
+    sweep_one(target, receiving.id);
     let swept = receiving.pages.for_each(|_, entry| {
         if entry.is_folder() {
             // One that is not there, or not a folder any more, has nothing of ours that could be reached.
-            target.folder(entry.path.as_bytes()).iter().for_each(sweep);
+            target.folder(entry.path.as_bytes()).iter().for_each(|folder| sweep_one(folder, receiving.id));
         }
         Ok(())
     });

@@ -54,19 +54,31 @@ pub(crate) fn discard(shared: &Shared, id: TransferId, role: TransferRole, state
         let opened = shared.roots.load().open(&path.root).map_err(io::Error::other);
         // A root or folder that is gone has taken its temporary files with it.
         if let Ok(folder) = opened.and_then(|root| root.granted(path.path.as_bytes())) {
-            sweep(&folder, id, 0);
+            sweep_below(&folder, id);
         }
     }
     shared.folder.finish(id, role, &End::new(state, None, None, shared.clock.utc()))
 }
 
-fn sweep(folder: &Folder, id: TransferId, depth: usize) {
+/// Removes the temporary files of a transfer from a folder.
+pub(super) fn sweep_one(folder: &Folder, id: TransferId) {
     for name in folder.list().unwrap_or_default() {
         if temporary_number(id, &name.name).is_some() {
             // What cannot be removed now stays: it is hidden, and says whose it is.
             drop(folder.remove(&name.name));
-        } else if name.is_folder && depth < MAX_DEPTH {
-            folder.folder(&name.name).iter().for_each(|folder| sweep(folder, id, depth + 1));
         }
+    }
+}
+
+/// The same, from everything below it too.
+pub(super) fn sweep_below(folder: &Folder, id: TransferId) {
+    sweep(folder, id, 0);
+}
+
+fn sweep(folder: &Folder, id: TransferId, depth: usize) {
+    sweep_one(folder, id);
+    let names = folder.list().unwrap_or_default().into_iter();
+    for name in names.filter(|name| name.is_folder && depth < MAX_DEPTH) {
+        folder.folder(&name.name).iter().for_each(|folder| sweep(folder, id, depth + 1));
     }
 }

@@ -7,7 +7,10 @@ use std::{
 
 use proto_wire::{
     manifest::Entry,
-    piece::{BUNDLE_ROW_BYTES, BundleRow, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, write_bundle_table},
+    piece::{
+        BUNDLE_ROW_BYTES, BundleRow, HEADER_BYTES, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES,
+        write_bundle_table,
+    },
 };
 
 use super::{
@@ -87,7 +90,7 @@ async fn send_files(sending: Arc<Sending>, files: Vec<(u64, Entry)>, attempt: u8
         sending.give_up(file, entry.path.as_bytes(), reason, message).await?;
     }
     if let Some((header, encoded)) = outcome.encoded {
-        sending.send_pieces(header, &encoded).await?;
+        sending.send_pieces(header, encoded).await?;
         for row in outcome.rows {
             let moved = Moved { root: row.root, size: row.size.into(), mode: row.mode, mtime: row.mtime };
             sending.set_fate(row.file, Fate::Moved(moved))?;
@@ -139,7 +142,7 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<(u64, Entry)>, first:
     bundle.append(&mut outcome.contents);
     let decoded_bytes = u32::try_from(bundle.len()).unwrap_or(u32::MAX);
     let header = Header { decoded_bytes, value: *blake3::hash(bundle).as_bytes(), ..header };
-    let mut encoded = Vec::new();
+    let mut encoded = vec![0; HEADER_BYTES];
     let encoding = worker.encoder.encode(bundle, None, &mut encoded);
     let encoding = encoding.map_err(|error| Stop::violation(error.to_string()))?;
     add(&sending.tally.bytes_encoded_in, encoding.input_bytes);

@@ -10,6 +10,7 @@ use proto_wire::{
     manifest::{Entry, Kind},
     piece::{Known, SMALL_FILE_BYTES},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     bundle,
@@ -198,11 +199,8 @@ impl<'a> Reading<'a> {
             let room = self.sending.room(len).await?;
             let task = Task { segment, ..self.task.clone() };
             let sending = Arc::clone(self.sending);
-            let run = self.sending.group.run("transfer segment", async move {
-                let done = send_segment(&sending, task).await;
-                drop(room);
-                done
-            });
+            let send = async move { send_segment(&sending, task, room).await };
+            let run = self.sending.group.run("transfer segment", send);
             self.busy.push(run.map(|done| done.unwrap_or_else(|Cancelled| Err(stopping().into()))).boxed());
             while let Some(Some(done)) = self.busy.next().now_or_never() {
                 self.done(done?).await?;
@@ -243,13 +241,15 @@ impl<'a> Reading<'a> {
     }
 }
 
-async fn send_segment(sending: &Arc<Sending>, task: Task) -> Result<Done, Failed> {
+async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemaphorePermit) -> Result<Done, Failed> {
     let segment = task.segment;
     let prepared = sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &task)).await?;
     match prepared {
         Ok(Prepared::Known(known)) => Ok(Done { segment, value: known.value, known: Some(known) }),
         Ok(Prepared::Encoded { header, encoded }) => {
-            sending.send_pieces(header, &encoded).await?;
+            // What encoding saved is room for others.
+            drop(room.split(room.num_permits().saturating_sub(encoded.len().div_ceil(1024))));
+            sending.send_pieces(header, encoded).await?;
             Ok(Done { segment, value: header.value, known: None })
         }
         // It is shorter than it was.
@@ -281,7 +281,7 @@ pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -
         sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &again)).await?;
     match prepared {
         Ok(Prepared::Known(known)) => send_known(&sending, &task, &[known]).await,
-        Ok(Prepared::Encoded { header, encoded }) => sending.send_pieces(header, &encoded).await,
+        Ok(Prepared::Encoded { header, encoded }) => sending.send_pieces(header, encoded).await,
         Err(_unreadable) => Err(unreadable_again()),
     }
 }

@@ -5,7 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 use dataplane_hde::BasisIndex;
 use proto_wire::{
     hde::{Container, Op},
-    piece::{Header, Known, PieceKind, Source},
+    piece::{HEADER_BYTES, Header, Known, PieceKind, Source, write_known},
 };
 use rustix::fs::SeekFrom;
 
@@ -26,7 +26,7 @@ pub(super) struct Task {
 /// What became of it.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// It travels.
+    /// It travels; before it there is room for the header.
     Encoded { header: Header, encoded: Vec<u8> },
     /// The receiver makes it of what it holds.
     Known(Known),
@@ -44,11 +44,11 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
         task.source.read_exact_at(bytes, offset)?;
     }
     let value = task.segments.value(task.segment, bytes);
-    let mut encoded = Vec::new();
+    let mut encoded = vec![0; HEADER_BYTES];
     let encoding = worker.encoder.encode(bytes, task.basis.as_deref(), &mut encoded).map_err(io::Error::other)?;
     add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
     add(&sending.tally.bytes_reused, encoding.referenced_bytes);
-    if let Some(source) = known(&encoded, len) {
+    if let Some(source) = known(&encoded[HEADER_BYTES..], len) {
         return Ok(Prepared::Known(Known { segment: task.segment, source, value }));
     }
     let header = Header {
@@ -94,9 +94,10 @@ pub(super) async fn send_known(sending: &Sending, task: &Task, list: &[Known]) -
     if list.is_empty() {
         return Ok(());
     }
-    let mut bytes = Vec::with_capacity(list.len() * proto_wire::piece::KNOWN_BYTES);
-    proto_wire::piece::write_known(list, &mut bytes);
-    let _room = sending.room(bytes.len()).await?;
+    let mut room = vec![0; HEADER_BYTES];
+    write_known(list, &mut room);
+    let bytes = &room[HEADER_BYTES..];
+    let _window = sending.room(bytes.len()).await?;
     let header = Header {
         kind: PieceKind::Known,
         part: 0,
@@ -107,7 +108,7 @@ pub(super) async fn send_known(sending: &Sending, task: &Task, list: &[Known]) -
         file: task.file,
         segment: 0,
         file_bytes: task.segments.file_bytes,
-        value: *blake3::hash(&bytes).as_bytes(),
+        value: *blake3::hash(bytes).as_bytes(),
     };
-    sending.send_pieces(header, &bytes).await
+    sending.send_pieces(header, room).await
 }

@@ -1,6 +1,7 @@
 //! One attempt to send: the walk, the receiver's answers, and the files that it wants, all at once.
 
 use std::{
+    io,
     ops::ControlFlow,
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,8 +16,8 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use proto_model::{Digest, Traceparent, TransferRole, TransferState};
 use proto_rpc::peer::ManifestPage;
 use proto_wire::{
-    frames::{Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame, Wanted},
-    manifest::{Kind, PageBuilder, PageReader},
+    frames::{Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame, Wanted, WantedFile},
+    manifest::{Entry, Kind, PageBuilder, PageReader},
     piece::SMALL_FILE_BYTES,
 };
 use tokio::sync::{Notify, mpsc};
@@ -340,12 +341,8 @@ impl Jobs<'_> {
         if sending.options.dry_run {
             return Err(Stop::violation("a dry run moves nothing"));
         }
-        for part in wanted.files {
+        for (part, entry) in self.with_entries(wanted).await? {
             let (index, more) = (part.file, part.more);
-            let entry = self
-                .part
-                .blocking("transfer entry", move |sending| sending.pages.entry(index).map_err(|error| own(&error)))
-                .await?;
             let entry = entry.filter(|entry| matches!(entry.kind, Kind::File { .. }));
             let entry = entry.ok_or_else(|| Stop::violation("the receiver asks for what is no file"))?;
             if self.gathering.is_none() && !self.asked.insert(index) {
@@ -366,6 +363,15 @@ impl Jobs<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What is wanted, with what the manifest says of it.
+    async fn with_entries(&mut self, wanted: Wanted) -> Result<Vec<(WantedFile, Option<Entry>)>, Stop> {
+        let find = move |sending: &Arc<Sending>| {
+            let entry = |file: WantedFile| sending.pages.entry(file.file).map(|entry| (file, entry));
+            wanted.files.into_iter().map(entry).collect::<io::Result<_>>().map_err(|error| own(&error))
+        };
+        self.part.blocking("transfer entries", find).await
     }
 
     async fn flush(&mut self) -> Result<(), Stop> {

@@ -163,10 +163,9 @@ impl Sending {
         self.unless_cancelled(room).await?.map_err(|_closed| stopping())
     }
 
-    /// Sends an encoded segment; resolves when all of it is acknowledged.
-    pub(super) async fn send_pieces(&self, header: Header, encoded: &[u8]) -> Result<(), Stop> {
-        let pieces = header.pieces(encoded)?;
-        for piece in pieces {
+    /// Sends an encoded segment, before which there is room for the header; resolves when all of it is acknowledged.
+    pub(super) async fn send_pieces(&self, header: Header, room_and_encoded: Vec<u8>) -> Result<(), Stop> {
+        for piece in header.pieces(room_and_encoded)? {
             let len = u64::try_from(piece.len()).unwrap_or_default();
             let number = self.next_piece.fetch_add(1, Relaxed);
             self.unless_cancelled(self.pieces.send(number, piece)).await??;

@@ -25,7 +25,12 @@ use proto_model::{
     ByteCount, Grant, GrantParty, PublicKey, TransferId, TransferOptions, TransferReport, TransferRole,
     config::{AcceptRule, Root},
 };
-use proto_wire::{Signed, frames::SenderFrame, grant};
+use proto_wire::{
+    Signed,
+    frames::SenderFrame,
+    grant,
+    piece::{Header, PieceKind},
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -185,7 +190,7 @@ pub(crate) fn id() -> TransferId {
 pub(crate) struct Faults {
     /// Done when the first page of the manifest goes over the link: after the walk, before anything is read.
     pub(crate) on_page: Option<Arc<dyn Fn() + Send + Sync>>,
-    /// Pieces are held from this one on, until the link is closed.
+    /// Pieces of segments are held from this one on, until the link is closed.
     pub(crate) hold_from: Option<usize>,
     /// The link dies after so many pieces.
     pub(crate) cut_after: Option<usize>,
@@ -335,6 +340,12 @@ impl PiecesOut for PiecesTo {
     fn send(&self, _number: u64, payload: Bytes) -> BoxFuture<'_, Result<(), LinkError>> {
         async move {
             let shared = &self.1;
+            let is_segment = Header::parse(&payload).is_ok_and(|(header, _)| header.kind == PieceKind::Segment);
+            let hold = shared.faults.hold_from.filter(|_| is_segment);
+            if hold.is_some_and(|hold| shared.carried.load(SeqCst) >= hold) {
+                shared.dead.cancelled().await;
+                return Err(dead());
+            }
             let place = tokio::select! {
                 () = shared.dead.cancelled() => return Err(dead()),
                 place = self.0.reserve() => place.map_err(|_closed| dead())?,
@@ -342,10 +353,6 @@ impl PiecesOut for PiecesTo {
             let number = shared.carried.fetch_add(1, SeqCst);
             if shared.faults.cut_after.is_some_and(|cut| number >= cut) {
                 shared.dead.cancel();
-                return Err(dead());
-            }
-            if shared.faults.hold_from.is_some_and(|hold| number >= hold) {
-                shared.dead.cancelled().await;
                 return Err(dead());
             }
             let mut payload = payload.to_vec();

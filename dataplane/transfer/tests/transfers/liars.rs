@@ -7,7 +7,7 @@ use proto_wire::{
     TreePath,
     frames::{Authority, FileEnd, ManifestEnd, Open, ReceiverFrame, SenderFrame},
     manifest::{Entry, Kind, Mtime, PageBuilder, PageReader},
-    piece::{BundleRow, Header, Known, PieceKind, Source, write_bundle_table, write_known},
+    piece::{BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle_table, write_known},
 };
 
 use crate::bed::{Bed, Faults, PATIENCE, noise, pair, tree};
@@ -53,7 +53,7 @@ impl Liar {
                 Step::Frame(frame) => self.link.control_out.send(&frame).await,
                 Step::Wanted => self.wanted().await,
                 Step::Piece(header, encoded) => {
-                    let pieces = header.pieces(&encoded).unwrap();
+                    let pieces = header.pieces([[0; HEADER_BYTES].as_slice(), &encoded].concat()).unwrap();
                     self.link.pieces_out.send(0, pieces[0].clone()).await
                 }
             };

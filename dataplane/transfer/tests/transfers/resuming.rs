@@ -115,10 +115,11 @@ async fn what_broke_off_can_be_given_up_at_the_receiver() {
     };
     let (sent, ()) = tokio::join!(Box::pin(bed.a.transfers.send(bed.job(&grant), connector, reports)), cancel);
     assert!(matches!(sent, Sent::Ended(report) if report.state == TransferState::Cancelled));
-    wires.received().await;
+    // The sender may have come once more to say that it is cancelled: then nothing is left already.
+    let broken = !wires.received().await.iter().any(|received| matches!(received, Received::Ended(_)));
     let hidden = || tree(&bed.b.root).into_keys().filter(|path| path.ends_with(b".part")).count();
-    assert_eq!((hidden(), bed.b.leftovers().len()), (1, 1));
-    assert!(bed.b.transfers.cancel(grant.transfer, TransferRole::Receiver));
+    assert_eq!((hidden(), bed.b.leftovers().len()), if broken { (1, 1) } else { (0, 0) });
+    assert_eq!(bed.b.transfers.cancel(grant.transfer, TransferRole::Receiver), broken);
     bed.b.tasks.shutdown(crate::bed::PATIENCE).await.unwrap();
     assert_eq!((hidden(), bed.b.leftovers().len()), (0, 0));
 }

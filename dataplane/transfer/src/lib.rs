@@ -26,6 +26,7 @@ mod service;
 mod source;
 mod stop;
 mod tally;
+mod upkeep;
 mod walk;
 
 pub use link::{Connector, ControlIn, ControlOut, Link, LinkError, PathOf, PiecesIn, PiecesOut};

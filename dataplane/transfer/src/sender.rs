@@ -4,8 +4,11 @@
 //! somebody cancels. Each attempt walks the sources, tells the receiver what there is, and sends what it asks for.
 
 mod answers;
+mod board;
 mod bundle;
 mod file;
+mod jobs;
+mod manifest;
 mod segment;
 mod session;
 mod state;

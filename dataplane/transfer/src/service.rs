@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,17 +9,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dataplane_identity::TrustStore;
-use foundation_runtime::{Clock, OnEnd, TaskGroup};
-use proto_model::{ByteCount, PublicKey, TransferId, TransferRole, TransferState};
+use foundation_runtime::{Clock, TaskGroup};
+use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ends::TransferFolder, reason::end, receiver, report, roots::Roots, stop::Stop};
+use crate::{ends::TransferFolder, reason::end, roots::Roots, stop::Stop};
 
 /// How long a new attempt waits for the one before it to let go.
 const TAKE_OVER: Duration = Duration::from_secs(30);
-
-/// How often what nobody may go on with is looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// How transfers are done; may be changed while they run, and holds for those that begin after it.
 #[derive(Clone, Copy, Debug)]
@@ -106,31 +102,6 @@ pub(crate) struct Turn {
 }
 
 impl Transfers {
-    /// Opens the folder of transfers; from then on what is left of transfers whose grants are over is removed, now and every
-    /// hour. Within a tokio runtime.
-    ///
-    /// # Errors
-    /// When the folder cannot be used.
-    pub fn open(options: Options, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
-        let folder = TransferFolder::open(options.folder)?;
-        report::describe();
-        let shared = Arc::new(Shared {
-            folder,
-            trust: options.trust,
-            key: options.key,
-            roots: ArcSwap::from_pointee(options.roots),
-            settings: ArcSwap::from_pointee(options.settings),
-            meter: options.meter,
-            clock,
-            tasks,
-            running: Mutex::default(),
-            promised: Mutex::default(),
-        });
-        let sweeping = Arc::clone(&shared);
-        shared.tasks.spawn("transfer sweep", OnEnd::Expected, async move { sweeping.sweep().await });
-        Ok(Self(shared))
-    }
-
     /// Other roots, for transfers that begin after this.
     pub fn set_roots(&self, roots: Roots) {
         self.0.roots.store(Arc::new(roots));
@@ -147,24 +118,6 @@ impl Transfers {
         **self.0.settings.load()
     }
 
-    /// Stops a transfer for good at this end, whether it runs or has broken off. Files that are in place stay. False where
-    /// there is no such transfer.
-    pub fn cancel(&self, id: TransferId, role: TransferRole) -> bool {
-        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, role)).cloned();
-        if let Some(running) = running {
-            running.cancel.cancel();
-            return true;
-        }
-        let known = self.0.folder.of(id, role).exists();
-        if known {
-            let shared = Arc::clone(&self.0);
-            self.0.tasks.spawn("transfer discard", OnEnd::Expected, async move {
-                shared.discard(id, role, TransferState::Cancelled).await;
-            });
-        }
-        known
-    }
-
     /// How many transfers run at this host.
     #[must_use]
     pub fn running(&self) -> usize {
@@ -173,6 +126,27 @@ impl Transfers {
 }
 
 impl Shared {
+    pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> Self {
+        Self {
+            folder,
+            trust: options.trust,
+            key: options.key,
+            roots: ArcSwap::from_pointee(options.roots),
+            settings: ArcSwap::from_pointee(options.settings),
+            meter: options.meter,
+            clock,
+            tasks,
+            running: Mutex::default(),
+            promised: Mutex::default(),
+        }
+    }
+
+    /// Tells a transfer that runs here to stop for good; false where there is none.
+    pub(crate) fn cancel_running(&self, id: TransferId, role: TransferRole) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(&(id, role)).map(|running| running.cancel.cancel()).is_some()
+    }
+
     /// Waits for its turn at a transfer; an attempt that still runs is told to let go.
     pub(crate) async fn turn(self: &Arc<Self>, id: TransferId, role: TransferRole) -> Result<Turn, Stop> {
         let before = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, role)).cloned();
@@ -210,44 +184,6 @@ impl Shared {
 }
 
 impl Shared {
-    /// Removes what nobody may go on with, until this program stops.
-    async fn sweep(self: Arc<Self>) {
-        loop {
-            let shared = Arc::clone(&self);
-            let over = self.tasks.blocking("transfer sweep", move || {
-                shared.folder.forget(shared.clock.utc())?;
-                receiver::over(&shared)
-            });
-            match over.await {
-                Ok(Ok(over)) => {
-                    for id in over {
-                        tracing::info!(transfer = %id, "a transfer that broke off is given up: its grant is over");
-                        self.discard(id, TransferRole::Receiver, TransferState::Failed).await;
-                    }
-                }
-                Ok(Err(error)) => tracing::warn!(%error, "the folder of transfers cannot be swept"),
-                Err(_stopping) => return,
-            }
-            tokio::select! {
-                () = tokio::time::sleep(SWEEP_EVERY) => {}
-                () = self.tasks.cancelled() => return,
-            }
-        }
-    }
-
-    /// Ends a transfer that does not run.
-    async fn discard(self: &Arc<Self>, id: TransferId, role: TransferRole, state: TransferState) {
-        // Whoever runs it meanwhile ends it by itself.
-        let Some(turn) = self.turn_if_free(id, role) else { return };
-        let shared = Arc::clone(self);
-        let discarded =
-            self.tasks.blocking("transfer discard", move || receiver::discard(&shared, id, role, state)).await;
-        if let Ok(Err(error)) = discarded {
-            tracing::warn!(transfer = %id, %error, "what is left of a transfer cannot be removed");
-        }
-        drop(turn);
-    }
-
     /// The turn at a transfer that does not run here.
     pub(crate) fn turn_if_free(self: &Arc<Self>, id: TransferId, role: TransferRole) -> Option<Turn> {
         let fresh = Running {

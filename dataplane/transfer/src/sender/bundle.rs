@@ -13,10 +13,7 @@ use proto_wire::{
     },
 };
 
-use super::{
-    file::{Wish, send_from},
-    state::{Seen, Sending, Worker},
-};
+use super::state::{Seen, Sending, Worker};
 use crate::{
     page_store::{Fate, Moved},
     reason::issue,
@@ -73,17 +70,17 @@ struct Outcome {
     encoded: Option<(Header, Vec<u8>)>,
 }
 
-/// Reads and sends a bundle.
-pub(super) async fn send(sending: Arc<Sending>, bundle: Bundle) -> Result<(), Stop> {
+/// Reads and sends a bundle; gives back the files that are not small any more.
+pub(super) async fn send(sending: &Arc<Sending>, bundle: Bundle) -> Result<Vec<(u64, Entry)>, Stop> {
     send_files(sending, bundle.files, 0).await
 }
 
-/// Sends one file as a bundle of its own.
-pub(super) async fn send_one(sending: &Arc<Sending>, file: u64, entry: Entry, attempt: u8) -> Result<(), Stop> {
-    Box::pin(send_files(Arc::clone(sending), vec![(file, entry)], attempt)).await
+/// Sends one file as a bundle of its own, in a second reading; false where it has grown again.
+pub(super) async fn send_one(sending: &Arc<Sending>, file: u64, entry: Entry) -> Result<bool, Stop> {
+    Ok(send_files(sending, vec![(file, entry)], 1).await?.is_empty())
 }
 
-async fn send_files(sending: Arc<Sending>, files: Vec<(u64, Entry)>, attempt: u8) -> Result<(), Stop> {
+async fn send_files(sending: &Arc<Sending>, files: Vec<(u64, Entry)>, attempt: u8) -> Result<Vec<(u64, Entry)>, Stop> {
     let outcome =
         sending.on_worker("transfer bundle", move |sending, worker| read(sending, worker, files, attempt)).await??;
     for (file, entry, reason, message) in outcome.given_up {
@@ -96,11 +93,7 @@ async fn send_files(sending: Arc<Sending>, files: Vec<(u64, Entry)>, attempt: u8
             sending.set_fate(row.file, Fate::Moved(moved))?;
         }
     }
-    for (file, entry) in outcome.grown {
-        let wish = Wish { file, entry, held: Vec::new(), basis: None };
-        Box::pin(send_from(Arc::clone(&sending), wish, 1)).await?;
-    }
-    Ok(())
+    Ok(outcome.grown)
 }
 
 fn read(sending: &Sending, worker: &mut Worker, files: Vec<(u64, Entry)>, first: u8) -> Result<Outcome, Stop> {

@@ -148,7 +148,8 @@ async fn read_once(sending: &Arc<Sending>, wish: &Wish, attempt: u8) -> Result<(
     }
     if seen.size <= SMALL_FILE_BYTES && attempt > 0 {
         // It shrank: now it travels as small files do.
-        return Ok(bundle::send_one(sending, wish.file, wish.entry.clone(), attempt).await?);
+        let sent = bundle::send_one(sending, wish.file, wish.entry.clone()).await?;
+        return if sent { Ok(()) } else { Err(Failed::Changed) };
     }
     if attempt > 0 {
         sending.second.lock().unwrap_or_else(PoisonError::into_inner).insert(wish.file);

@@ -1,36 +1,26 @@
 //! One attempt to send: the walk, the receiver's answers, and the files that it wants, all at once.
 
 use std::{
-    io,
-    ops::ControlFlow,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use foundation_runtime::{Cancelled, TaskGroup, durable};
 use foundation_telemetry::propagation;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::StreamExt;
 use proto_model::{Digest, Traceparent, TransferRole, TransferState};
-use proto_rpc::peer::ManifestPage;
-use proto_wire::{
-    frames::{Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame, Wanted, WantedFile},
-    manifest::{Entry, Kind, PageBuilder, PageReader},
-    piece::SMALL_FILE_BYTES,
-};
-use tokio::sync::{Notify, mpsc};
+use proto_wire::frames::{Finished, Open, Opened, ReceiverFrame, SenderFrame, Wanted};
+use tokio::sync::mpsc;
 use tracing::field::Empty;
 
 use super::{
-    Checked, FINISHING_FILE, bundle,
-    bundle::Bundle,
-    file::{self, Gathering},
+    Checked, FINISHING_FILE,
+    board::Board,
+    jobs::Jobs,
+    manifest::walk_sources,
     state::{Parts, Sending, own},
 };
 use crate::{
-    bit_set::BitSet,
     exclude::Excludes,
     link::{ControlIn, ControlOut, Link, PathOf},
     reason::end,
@@ -40,7 +30,6 @@ use crate::{
     source::Sources,
     stop::Stop,
     tally::{Tally, add},
-    walk::{Found, walk},
 };
 
 /// How long the receiver has to consent: it may wait for an earlier attempt to let go.
@@ -51,11 +40,6 @@ pub(super) const DRAIN: Duration = Duration::from_secs(30);
 const LAST_FRAME: Duration = Duration::from_secs(5);
 /// Frames that wait to be sent: pages of 1 MiB among them.
 const FRAMES: usize = 8;
-/// Files that are read at once. Each waits for its segments to be acknowledged: at 128 KiB and 150 ms of round trip these are
-/// 110 MB a second.
-const FILES: usize = 128;
-/// Bundles that are under way at once are bounded by the window; files and bundles together by this.
-const JOBS: usize = 2 * FILES;
 /// Encoded bytes under way, whatever a receiver offers: what this host's memory bears.
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
 /// A window that holds less than a few segments stands still most of the time.
@@ -69,17 +53,6 @@ pub(super) struct Attempt<'a> {
     pub(super) tally: Arc<Tally>,
     pub(super) group: TaskGroup,
     pub(super) reporter: &'a Reporter,
-}
-
-/// What the parts of an attempt tell one another.
-#[derive(Default)]
-struct Board {
-    /// Pages that were sent, and that were answered.
-    pages: AtomicU64,
-    answered: AtomicU64,
-    walked: AtomicBool,
-    resends: Mutex<Vec<(u64, u64)>>,
-    bell: Notify,
 }
 
 impl Attempt<'_> {
@@ -181,15 +154,6 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    async fn blocking<T: Send + 'static>(
-        &self,
-        name: &'static str,
-        work: impl FnOnce(&Arc<Sending>) -> Result<T, Stop> + Send + 'static,
-    ) -> Result<T, Stop> {
-        let sending = Arc::clone(self.sending);
-        self.sending.group.blocking(name, move || work(&sending)).await.unwrap_or_else(|Cancelled| Err(stopping()))
-    }
-
     async fn write_frames(
         &self,
         control: &mut dyn ControlOut,
@@ -204,7 +168,7 @@ impl Part<'_> {
     /// Walks the sources: pages go to the disk and to the receiver.
     async fn walk(&self, excludes: Excludes) -> Result<(), Stop> {
         let board = Arc::clone(self.board);
-        self.blocking("transfer walk", move |sending| walk_sources(sending, &board, &excludes)).await?;
+        self.sending.blocking("transfer walk", move |sending| walk_sources(sending, &board, &excludes)).await?;
         self.board.walked.store(true, Relaxed);
         self.board.bell.notify_one();
         std::future::pending().await
@@ -240,10 +204,11 @@ impl Part<'_> {
             }
         }
         if !wanted.files.is_empty() {
-            self.blocking("transfer answers", move |sending| {
-                sending.answers.append(&bytes).map_err(|error| own(&error))
-            })
-            .await?;
+            self.sending
+                .blocking("transfer answers", move |sending| {
+                    sending.answers.append(&bytes).map_err(|error| own(&error))
+                })
+                .await?;
         }
         self.board.bell.notify_one();
         Ok(())
@@ -269,20 +234,16 @@ impl Part<'_> {
 
     /// Sends what is wanted, then finishes; segments that are asked for again are sent until the end.
     async fn send_wanted(&self) -> Result<(), Stop> {
-        let mut jobs = Jobs {
-            part: self,
-            busy: FuturesUnordered::new(),
-            bundle: Bundle::default(),
-            asked: BitSet::default(),
-            gathering: None,
-        };
+        let mut jobs = Jobs::new(Arc::clone(self.sending), Arc::clone(self.board));
         let mut finished = false;
         loop {
             // Read before the queue: what is said to be complete is then all in the queue.
             let complete =
                 self.board.walked.load(Relaxed) && self.board.answered.load(Relaxed) == self.board.pages.load(Relaxed);
-            while let Some(frame) =
-                self.blocking("transfer answers", |sending| sending.answers.take().map_err(|error| own(&error))).await?
+            while let Some(frame) = self
+                .sending
+                .blocking("transfer answers", |sending| sending.answers.take().map_err(|error| own(&error)))
+                .await?
             {
                 let ReceiverFrame::Wanted(wanted) = ReceiverFrame::decode(&frame)? else {
                     return Err(Stop::violation("an answer on the disk is damaged"));
@@ -292,7 +253,7 @@ impl Part<'_> {
             // Nothing more for now: what was gathered goes.
             jobs.flush().await?;
             jobs.resend().await?;
-            if complete && !finished && jobs.busy.is_empty() && self.sent_all(&jobs) {
+            if complete && !finished && jobs.busy.is_empty() && jobs.sent_all() {
                 self.finish().await?;
                 finished = true;
             }
@@ -307,12 +268,9 @@ impl Part<'_> {
         }
     }
 
-    fn sent_all(&self, jobs: &Jobs<'_>) -> bool {
-        jobs.gathering.is_none() && self.board.resends.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
     async fn finish(&self) -> Result<(), Stop> {
         let tree_digest = self
+            .sending
             .blocking("transfer finish", |sending| {
                 let digest = sending.pages.tree_digest().map_err(|error| own(&error))?;
                 // Kept first: should the receiver's last word be lost, this says that it was a good one.
@@ -323,161 +281,5 @@ impl Part<'_> {
             })
             .await?;
         self.sending.frame(SenderFrame::Finish { tree_digest }).await
-    }
-}
-
-/// Files and bundles that are being sent.
-struct Jobs<'a> {
-    part: &'a Part<'a>,
-    busy: FuturesUnordered<BoxFuture<'static, Result<(), Stop>>>,
-    bundle: Bundle,
-    asked: BitSet,
-    gathering: Option<Gathering>,
-}
-
-impl Jobs<'_> {
-    async fn wanted(&mut self, wanted: Wanted) -> Result<(), Stop> {
-        let sending = Arc::clone(self.part.sending);
-        if sending.options.dry_run {
-            return Err(Stop::violation("a dry run moves nothing"));
-        }
-        for (part, entry) in self.with_entries(wanted).await? {
-            let (index, more) = (part.file, part.more);
-            let entry = entry.filter(|entry| matches!(entry.kind, Kind::File { .. }));
-            let entry = entry.ok_or_else(|| Stop::violation("the receiver asks for what is no file"))?;
-            if self.gathering.is_none() && !self.asked.insert(index) {
-                return Err(Stop::violation("the receiver asks for a file twice"));
-            }
-            let gathering = Gathering::add(self.gathering.take(), part, &entry)?;
-            if more {
-                self.gathering = Some(gathering);
-                continue;
-            }
-            if entry.size() <= SMALL_FILE_BYTES {
-                if let Some(full) = self.bundle.push(index, entry) {
-                    self.send_bundle(full).await?;
-                }
-            } else {
-                let wish = gathering.finish(entry)?;
-                self.start("transfer file", file::send(Arc::clone(&sending), wish), FILES).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What is wanted, with what the manifest says of it.
-    async fn with_entries(&mut self, wanted: Wanted) -> Result<Vec<(WantedFile, Option<Entry>)>, Stop> {
-        let find = move |sending: &Arc<Sending>| {
-            let entry = |file: WantedFile| sending.pages.entry(file.file).map(|entry| (file, entry));
-            wanted.files.into_iter().map(entry).collect::<io::Result<_>>().map_err(|error| own(&error))
-        };
-        self.part.blocking("transfer entries", find).await
-    }
-
-    async fn flush(&mut self) -> Result<(), Stop> {
-        match self.bundle.take() {
-            Some(bundle) => self.send_bundle(bundle).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn send_bundle(&mut self, bundle: Bundle) -> Result<(), Stop> {
-        let sending = Arc::clone(self.part.sending);
-        let room = sending.room(bundle.bytes()).await?;
-        let send = async move {
-            let sent = bundle::send(sending, bundle).await;
-            drop(room);
-            sent
-        };
-        self.start("transfer bundle", send, JOBS).await
-    }
-
-    async fn resend(&mut self) -> Result<(), Stop> {
-        let resends = std::mem::take(&mut *self.part.board.resends.lock().unwrap_or_else(PoisonError::into_inner));
-        for (file, segment) in resends {
-            let again = file::send_again(Arc::clone(self.part.sending), file, segment);
-            self.start("transfer segment again", again, JOBS).await?;
-        }
-        Ok(())
-    }
-
-    /// Starts a job, once there are fewer than so many.
-    async fn start(
-        &mut self,
-        name: &'static str,
-        job: impl Future<Output = Result<(), Stop>> + Send + 'static,
-        at_most: usize,
-    ) -> Result<(), Stop> {
-        while self.busy.len() >= at_most {
-            if let Some(done) = self.busy.next().await {
-                done?;
-            }
-        }
-        let run = self.part.sending.group.run(name, job);
-        self.busy.push(run.map(|done| done.unwrap_or_else(|Cancelled| Err(stopping()))).boxed());
-        Ok(())
-    }
-}
-
-fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes) -> Result<(), Stop> {
-    let mut pages = Pages { sending, board, builder: PageBuilder::default(), reader: PageReader::default() };
-    let mut stopped = Ok(());
-    let mut incomplete = false;
-    walk(&sending.sources, excludes, &mut |found| {
-        let result = match found {
-            Found::Entry(entry) => {
-                add(&sending.tally.files_total, 1);
-                add(&sending.tally.bytes_total, entry.size());
-                pages.builder.push(&entry).map_or(Ok(()), |page| pages.page(page))
-            }
-            Found::Issue(issue) => {
-                incomplete |= issue.hides_entries;
-                sending.tally.found_issue(&issue);
-                Ok(())
-            }
-        };
-        match result {
-            Ok(()) if !sending.group.is_cancelled() => ControlFlow::Continue(()),
-            Ok(()) => {
-                stopped = Err(stopping());
-                ControlFlow::Break(())
-            }
-            Err(stop) => {
-                stopped = Err(stop);
-                ControlFlow::Break(())
-            }
-        }
-    });
-    stopped?;
-    if let Some(page) = pages.builder.finish() {
-        pages.page(page)?;
-    }
-    let end = ManifestEnd {
-        entries: pages.reader.entries(),
-        bytes: pages.reader.bytes(),
-        digest: pages.reader.digest(),
-        issues: sending.tally.issues(),
-        issue_count: sending.tally.issue_count(),
-        contents: sending.sources.has_contents(),
-        incomplete,
-    };
-    sending.tally.totals_final.store(true, Relaxed);
-    sending.frames.blocking_send(SenderFrame::ManifestEnd(end)).map_err(|_closed| stopping())
-}
-
-struct Pages<'a> {
-    sending: &'a Sending,
-    board: &'a Board,
-    builder: PageBuilder,
-    reader: PageReader,
-}
-
-impl Pages<'_> {
-    fn page(&mut self, page: ManifestPage) -> Result<(), Stop> {
-        // Through the other end's own check: what would be refused there is found here.
-        self.reader.next_page(page.clone())?;
-        self.sending.pages.append(&page).map_err(|error| own(&error))?;
-        self.board.pages.fetch_add(1, Relaxed);
-        self.sending.frames.blocking_send(SenderFrame::Page(page)).map_err(|_closed| stopping())
     }
 }

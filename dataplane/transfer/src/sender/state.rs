@@ -119,6 +119,16 @@ impl Sending {
         })
     }
 
+    /// Runs work on a blocking thread.
+    pub(super) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, Stop> + Send + 'static,
+    ) -> Result<T, Stop> {
+        let sending = Arc::clone(self);
+        self.group.blocking(name, move || work(&sending)).await.unwrap_or_else(|_cancelled| Err(stopping()))
+    }
+
     /// Waits, but not longer than the attempt goes on.
     async fn unless_cancelled<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Stop> {
         tokio::select! {

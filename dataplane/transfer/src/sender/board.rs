@@ -1,0 +1,21 @@
+//! What the parts of one attempt to send tell one another.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64},
+};
+
+use tokio::sync::Notify;
+
+/// Whoever changes something here rings.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    /// Pages that were sent, and that were answered.
+    pub(super) pages: AtomicU64,
+    pub(super) answered: AtomicU64,
+    /// Whether there will be no further pages.
+    pub(super) walked: AtomicBool,
+    /// Segments that are to be sent again: file and number.
+    pub(super) resends: Mutex<Vec<(u64, u64)>>,
+    pub(super) bell: Notify,
+}

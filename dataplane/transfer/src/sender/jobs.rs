@@ -1,0 +1,141 @@
+//! Files and bundles on their way: many at once, in the order in which they were asked for.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError},
+};
+
+use foundation_runtime::Cancelled;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use proto_wire::{
+    frames::{Wanted, WantedFile},
+    manifest::{Entry, Kind},
+    piece::SMALL_FILE_BYTES,
+};
+
+use super::{
+    board::Board,
+    bundle,
+    bundle::Bundle,
+    file::{self, Gathering, Wish},
+    state::{Sending, own},
+};
+use crate::{bit_set::BitSet, receiver::stopping, stop::Stop};
+
+/// Files that are read at once. Each waits for its segments to be acknowledged: at 128 KiB and 150 ms of round trip these are
+/// 110 MB a second.
+const FILES: usize = 128;
+/// Bundles that are under way at once are bounded by the window; files and bundles together by this.
+const JOBS: usize = 2 * FILES;
+
+/// Files and bundles that are being sent.
+pub(super) struct Jobs {
+    sending: Arc<Sending>,
+    board: Arc<Board>,
+    pub(super) busy: FuturesUnordered<BoxFuture<'static, Result<(), Stop>>>,
+    bundle: Bundle,
+    asked: BitSet,
+    gathering: Option<Gathering>,
+}
+
+impl Jobs {
+    pub(super) fn new(sending: Arc<Sending>, board: Arc<Board>) -> Self {
+        let (busy, bundle, asked) = (FuturesUnordered::new(), Bundle::default(), BitSet::default());
+        Self { sending, board, busy, bundle, asked, gathering: None }
+    }
+
+    /// Whether nothing is left of what was asked for.
+    pub(super) fn sent_all(&self) -> bool {
+        self.gathering.is_none() && self.board.resends.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Begins to send what an answer asks for.
+    pub(super) async fn wanted(&mut self, wanted: Wanted) -> Result<(), Stop> {
+        let sending = Arc::clone(&self.sending);
+        if sending.options.dry_run {
+            return Err(Stop::violation("a dry run moves nothing"));
+        }
+        for (part, entry) in self.with_entries(wanted).await? {
+            let (index, more) = (part.file, part.more);
+            let entry = entry.filter(|entry| matches!(entry.kind, Kind::File { .. }));
+            let entry = entry.ok_or_else(|| Stop::violation("the receiver asks for what is no file"))?;
+            if self.gathering.is_none() && !self.asked.insert(index) {
+                return Err(Stop::violation("the receiver asks for a file twice"));
+            }
+            let gathering = Gathering::add(self.gathering.take(), part, &entry)?;
+            if more {
+                self.gathering = Some(gathering);
+                continue;
+            }
+            if entry.size() <= SMALL_FILE_BYTES {
+                if let Some(full) = self.bundle.push(index, entry) {
+                    self.send_bundle(full).await?;
+                }
+            } else {
+                let wish = gathering.finish(entry)?;
+                self.start("transfer file", file::send(Arc::clone(&sending), wish), FILES).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wanted, with what the manifest says of it.
+    async fn with_entries(&mut self, wanted: Wanted) -> Result<Vec<(WantedFile, Option<Entry>)>, Stop> {
+        let find = move |sending: &Arc<Sending>| {
+            let entry = |file: WantedFile| sending.pages.entry(file.file).map(|entry| (file, entry));
+            wanted.files.into_iter().map(entry).collect::<io::Result<_>>().map_err(|error| own(&error))
+        };
+        self.sending.blocking("transfer entries", find).await
+    }
+
+    /// Sends what was gathered for a bundle, full or not.
+    pub(super) async fn flush(&mut self) -> Result<(), Stop> {
+        match self.bundle.take() {
+            Some(bundle) => self.send_bundle(bundle).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send_bundle(&mut self, bundle: Bundle) -> Result<(), Stop> {
+        let sending = Arc::clone(&self.sending);
+        let room = sending.room(bundle.bytes()).await?;
+        let send = async move {
+            let grown = bundle::send(&sending, bundle).await?;
+            drop(room);
+            for (file, entry) in grown {
+                // It is no small file any more: its second reading is one of segments.
+                let wish = Wish { file, entry, held: Vec::new(), basis: None };
+                Box::pin(file::send_from(Arc::clone(&sending), wish, 1)).await?;
+            }
+            Ok(())
+        };
+        self.start("transfer bundle", send, JOBS).await
+    }
+
+    /// Sends again what did not verify.
+    pub(super) async fn resend(&mut self) -> Result<(), Stop> {
+        let resends = std::mem::take(&mut *self.board.resends.lock().unwrap_or_else(PoisonError::into_inner));
+        for (file, segment) in resends {
+            let again = file::send_again(Arc::clone(&self.sending), file, segment);
+            self.start("transfer segment again", again, JOBS).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a job, once there are fewer than so many.
+    async fn start(
+        &mut self,
+        name: &'static str,
+        job: impl Future<Output = Result<(), Stop>> + Send + 'static,
+        at_most: usize,
+    ) -> Result<(), Stop> {
+        while self.busy.len() >= at_most {
+            if let Some(done) = self.busy.next().await {
+                done?;
+            }
+        }
+        let run = self.sending.group.run(name, job);
+        self.busy.push(run.map(|done| done.unwrap_or_else(|Cancelled| Err(stopping()))).boxed());
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Walks the sources: pages go to this end's disk and to the receiver.
+
+use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
+
+use proto_rpc::peer::ManifestPage;
+use proto_wire::{
+    frames::{ManifestEnd, SenderFrame},
+    manifest::{PageBuilder, PageReader},
+};
+
+use super::{
+    board::Board,
+    state::{Sending, own},
+};
+use crate::{
+    exclude::Excludes,
+    receiver::stopping,
+    stop::Stop,
+    tally::add,
+    walk::{Found, walk},
+};
+
+/// Walks all there is to send; on a blocking thread.
+pub(super) fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes) -> Result<(), Stop> {
+    let mut pages = Pages { sending, board, builder: PageBuilder::default(), reader: PageReader::default() };
+    let mut stopped = Ok(());
+    let mut incomplete = false;
+    walk(&sending.sources, excludes, &mut |found| {
+        let result = match found {
+            Found::Entry(entry) => {
+                add(&sending.tally.files_total, 1);
+                add(&sending.tally.bytes_total, entry.size());
+                pages.builder.push(&entry).map_or(Ok(()), |page| pages.page(page))
+            }
+            Found::Issue(issue) => {
+                incomplete |= issue.hides_entries;
+                sending.tally.found_issue(&issue);
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) if !sending.group.is_cancelled() => ControlFlow::Continue(()),
+            Ok(()) => {
+                stopped = Err(stopping());
+                ControlFlow::Break(())
+            }
+            Err(stop) => {
+                stopped = Err(stop);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    stopped?;
+    if let Some(page) = pages.builder.finish() {
+        pages.page(page)?;
+    }
+    let end = ManifestEnd {
+        entries: pages.reader.entries(),
+        bytes: pages.reader.bytes(),
+        digest: pages.reader.digest(),
+        issues: sending.tally.issues(),
+        issue_count: sending.tally.issue_count(),
+        contents: sending.sources.has_contents(),
+        incomplete,
+    };
+    sending.tally.totals_final.store(true, Relaxed);
+    sending.frames.blocking_send(SenderFrame::ManifestEnd(end)).map_err(|_closed| stopping())
+}
+
+struct Pages<'a> {
+    sending: &'a Sending,
+    board: &'a Board,
+    builder: PageBuilder,
+    reader: PageReader,
+}
+
+impl Pages<'_> {
+    fn page(&mut self, page: ManifestPage) -> Result<(), Stop> {
+        // Through the other end's own check: what would be refused there is found here.
+        self.reader.next_page(page.clone())?;
+        self.sending.pages.append(&page).map_err(|error| own(&error))?;
+        self.board.pages.fetch_add(1, Relaxed);
+        self.sending.frames.blocking_send(SenderFrame::Page(page)).map_err(|_closed| stopping())
+    }
+}

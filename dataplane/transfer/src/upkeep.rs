@@ -1,0 +1,85 @@
+//! Opens the folder of transfers, stops transfers for good, and removes what is left of those that nobody may go on with.
+
+use std::{io, sync::Arc, time::Duration};
+
+use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use proto_model::{TransferId, TransferRole, TransferState};
+
+use crate::{
+    ends::TransferFolder,
+    receiver, report,
+    service::{Options, Shared, Transfers},
+};
+
+/// How often what nobody may go on with is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+impl Transfers {
+    /// Opens the folder of transfers; from then on what is left of transfers whose grants are over is removed, now and every
+    /// hour. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn open(options: Options, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
+        let folder = TransferFolder::open(options.folder.clone())?;
+        report::describe();
+        let shared = Arc::new(Shared::new(options, folder, clock, tasks));
+        let sweeping = Arc::clone(&shared);
+        shared.tasks.spawn("transfer sweep", OnEnd::Expected, sweep(sweeping));
+        Ok(Self(shared))
+    }
+
+    /// Stops a transfer for good at this end, whether it runs or has broken off. Files that are in place stay. False where
+    /// there is no such transfer.
+    pub fn cancel(&self, id: TransferId, role: TransferRole) -> bool {
+        if self.0.cancel_running(id, role) {
+            return true;
+        }
+        let known = self.0.folder.of(id, role).exists();
+        if known {
+            let shared = Arc::clone(&self.0);
+            self.0.tasks.spawn("transfer discard", OnEnd::Expected, async move {
+                discard(&shared, id, role, TransferState::Cancelled).await;
+            });
+        }
+        known
+    }
+}
+
+/// Removes what nobody may go on with, until this program stops.
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        let sweeping = Arc::clone(&shared);
+        let over = shared.tasks.blocking("transfer sweep", move || {
+            sweeping.folder.forget(sweeping.clock.utc())?;
+            receiver::over(&sweeping)
+        });
+        match over.await {
+            Ok(Ok(over)) => {
+                for id in over {
+                    tracing::info!(transfer = %id, "a transfer that broke off is given up: its grant is over");
+                    discard(&shared, id, TransferRole::Receiver, TransferState::Failed).await;
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the folder of transfers cannot be swept"),
+            Err(_stopping) => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = shared.tasks.cancelled() => return,
+        }
+    }
+}
+
+/// Ends a transfer that does not run.
+async fn discard(shared: &Arc<Shared>, id: TransferId, role: TransferRole, state: TransferState) {
+    // Whoever runs it meanwhile ends it by itself.
+    let Some(turn) = shared.turn_if_free(id, role) else { return };
+    let discarding = Arc::clone(shared);
+    let discarded =
+        shared.tasks.blocking("transfer discard", move || receiver::discard(&discarding, id, role, state)).await;
+    if let Ok(Err(error)) = discarded {
+        tracing::warn!(transfer = %id, %error, "what is left of a transfer cannot be removed");
+    }
+    drop(turn);
+}

@@ -156,13 +156,22 @@ pub(crate) fn explain(status: &tonic::Status) -> String {
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
             format!("the control plane refuses this node: {message}")
         }
-        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => std::error::Error::source(status)
-            .map_or_else(
-                || format!("the session with the control plane broke: {message}"),
-                |cause| format!("the session with the control plane broke: {}", chain(cause)),
-            ),
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => broken(status, &message),
         code => format!("the control plane answered {code:?}: {message}"),
     }
+}
+
+fn broken(status: &tonic::Status, message: &str) -> String {
+    let cause = std::error::Error::source(status).map_or_else(|| message.to_owned(), chain);
+    // TLS 1.3 refuses a client's certificate only once the client believes that the connection stands.
+    if cause.contains("CertificateRevoked") {
+        return "an operator revoked this node; `dwcp token create --node NAME` lets the host take its place again"
+            .to_owned();
+    }
+    if cause.contains("CertificateExpired") {
+        return "this node's certificate has ended; it is renewed at the next try".to_owned();
+    }
+    format!("the session with the control plane broke: {cause}")
 }
 
 fn hello(driver: &Driver, said: Introduction) -> AgentMessage {

@@ -87,12 +87,14 @@ async fn open_session(
         return Err(refuse(&connection, Code::Busy));
     }
     let session = Session::new(shared, Origin { peer, id: hello.session, instance: hello.instance, dialled: false });
-    if shared.add(&session).is_err() {
-        return Err(refuse(&connection, Code::Busy));
-    }
     let remote = canonical(connection.remote_address());
+    // Before anybody can find the session: one without a lane would look like one that has ended.
+    let lane = session.hold(Lane::new(connection, thread));
+    if shared.add(&session).is_err() {
+        return Err(refuse(&lane.connection, Code::Busy));
+    }
     let welcomed = send.write_chunk(welcome(shared, hello)).await;
-    session.start(Lane::new(connection, thread), (send, receive));
+    session.start(&lane, (send, receive));
     welcomed.map_err(|error| error.to_string())?;
     tracing::info!(peer = %peer.node_id(), %remote, "Exchanged identities with a peer that dialled");
     // The roster may have changed while the session was not yet to be found.

@@ -264,11 +264,13 @@ impl Reached {
     fn into_session(self, shared: &Arc<Shared>, peer: PublicKey) -> Result<Session, DialError> {
         let remote = canonical(self.connection.remote_address());
         let session = Session::new(shared, Origin { peer, id: self.id, instance: self.instance, dialled: true });
+        // Before anybody can find the session: one without a lane would look like one that has ended.
+        let lane = session.hold(Lane::new(self.connection, shared.sockets[self.socket].thread.clone()));
         if let Err(full) = shared.add(&session) {
-            self.connection.close(Code::Busy.into(), Code::Busy.words());
+            lane.connection.close(Code::Busy.into(), Code::Busy.words());
             return Err(DialError::Unreachable(vec![(remote, full.to_string())]));
         }
-        session.start(Lane::new(self.connection, shared.sockets[self.socket].thread.clone()), self.stream);
+        session.start(&lane, self.stream);
         tracing::info!(peer = %peer.node_id(), %remote, "Exchanged identities with a peer that was dialled");
         // The roster may have changed while the session was not yet to be found.
         if !shared.is_member(&peer) {

@@ -55,31 +55,40 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 impl Session {
+    /// Takes a lane, so that whoever finds the session can open channels over it. To be started soon.
+    pub(crate) fn hold(&self, lane: Lane) -> Arc<Lane> {
+        let lane = Arc::new(lane);
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&lane));
+        lane
+    }
+
     /// Starts the first lane, over whose first stream the peers have greeted one another.
-    pub(crate) fn start(&self, lane: Lane, stream: (SendStream, RecvStream)) {
-        let lane = self.add_lane(lane);
+    pub(crate) fn start(&self, lane: &Arc<Lane>, stream: (SendStream, RecvStream)) {
+        self.start_lane(lane);
         let tasks = &self.0.shared.tasks;
         lane.thread.enter(|| {
             tasks.spawn("amst session reader", OnEnd::Expected, control_stream::read(self.clone(), stream.1));
             tasks.spawn("amst session writer", OnEnd::Expected, control_stream::write(self.clone(), stream.0));
-            tasks.spawn("amst channels", OnEnd::Expected, channels::accept(self.clone(), Arc::clone(&lane)));
+            tasks.spawn("amst channels", OnEnd::Expected, channels::accept(self.clone(), Arc::clone(lane)));
         });
     }
 
+    /// Takes and starts a further lane.
+    pub(crate) fn add_lane(&self, lane: Lane) {
+        self.start_lane(&self.hold(lane));
+    }
+
     /// Starts a lane. One that comes after the session's end is closed at once.
-    pub(crate) fn add_lane(&self, lane: Lane) -> Arc<Lane> {
-        let lane = Arc::new(lane);
-        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&lane));
+    fn start_lane(&self, lane: &Arc<Lane>) {
         if let Some(closed) = self.closed() {
             let code = Code::of(&closed.reason);
             lane.connection.close(code.into(), code.words());
         }
         let tasks = &self.0.shared.tasks;
         lane.thread.enter(|| {
-            tasks.spawn("amst pieces", OnEnd::Expected, pieces::accept(self.clone(), Arc::clone(&lane)));
-            tasks.spawn("amst lane", OnEnd::Expected, watch(self.clone(), Arc::clone(&lane)));
+            tasks.spawn("amst pieces", OnEnd::Expected, pieces::accept(self.clone(), Arc::clone(lane)));
+            tasks.spawn("amst lane", OnEnd::Expected, watch(self.clone(), Arc::clone(lane)));
         });
-        lane
     }
 
     /// The lane that sends the fewest pieces now; counted in.

@@ -183,14 +183,7 @@ impl Movers {
             self.forward(reports.subscribe());
         }
         match self.0.transfers.send(job, Arc::clone(&self.0.connector), reports).await {
-            Sent::Ended(report) if !direct => {
-                {
-                    let mut ended = self.ended();
-                    ended.truncate(MAX_ENDED - 1);
-                    ended.push_front(report.transfer);
-                }
-                self.0.reports.end(report).await;
-            }
+            Sent::Ended(report) if !direct => self.0.reports.end(report).await,
             Sent::Ended(_) | Sent::Interrupted(_) => {}
         }
     }

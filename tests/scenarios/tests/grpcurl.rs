@@ -59,7 +59,7 @@ fn a_mistake_is_answered_with_the_field_that_is_wrong() -> Result<()> {
         let wrong = grpcurl.run(&fleet.control_plane, &["-d", request], &["dwcp.v1.TransferService/CreateTransfer"])?;
         let text = format!("{}{}", wrong.stdout, wrong.stderr);
         assert!(text.contains("InvalidArgument"), "{}: {text}", grpcurl.name());
-        assert!(text.contains("spec.destination"), "the violation names the field: {text}");
+        assert!(text.contains("spec.source_paths"), "the violation names the field: {text}");
         let missing = grpcurl.run(
             &fleet.control_plane,
             &["-d", r#"{"name":"nodes/nobody"}"#],

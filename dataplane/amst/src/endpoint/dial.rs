@@ -15,7 +15,7 @@ use futures::{
 };
 use proto_model::PublicKey;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
-use tracing::Instrument;
+use tracing::{Instrument, subscriber::NoSubscriber};
 
 use super::{DialError, Shared, accept::peer_of};
 use crate::{
@@ -219,7 +219,11 @@ async fn connect(
         .map_err(|error| unreachable(error.to_string()))?;
     let socket = usize::from(spread) % shared.sockets.len();
     // The name is not sent, and the certificate is judged by the key.
-    let connecting = shared.sockets[socket].endpoint.connect_with(config, address, "node.dwcp");
+    // quinn's driver takes the present span with it for as long as the connection lives, and a span that is held never
+    // ends: so it is begun where there is none.
+    let connecting = tracing::subscriber::with_default(NoSubscriber::default(), || {
+        shared.sockets[socket].endpoint.connect_with(config, address, "node.dwcp")
+    });
     let connection =
         connecting.map_err(|error| unreachable(error.to_string()))?.await.map_err(|error| judge(&error))?;
     if peer_of(&connection) != Some(peer) {

@@ -6,7 +6,7 @@
 mod connector;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -59,13 +59,7 @@ struct Shared {
     receiving: Arc<Semaphore>,
     /// Senders that run or wait for their turn. The token withdraws one that waits.
     senders: Mutex<HashMap<TransferId, CancellationToken>>,
-    /// Senders that ended lately. The control plane may name a job once more before it has stored its end, or after; there is
-    /// nothing else to do.
-    ended: Mutex<VecDeque<TransferId>>,
 }
-
-/// More ends than a control plane leaves unstored at once; one that fell out is found ended by its journal.
-const MAX_ENDED: usize = 1024;
 
 impl Movers {
     /// Begins to take what peers send, and goes on with what was not finished when this node stopped.
@@ -91,7 +85,6 @@ impl Movers {
             sending: Arc::new(Semaphore::new(concurrent)),
             receiving: Arc::new(Semaphore::new(concurrent)),
             senders: Mutex::default(),
-            ended: Mutex::default(),
         }));
         let accepting = movers.clone();
         tasks.spawn("accept transfers", OnEnd::Fatal, async move { accepting.accept().await });
@@ -146,7 +139,6 @@ impl Movers {
                     token.cancel();
                 }
             }
-            (TransferRole::Sender, false) if self.ended().contains(&job.transfer) => {}
             (TransferRole::Sender, false) => {
                 let authority = SendAuthority::Grant(job.grant);
                 let traceparent = Traceparent::from_optional_text(&job.traceparent);
@@ -250,10 +242,6 @@ impl Movers {
                 }
             }
         });
-    }
-
-    fn ended(&self) -> MutexGuard<'_, VecDeque<TransferId>> {
-        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn senders(&self) -> MutexGuard<'_, HashMap<TransferId, CancellationToken>> {

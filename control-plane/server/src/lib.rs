@@ -13,6 +13,7 @@ mod grpc_listener;
 mod grpc_services;
 mod guarded;
 mod http_listener;
+mod measures;
 pub mod listen;
 pub mod options;
 pub mod postgres;

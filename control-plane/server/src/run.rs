@@ -36,6 +36,7 @@ use crate::{
     grpc_listener::{self, GrpcListener},
     grpc_services, http_listener,
     listen::{self, ListenError},
+    measures,
     options::{Database, DhtListen, Options},
     postgres::{self, Postgres},
     ready::{Ready, ReadyFile},
@@ -266,7 +267,7 @@ impl Server {
 
         let announced = ready.announce(dir.path());
         let announced = announced.map_err(|source| RunError::Io { path: dir.file("ready.json"), source })?;
-        metrics::gauge!("dwcp_build_info", "version" => crate::VERSION, "commit" => COMMIT).set(1);
+        measures::describe(crate::VERSION, COMMIT);
         systemd::notify("READY=1");
         tracing::info!(
             component = "server", version = crate::VERSION, grpc = %ready.grpc, http = %ready.http, metrics = %ready.metrics,

@@ -81,7 +81,7 @@ impl Anchor {
                     tokio::time::sleep(PAUSE).await;
                 }
             };
-            token.run_until_cancelled(follow).await;
+            token.run_until_cancelled(Box::pin(follow)).await;
         });
         Ok(anchor)
     }

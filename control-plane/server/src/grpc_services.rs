@@ -68,7 +68,7 @@ pub(crate) async fn follow_health(reporter: &HealthReporter, backend: &ServerBac
                 }
             }
         };
-        token.run_until_cancelled(follow).await;
+        token.run_until_cancelled(Box::pin(follow)).await;
     });
 }
 

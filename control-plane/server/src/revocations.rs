@@ -38,7 +38,7 @@ pub(crate) async fn follow(
                 }
             }
         };
-        token.run_until_cancelled(following).await;
+        token.run_until_cancelled(Box::pin(following)).await;
     });
     Ok(())
 }

@@ -51,7 +51,7 @@ impl Bell {
         });
         let listener = listen(pool.clone(), Arc::clone(&rings));
         tasks.spawn("listener", OnEnd::Fatal, async move {
-            token.run_until_cancelled(listener).await;
+            token.run_until_cancelled(Box::pin(listener)).await;
         });
         Self { rings, to_notify }
     }

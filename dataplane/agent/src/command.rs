@@ -1,5 +1,10 @@
 //! The command line: forms that scripts rely on.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the texts below are help for people: `[::]` is an address, no link"
+)]
+
 use std::{
     ffi::OsString,
     net::{IpAddr, SocketAddr},

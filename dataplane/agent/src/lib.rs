@@ -1,6 +1,6 @@
 //! The agent of a host: joins a fleet, and runs what a member runs.
 //!
-//! One loop ([`keeper`]) keeps what is in force at what should be; the parts (transport, session with the control plane,
+//! One loop (`keeper`) keeps what is in force at what should be; the parts (transport, session with the control plane,
 //! discovery, transfers, local store, HTTP, `agent.sock`) are started and watched, a part that fails is started again and shown,
 //! and none of them needs the control plane to be there.
 

@@ -74,7 +74,7 @@ async fn a_transaction_ends_though_its_request_went_away() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), freed).await.expect("no transaction is left open");
+    tokio::time::timeout(Duration::from_secs(10), freed).await.expect("no transaction is left open");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Configurations with their immutable revisions. A write makes, in one transaction: the revision, a new generation, a rollout, the
 //! audit record.
 //!
-//! What the code that applies a configuration thinks of it is asked *before*, on what [`affected`] read; the write names the generation
+//! What the code that applies a configuration thinks of it is asked *before*, on what `affected` read; the write names the generation
 //! that it was asked at and is refused, to be asked again, when another write came between.
 
 use chrono::{DateTime, Utc};

@@ -17,8 +17,10 @@ struct Idle {
     reason: &'static str,
 }
 
+const NO_REMOTE_HTTP: &str = "other hosts are told whether the agent lives, and no more yet";
+
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 11] = [
+const IDLE: [Idle; 17] = [
     Idle {
         path: "transport.congestion_algorithm",
         when: When::Is(&["bbr", "reno"]),
@@ -37,6 +39,16 @@ const IDLE: [Idle; 11] = [
     },
     Idle { path: "dht.public", when: When::Is(&["true"]), reason: "only the fleet's own ring is used" },
     Idle { path: "dht.encrypt_records", when: When::Is(&["true"]), reason: "records are signed, not encrypted yet" },
+    Idle { path: "dht.query_timeout", when: When::Set, reason: "a query ends by the time-outs of its requests" },
+    Idle {
+        path: "peer_discovery.max_known_peers_to_share",
+        when: When::Set,
+        reason: "peers tell nobody of others yet",
+    },
+    Idle { path: "http.tls_certificate", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
+    Idle { path: "http.tls_private_key", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
+    Idle { path: "http.token_file", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
+    Idle { path: "http.metrics_token_file", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
     Idle { path: "limits.roster_entries", when: When::Set, reason: "every agent keeps the whole roster at present" },
 ];
 

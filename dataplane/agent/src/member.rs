@@ -155,6 +155,13 @@ impl Member {
         member.watch_session(context, &tasks);
         member.watch_dht(context, &tasks);
         observe(member.control.clone(), context.health.clone(), &tasks);
+        // Without what these parts do the agent is of no use: it ends, and whoever keeps it starts it anew.
+        context.tasks.spawn("member", OnEnd::Fatal, async move {
+            tokio::select! {
+                part = tasks.failed() => tracing::error!(component = "agent", part, "A part of the member ended"),
+                () = tasks.cancelled() => {}
+            }
+        });
         Ok(member)
     }
 

@@ -1,6 +1,9 @@
 mod control_plane;
 
-use dataplane_identity::{CaFingerprint, testing::TestFleet};
+use dataplane_identity::{
+    CaFingerprint,
+    testing::{TestFleet, Validity},
+};
 use proto_model::{
     AppliedConfig, ApplyStatus, HostFacts, NodeId, RosterSequence, TransferReport, TransferRole, TransferState,
 };
@@ -261,4 +264,22 @@ async fn the_way_in_is_tried_with_a_datagram() {
     let channel = crate::dial::dial(&control.endpoint, &tls).await.unwrap();
     let way = probe::way_in(channel, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     assert!(matches!(way, probe::WayIn::Open { observed: Some(_) }), "{way:?}");
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_renewed_before_the_session() {
+    let fleet = TestFleet::new();
+    let dir = tempfile::tempdir().unwrap();
+    let identity = fleet.node(dir.path(), "edge-a");
+    let day = Duration::from_secs(24 * 3600);
+    let certificate = |since| fleet.certificate(identity.key(), identity.uid(), Validity { since, life: 90 * day });
+    identity.renewed(certificate(100 * day)).unwrap();
+    let fresh = certificate(Duration::from_secs(3600));
+    let renewal = Some((identity.public_key(), fresh.der().to_vec()));
+    let mut control = ControlPlane::start_with(&fleet, "127.0.0.1:0", renewal).await;
+    let agent = Agent::start_in(&fleet, &[&control.endpoint], dir, identity.clone());
+    control.welcomed().await;
+    assert_eq!(identity.certificate(), fresh);
+    let kept = Identity::open(agent.dir.path()).unwrap().unwrap();
+    assert_eq!(kept.certificate(), fresh);
 }

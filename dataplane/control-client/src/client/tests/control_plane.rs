@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use dataplane_identity::testing::TestFleet;
 use foundation_runtime::{OnEnd, TaskGroup};
+use proto_model::PublicKey;
 use proto_rpc::agent::{
     self as rpc, AgentMessage, ServerMessage,
     agent_message::Message as Said,
@@ -33,6 +34,8 @@ pub(super) struct Opened {
 struct Service {
     sessions: mpsc::Sender<Opened>,
     bundle: rpc::TrustBundle,
+    /// Whose certificate is renewed, and by what.
+    renewal: Option<(PublicKey, Vec<u8>)>,
 }
 
 impl ControlPlane {
@@ -41,6 +44,10 @@ impl ControlPlane {
     }
 
     pub(super) async fn start_on(fleet: &TestFleet, address: &str) -> Self {
+        Self::start_with(fleet, address, None).await
+    }
+
+    pub(super) async fn start_with(fleet: &TestFleet, address: &str, renewal: Option<(PublicKey, Vec<u8>)>) -> Self {
         let tasks = TaskGroup::new("control plane");
         let listener = TcpListener::bind(address).await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
@@ -55,7 +62,7 @@ impl ControlPlane {
             }
         });
         let (opened, sessions) = mpsc::channel(8);
-        let service = Service { sessions: opened, bundle: fleet.bundle().into() };
+        let service = Service { sessions: opened, bundle: fleet.bundle().into(), renewal };
         let server = Server::builder().add_service(AgentServiceServer::new(service));
         let group = tasks.clone();
         tasks.spawn("serve", OnEnd::Expected, async move {
@@ -123,8 +130,16 @@ impl AgentService for Service {
         }))
     }
 
-    async fn renew(&self, _request: Request<rpc::RenewRequest>) -> Result<Response<rpc::RenewResponse>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn renew(&self, request: Request<rpc::RenewRequest>) -> Result<Response<rpc::RenewResponse>, Status> {
+        let request = request.into_inner();
+        let (key, certificate) = self.renewal.clone().ok_or_else(|| Status::unimplemented("not in this test"))?;
+        let uid: uuid::Uuid = request.uid.parse().unwrap();
+        let time = proto_model::from_timestamp(request.time.unwrap()).unwrap();
+        let signed = proto_wire::renew::message(uid.as_bytes(), time.timestamp_millis(), &request.csr);
+        if !key.verifies(&signed, request.signature.as_slice().try_into().unwrap()) {
+            return Err(Status::permission_denied("the signature is not the node's"));
+        }
+        Ok(Response::new(rpc::RenewResponse { certificate, trust_bundle: Some(self.bundle.clone()) }))
     }
 
     async fn probe_reach(

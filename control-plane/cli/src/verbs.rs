@@ -4,6 +4,8 @@ mod audit;
 mod check;
 mod config;
 mod context;
+mod finding;
+mod follow;
 mod hde;
 mod local_check;
 mod node;

@@ -11,7 +11,12 @@ use proto_rpc::{
     },
 };
 
-use super::{local_check, node::all as all_nodes, short};
+use super::{
+    finding::{category, good, warn, wrong},
+    local_check,
+    node::all as all_nodes,
+    short,
+};
 use crate::{
     args::{Check, Global},
     connection::{Connection, agent_socket, local_agent},
@@ -232,30 +237,5 @@ fn mark(output: &Output, result: &str) -> String {
         "success" => output.paint("32", "√"),
         "warning" => output.paint("33", "‼"),
         _ => output.paint("31", "×"),
-    }
-}
-
-pub(super) fn category(name: &str, checks: Vec<RpcCheck>) -> CheckCategory {
-    CheckCategory { category_name: name.to_owned(), checks }
-}
-
-pub(super) fn good(description: &str) -> RpcCheck {
-    result("success", description, "", "")
-}
-
-pub(super) fn warn(description: &str, error: &str, hint: &str) -> RpcCheck {
-    result("warning", description, error, hint)
-}
-
-pub(super) fn wrong(description: &str, error: &str, hint: &str) -> RpcCheck {
-    result("error", description, error, hint)
-}
-
-fn result(result: &str, description: &str, error: &str, hint: &str) -> RpcCheck {
-    RpcCheck {
-        description: description.to_owned(),
-        result: result.to_owned(),
-        error: error.to_owned(),
-        hint: hint.to_owned(),
     }
 }

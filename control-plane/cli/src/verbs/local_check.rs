@@ -8,7 +8,7 @@ use std::{
 
 use proto_rpc::v1::{Check, CheckCategory};
 
-use super::check::{category, good, warn, wrong};
+use super::finding::{category, good, warn, wrong};
 use crate::units;
 
 /// What the programs listen on unless told otherwise.

@@ -12,7 +12,7 @@ use proto_rpc::{
     v1::{CreateTransferRequest, TransferSpec},
 };
 
-use super::{ping::no_agent, request_id, resource, transfer};
+use super::{follow, ping::no_agent, request_id, resource};
 use crate::{
     args::{Global, Send},
     connection::{Connection, local_agent},
@@ -59,8 +59,8 @@ pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Res
         output.message(&created, |created| created.name.clone())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = transfer::follow(&connection, output, &created.name, send.timeout).await?;
-    transfer::report(output, &ended)
+    let ended = follow::follow(&connection, output, &created.name, send.timeout).await?;
+    follow::report(output, &ended)
 }
 
 /// The local agent sends by itself; this shows how far it is.
@@ -90,7 +90,7 @@ async fn direct(global: &Global, output: &Output, send: Send, destination: Desti
     }
     bar.finish();
     match last {
-        Some(transfer) if transfer::has_ended(transfer.state()) => transfer::report(output, &transfer),
+        Some(transfer) if follow::has_ended(transfer.state()) => follow::report(output, &transfer),
         Some(_) | None => Err(Failure::failed("the agent broke off; it sends on, and its log says more")),
     }
 }

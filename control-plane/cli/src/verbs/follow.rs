@@ -1,0 +1,190 @@
+//! Follows a transfer to its end, and says what it came to.
+
+use std::{process::ExitCode, time::Duration};
+
+use foundation_runtime::{Backoff, Clock, Stop, stop_signal};
+use proto_rpc::v1::{Transfer, WatchTransferRequest, transfer::State};
+
+use super::short;
+use crate::{
+    connection::Connection,
+    failure::{Exit, Failure},
+    output::Output,
+    progress::{self, TransferBar},
+    units,
+};
+
+/// Follows a transfer to its end, through lost connections; what is shown meanwhile is up to `output`.
+pub(super) async fn follow(
+    connection: &Connection,
+    output: &Output,
+    name: &str,
+    timeout: Option<Duration>,
+) -> Result<Transfer, Failure> {
+    let bar = TransferBar::new(output);
+    let clock = Clock::system();
+    let deadline = timeout.map(|timeout| clock.now() + timeout);
+    let wait = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let come_back = format!("dwcp transfer watch {0} · dwcp transfer cancel {0}", short(name));
+    let result = tokio::select! {
+        ended = until_end(connection, output, name, &bar) => ended,
+        () = wait => Err(Failure::new(Exit::TimedOut, format!("{name} has not ended in time; it goes on")).hint(come_back)),
+        signal = stop_signal() => {
+            let signal = signal.unwrap_or(Stop::Interrupt);
+            let word = if signal == Stop::Interrupt { "interrupted" } else { "terminated" };
+            Err(Failure::new(Exit::Interrupted, format!("{word}; {name} goes on")).hint(come_back))
+        }
+    };
+    bar.finish();
+    result
+}
+
+/// Watches until the transfer has ended; a lost connection is taken up again.
+async fn until_end(
+    connection: &Connection,
+    output: &Output,
+    name: &str,
+    bar: &TransferBar,
+) -> Result<Transfer, Failure> {
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+    let mut said = false;
+    loop {
+        let request = WatchTransferRequest { name: name.to_owned(), resume_token: String::new() };
+        let error = match connection.transfers().watch_transfer(request).await {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                loop {
+                    match stream.message().await {
+                        Ok(Some(event)) => {
+                            let Some(transfer) = event.transfer else { continue };
+                            backoff.reset();
+                            said = false;
+                            bar.show(&transfer);
+                            if has_ended(transfer.state()) {
+                                return Ok(transfer);
+                            }
+                        }
+                        Ok(None) => break None,
+                        Err(status) => break Some(status),
+                    }
+                }
+            }
+            Err(status) => Some(status),
+        };
+        if let Some(status) = error {
+            let lost = matches!(
+                status.code(),
+                tonic::Code::Unavailable
+                    | tonic::Code::Unknown
+                    | tonic::Code::Cancelled
+                    | tonic::Code::ResourceExhausted
+            );
+            if !lost {
+                return Err(status.into());
+            }
+            if !said {
+                said = true;
+                bar.note(output, "the control plane cannot be reached; the transfer goes on, and this waits for news");
+            }
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+/// The result of an ended transfer, and the exit code that it stands for.
+pub(super) fn report(output: &Output, transfer: &Transfer) -> Result<ExitCode, Failure> {
+    output.message(transfer, summary)?;
+    Ok(match transfer.state() {
+        State::Succeeded => ExitCode::SUCCESS,
+        State::SucceededInPart => ExitCode::from(Exit::InPart as u8),
+        State::Unspecified | State::Pending | State::Running | State::Waiting | State::Failed | State::Cancelled => {
+            ExitCode::from(Exit::Failed as u8)
+        }
+    })
+}
+
+/// What was moved, and what was saved.
+fn summary(transfer: &Transfer) -> String {
+    let progress = transfer.progress.unwrap_or_default();
+    let spec = transfer.spec.clone().unwrap_or_default();
+    let mut text = String::new();
+    if spec.dry_run {
+        text.push_str(&planned(transfer));
+    }
+    match transfer.state() {
+        State::Succeeded | State::SucceededInPart => {
+            let took = units::between(transfer.start_time.as_ref(), transfer.end_time.as_ref()).unwrap_or_default();
+            let saved = progress::saved(&progress).map(|saved| format!(", {saved:.0}% saved")).unwrap_or_default();
+            let deleted = match progress.files_deleted {
+                0 => String::new(),
+                deleted => format!(", {deleted} deleted"),
+            };
+            let done = if spec.dry_run { "would move" } else { "done" };
+            text.push_str(&format!(
+                "{done}  {} entries, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
+                progress.files_done,
+                units::bytes(progress.bytes_done),
+                units::duration(took),
+                units::bytes(progress.bytes_sent),
+                units::bytes(progress.bytes_reused),
+            ));
+        }
+        State::Unspecified | State::Pending | State::Running | State::Waiting | State::Failed | State::Cancelled => {
+            let error = transfer.error.clone().unwrap_or_default();
+            text.push_str(&format!("{}  {} {}\n", state_name(transfer.state()), error.reason, error.message));
+        }
+    }
+    text.push_str(&issues(transfer));
+    text.push_str(&format!("dwcp transfer get {}\n", short(&transfer.name)));
+    text
+}
+
+pub(super) fn planned(transfer: &Transfer) -> String {
+    transfer
+        .planned_changes
+        .iter()
+        .map(|change| format!("{:<8} {:>10}  {}\n", change.action, units::bytes(change.bytes), change.path))
+        .collect()
+}
+
+pub(super) fn issues(transfer: &Transfer) -> String {
+    /// What a person reads; the whole list is in the JSON.
+    const SHOWN: usize = 20;
+    if transfer.issue_count == 0 {
+        return String::new();
+    }
+    let mut text = format!("{} entries were left out:\n", transfer.issue_count);
+    for issue in transfer.issues.iter().take(SHOWN) {
+        text.push_str(&format!("  {}  {}: {}\n", issue.path, issue.reason, issue.message));
+    }
+    if transfer.issue_count > SHOWN as u64 {
+        text.push_str("  … (all of them: -o json)\n");
+    }
+    text
+}
+
+/// Whether nothing will change any more.
+pub(super) fn has_ended(state: State) -> bool {
+    match state {
+        State::Succeeded | State::SucceededInPart | State::Failed | State::Cancelled => true,
+        State::Unspecified | State::Pending | State::Running | State::Waiting => false,
+    }
+}
+
+pub(super) fn state_name(state: State) -> &'static str {
+    match state {
+        State::Unspecified => "UNKNOWN",
+        State::Pending => "PENDING",
+        State::Running => "RUNNING",
+        State::Waiting => "WAITING",
+        State::Succeeded => "SUCCEEDED",
+        State::SucceededInPart => "SUCCEEDED_IN_PART",
+        State::Failed => "FAILED",
+        State::Cancelled => "CANCELLED",
+    }
+}

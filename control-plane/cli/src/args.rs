@@ -244,7 +244,7 @@ Examples:
         #[arg(long, default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
         /// How many hosts may join with it
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
         max_uses: i32,
         /// A label for every host that joins with it; may be repeated
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]

@@ -93,7 +93,11 @@ impl From<Status> for Failure {
         }
         if let Some(request) = status.get_details_bad_request() {
             for violation in request.field_violations {
-                message.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+                let line = format!("{}: {}", violation.field, violation.description);
+                // A single violation often is the message itself.
+                if message != line {
+                    message.push_str(&format!("\n  {line}"));
+                }
             }
         }
         let mut source = status.source();
@@ -133,5 +137,13 @@ mod tests {
         let failure = Failure::from(status);
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.message.contains("\n  spec.source_paths: is empty"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_violation_that_is_the_message_is_shown_once() {
+        let mut details = tonic_types::ErrorDetails::new();
+        details.add_bad_request_violation("name", "is empty");
+        let status = Status::with_error_details(Code::InvalidArgument, "name: is empty", details);
+        assert_eq!(Failure::from(status).message, "name: is empty");
     }
 }

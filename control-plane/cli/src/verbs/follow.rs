@@ -113,10 +113,11 @@ fn summary(transfer: &Transfer) -> String {
     let progress = transfer.progress.unwrap_or_default();
     let spec = transfer.spec.clone().unwrap_or_default();
     let mut text = String::new();
-    if spec.dry_run {
-        text.push_str(&planned(transfer));
-    }
     match transfer.state() {
+        State::Succeeded | State::SucceededInPart if spec.dry_run => {
+            text.push_str(&planned(transfer));
+            text.push_str(&planned_sum(transfer));
+        }
         State::Succeeded | State::SucceededInPart => {
             let took = units::between(transfer.start_time.as_ref(), transfer.end_time.as_ref()).unwrap_or_default();
             let saved = progress::saved(&progress).map(|saved| format!(", {saved:.0}% saved")).unwrap_or_default();
@@ -124,9 +125,8 @@ fn summary(transfer: &Transfer) -> String {
                 0 => String::new(),
                 deleted => format!(", {deleted} deleted"),
             };
-            let done = if spec.dry_run { "would move" } else { "done" };
             text.push_str(&format!(
-                "{done}  {} entries, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
+                "done  {} entries, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
                 progress.files_done,
                 units::bytes(progress.bytes_done),
                 units::duration(took),
@@ -150,6 +150,22 @@ pub(super) fn planned(transfer: &Transfer) -> String {
         .iter()
         .map(|change| format!("{:<8} {:>10}  {}\n", change.action, units::bytes(change.bytes), change.path))
         .collect()
+}
+
+/// A dry run in one line: it did nothing, so what it found is counted, not what it moved.
+fn planned_sum(transfer: &Transfer) -> String {
+    /// `planned_changes` ends here (transfer.proto): a full list is a lower bound.
+    const LISTED: usize = 1000;
+    let progress = transfer.progress.unwrap_or_default();
+    let deleted = transfer.planned_changes.iter().filter(|change| change.action == "delete").count();
+    let changed = transfer.planned_changes.len() - deleted;
+    let at_least = if transfer.planned_changes.len() < LISTED { "" } else { "at least " };
+    let delete = if deleted == 0 { String::new() } else { format!(", would delete {at_least}{deleted}") };
+    format!(
+        "would move  {at_least}{changed} entries, {} ({} already there){delete}\n",
+        units::bytes(progress.bytes_total.saturating_sub(progress.bytes_done)),
+        units::bytes(progress.bytes_done),
+    )
 }
 
 pub(super) fn issues(transfer: &Transfer) -> String {
@@ -186,5 +202,22 @@ pub(super) fn state_name(state: State) -> &'static str {
         State::SucceededInPart => "SUCCEEDED_IN_PART",
         State::Failed => "FAILED",
         State::Cancelled => "CANCELLED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto_rpc::v1::{PlannedChange, TransferProgress};
+
+    #[test]
+    fn a_dry_run_counts_what_would_be_moved() {
+        let change = |action: &str| PlannedChange { path: "a".to_owned(), action: action.to_owned(), bytes: 5 };
+        let transfer = Transfer {
+            progress: Some(TransferProgress { bytes_total: 15, bytes_done: 5, ..TransferProgress::default() }),
+            planned_changes: vec![change("create"), change("replace"), change("delete")],
+            ..Transfer::default()
+        };
+        assert_eq!(planned_sum(&transfer), "would move  2 entries, 10 B (5 B already there), would delete 1\n");
     }
 }

@@ -302,7 +302,11 @@ fn transfer_id(name: &str) -> Result<TransferId, Status> {
 
 fn parse_spec(spec: Option<rpc::TransferSpec>) -> Result<TransferSpec, Status> {
     let spec = spec.ok_or_else(|| error::invalid("spec", "is required"))?;
-    TransferSpec::try_from(spec).map_err(|field| error::invalid_field(field.within("spec")))
+    let spec = TransferSpec::try_from(spec).map_err(|field| error::invalid_field(field.within("spec")))?;
+    if spec.source_node == spec.destination_node {
+        return Err(error::invalid("spec.destination_node", "is the sender itself: copy on the host instead"));
+    }
+    Ok(spec)
 }
 
 fn parse_filter(text: &str) -> Result<TransferFilter, Status> {

@@ -109,6 +109,10 @@ impl From<Status> for Failure {
             source = error.source();
         }
         let reason = status.get_details_error_info().map(|info| info.reason);
+        if message.contains("invalid peer certificate") {
+            let hint = "is --ca (DWCP_CA) the ca.pem of this very fleet?".to_owned();
+            return Self { exit: Exit::Refused, message, reason, hint: Some(hint) };
+        }
         let hint = match status.code() {
             Code::Unauthenticated => Some("give a token by --token-file or DWCP_TOKEN_FILE".to_owned()),
             Code::Unavailable => Some("is the control plane running, and --endpoint right? try: dwcp check".to_owned()),

@@ -36,7 +36,7 @@ use crate::{
     service::{Shared, Transfers, Turn},
     stop::Stop,
 };
-use admission::{Admitted, admit};
+use admission::{Admitted, admit, not_ended};
 
 /// How long a peer that opened a channel has for its first frame.
 const FIRST_FRAME: Duration = Duration::from_secs(30);
@@ -117,8 +117,8 @@ async fn receive(
                         bytes_verified: tally.bytes_done.load(Relaxed),
                         files_published: tally.files_done.load(Relaxed),
                     };
-                    // Where this cannot be said, nor can what follows it.
-                    drop(link.control_out.send(&last.encode()).await);
+                    // Where this cannot be said, nor can what follows it; a peer that takes nothing holds nothing up.
+                    drop(tokio::time::timeout(LAST_FRAME, link.control_out.send(&last.encode())).await);
                     say_last(link, ReceiverFrame::Finished(finished)).await;
                     Received::Ended(reporter.end(state_of(&tally), &tally, None, Some(digest)))
                 }
@@ -204,7 +204,11 @@ async fn consent(shared: &Arc<Shared>, link: &Link, open: &Open) -> Result<(Admi
     let admitted = shared.tasks.blocking("transfer admission", move || admit(&asked, peer, &opening)).await;
     let admitted = admitted.map_err(|_cancelled| stopping())??;
     // Only who has the right may take over from an earlier attempt.
-    let turn = shared.turn(admitted.transfer, TransferRole::Receiver).await?;
+    let (asked, transfer) = (Arc::clone(shared), admitted.transfer);
+    let turn = shared.turn(transfer, TransferRole::Receiver).await?;
+    // The earlier attempt may have ended the transfer while this one waited for it.
+    let ended = shared.tasks.blocking("transfer end", move || not_ended(&asked, transfer)).await;
+    ended.map_err(|_cancelled| stopping())??;
     Ok((admitted, turn))
 }
 

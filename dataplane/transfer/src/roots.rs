@@ -49,14 +49,14 @@ impl Roots {
         Ok(root)
     }
 
-    /// The root that accepts a direct send of this member.
+    /// The root that accepts a direct send of this member. Whom no root of that name accepts learns nothing of the roots there are.
     pub(crate) fn accepting(&self, path: &RootPath, member: &Member) -> Result<&Root, Stop> {
-        let root = self.writable(path)?;
-        if root.accept.iter().any(|rule| rule.accepts(&member.name, &member.labels)) {
-            return Ok(root);
+        let accepts = |root: &&Root| root.accept.iter().any(|rule| rule.accepts(&member.name, &member.labels));
+        if self.root(&path.root).filter(accepts).is_some() {
+            return self.writable(path);
         }
         let message = format!(
-            "the root {} does not accept direct sends of {}; its owner adds it to `accept`",
+            "no root {} here accepts direct sends of {}; the host's owner adds it to `accept`",
             path.root, member.name
         );
         Err(Stop::final_(end::NOT_ACCEPTED, message))

@@ -34,11 +34,19 @@ pub(super) async fn run(global: &Global, output: &Output, ping: Ping) -> Result<
 pub(super) fn no_agent(global: &Global, status: tonic::Status) -> Failure {
     let unreachable = status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown;
     let failure = Failure::from(status);
-    if unreachable && !agent_socket(global).exists() {
-        return Failure::failed(format!("no agent listens at {}", agent_socket(global).display()))
+    if !unreachable || failure.reason.is_some() {
+        return failure;
+    }
+    let socket = agent_socket(global);
+    if socket.exists() && failure.message.contains("onnection refused") {
+        let message = format!("the agent of this host does not answer at {}", socket.display());
+        return Failure::new(Exit::Temporary, message).hint("is dwcp-agent running?");
+    }
+    if !socket.exists() {
+        return Failure::failed(format!("no agent listens at {}", socket.display()))
             .hint("give --agent-socket DIR/agent.sock, or name the sending node by --from");
     }
-    failure
+    Failure { hint: None, ..failure }
 }
 
 fn ms(us: u64) -> String {

@@ -60,16 +60,20 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
             Right { options: request.options, destination: request.destination_path, not_after: None }
         }
     };
-    let ended = shared.folder.end(open.transfer, TransferRole::Receiver);
+    not_ended(shared, open.transfer)?;
+    let target = target(shared, &right.destination, right.options.dry_run)?;
+    let Right { options, destination, not_after } = right;
+    Ok(Admitted { transfer: open.transfer, options, destination, target, not_after })
+}
+
+/// Refuses a transfer that has ended here (D16).
+pub(super) fn not_ended(shared: &Shared, transfer: TransferId) -> Result<(), Stop> {
+    let ended = shared.folder.end(transfer, TransferRole::Receiver);
     match ended.map_err(|error| Stop::local("the ends of transfers cannot be read", &error))? {
         Some(ended) => {
             Err(Stop::final_(end::ALREADY_FINISHED, format!("this transfer has ended here before: {}", ended.state)))
         }
-        None => {
-            let target = target(shared, &right.destination, right.options.dry_run)?;
-            let Right { options, destination, not_after } = right;
-            Ok(Admitted { transfer: open.transfer, options, destination, target, not_after })
-        }
+        None => Ok(()),
     }
 }
 

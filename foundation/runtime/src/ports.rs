@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -53,10 +54,14 @@ impl RememberedPorts {
         Ok(Self { path, ports })
     }
 
-    /// The port to bind for a use: the one asked for, or for 0 the one chosen before, if any.
+    /// The port to bind for a use: the one asked for, or for 0 the one chosen before, or else a free one outside of
+    /// the range that the kernel gives to outgoing connections, so that none of these holds it after a restart.
     #[must_use]
     pub fn wanted(&self, usage: &str, asked: u16) -> u16 {
-        if asked == 0 { self.ports.get(usage).copied().unwrap_or(0) } else { asked }
+        if asked != 0 {
+            return asked;
+        }
+        self.ports.get(usage).copied().unwrap_or_else(choose)
     }
 
     /// Keeps what the kernel chose where 0 was asked for.
@@ -74,6 +79,21 @@ impl RememberedPorts {
     }
 }
 
+/// Where ports are chosen: below Linux's default `ip_local_port_range`, above what well-known services use.
+const CHOSEN: std::ops::Range<u16> = 15_000..32_768;
+
+/// How many ports are tried before the choice is left to the kernel.
+const TRIES: usize = 32;
+
+/// A port that is free now for TCP and UDP, or 0 where none of those tried is.
+fn choose() -> u16 {
+    let free = |port: u16| {
+        std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+            && std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+    };
+    (0..TRIES).map(|_| rand::random_range(CHOSEN)).find(|&port| free(port)).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,7 +102,7 @@ mod tests {
     fn a_chosen_port_is_kept_and_an_asked_one_is_obeyed() {
         let dir = tempfile::tempdir().unwrap();
         let mut ports = RememberedPorts::load(dir.path()).unwrap();
-        assert_eq!(ports.wanted("quic", 0), 0);
+        assert!(CHOSEN.contains(&ports.wanted("quic", 0)), "a first choice lies outside of the ephemeral range");
         ports.keep("quic", 0, 4711).unwrap();
         let again = RememberedPorts::load(dir.path()).unwrap();
         assert_eq!(again.wanted("quic", 0), 4711);

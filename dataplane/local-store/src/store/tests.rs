@@ -45,10 +45,11 @@ fn private(number: u8) -> PeerMetadata {
     }
 }
 
-/// The operator's own `sqlite3`, or where there is none, a connection of another process's kind.
+/// The operator's own `sqlite3`, or where there is none, a connection of another process's kind. Both wait for a moment
+/// when the agent is not writing, which `sqlite3` does not by itself.
 async fn operator(bench: &Bench, sql: &'static str) -> String {
     let path = bench.store.path();
-    if let Ok(done) = Command::new("sqlite3").arg(path).arg(sql).output() {
+    if let Ok(done) = Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(path).arg(sql).output() {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         return String::from_utf8(done.stdout).unwrap().trim().to_owned();
     }

@@ -154,9 +154,15 @@ pub(crate) fn local_agent(global: &Global) -> LocalServiceClient<Channel> {
     LocalServiceClient::new(unix_channel(agent_socket(global)))
 }
 
-/// Where the local agent listens: flag, environment, or its default data directory.
+/// Where the local agent listens: flag, environment, its default data directory, or that of the host's own agent, which lets
+/// the members of its socket's group in.
 pub(crate) fn agent_socket(global: &Global) -> PathBuf {
-    global.agent_socket.clone().unwrap_or_else(|| state_folder("dwcp-agent").join("agent.sock"))
+    global.agent_socket.clone().unwrap_or_else(|| {
+        let own = state_folder("dwcp-agent").join("agent.sock");
+        let hosts = Path::new("/var/lib/dwcp-agent/agent.sock");
+        // Looking needs the right to pass through the folder, which the group has.
+        if !own.exists() && hosts.exists() { hosts.to_path_buf() } else { own }
+    })
 }
 
 fn unix_channel(path: PathBuf) -> Channel {

@@ -28,6 +28,11 @@ pub(crate) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// `1 entry`, `2 entries`.
+pub(crate) fn entries(count: u64) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
 /// A whole number of bytes from a rate.
 pub(crate) fn rate(bytes_per_second: f64) -> String {
     #[allow(

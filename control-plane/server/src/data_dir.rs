@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use foundation_runtime::{Cancelled, Clock, DirLock, DirLockError, TaskGroup, durable};
+use foundation_runtime::{Cancelled, Clock, DirLock, DirLockError, TaskGroup, durable, service_manager};
 
 use crate::ready;
 
@@ -58,10 +58,17 @@ impl DataDir {
         durable::create_dir(asked, 0o711).map_err(io)?;
         let path = asked.canonicalize().map_err(io)?;
         let serving = path.join("ready.json").exists();
-        let lock = match DirLock::acquire(&path, if serving { SERVING_PREDECESSOR } else { PREDECESSOR }, clock) {
+        let wait = if serving { SERVING_PREDECESSOR } else { PREDECESSOR };
+        let on_wait = |holder: &str| {
+            let dir = path.display();
+            let seconds = wait.as_secs();
+            tracing::info!(component = "server", %dir, holder, seconds, "Waiting for the process that has the data directory to stop");
+            service_manager::status("Waiting for a predecessor to stop");
+        };
+        let lock = match DirLock::acquire(&path, wait, clock, on_wait) {
             // It began to stop in the meantime.
             Err(DirLockError::Held { .. }) if serving && !path.join("ready.json").exists() => {
-                DirLock::acquire(&path, PREDECESSOR, clock)?
+                DirLock::acquire(&path, PREDECESSOR, clock, |_| ())?
             }
             acquired => acquired?,
         };

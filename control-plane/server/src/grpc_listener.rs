@@ -4,10 +4,8 @@
 //! through one short queue; how many there are in all is bounded by a permit each.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -16,7 +14,7 @@ use std::{
 
 use control_plane_api::auth::{ConnectInfo, Remote};
 use control_plane_pki::node_uid_of;
-use foundation_runtime::{OnEnd, TaskGroup};
+use foundation_runtime::{LocalSocket, OnEnd, TaskGroup};
 use metrics::{counter, gauge};
 use nix::unistd::Uid;
 use tokio::{
@@ -96,12 +94,13 @@ impl GrpcListener {
         });
     }
 
-    /// Accepts on the socket until the tasks are to end.
-    pub(crate) fn accept_local(&self, listener: UnixListener) {
+    /// Accepts on the socket until the tasks are to end; its file goes then.
+    pub(crate) fn accept_local(&self, listener: UnixListener, file: LocalSocket) {
         let shared = self.shared(MAX_LOCAL_CONNECTIONS);
         let token = self.tasks.token().clone();
         self.tasks.spawn("accept-admin", OnEnd::Fatal, async move {
             token.run_until_cancelled(shared.accept_local(&listener)).await;
+            drop(file);
         });
     }
 
@@ -212,17 +211,6 @@ impl Shared {
 async fn pause_after(error: &io::Error) {
     tracing::warn!(component = "server", %error, "A connection could not be accepted");
     tokio::time::sleep(AFTER_ERROR).await;
-}
-
-/// Binds `admin.sock`, in place of one that a killed predecessor left; the data directory is held by us.
-pub(crate) fn bind_local(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 impl Connected for Connection {

@@ -20,7 +20,6 @@ pub mod postgres;
 mod ready;
 mod revocations;
 mod run;
-mod systemd;
 mod tls;
 
 pub use admin_files::AdminFilesError;

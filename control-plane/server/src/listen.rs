@@ -1,12 +1,11 @@
 //! Binding: `[::]` is all addresses, a port of 0 is remembered, and a port that is taken names its holder.
 
 use std::{
-    fmt, fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
 };
 
-use foundation_runtime::{PortsError, RememberedPorts};
+use foundation_runtime::{PortHolder, PortsError, Protocol, RememberedPorts};
 use tokio::net::{TcpListener, TcpSocket};
 
 /// How many connections the kernel holds that were not accepted yet; it bounds this itself by `net.core.somaxconn`.
@@ -16,14 +15,16 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has the port.
-    #[error("cannot listen on {address} ({usage}): the port is taken by {holder}")]
+    #[error("cannot listen on {address} ({usage}): the port is taken by {holder}; stop it, or give another {flag}")]
     Taken {
         /// Where.
         address: SocketAddr,
         /// What for.
         usage: &'static str,
         /// Who has it.
-        holder: Holder,
+        holder: PortHolder,
+        /// The option that names another one.
+        flag: &'static str,
     },
     /// The address cannot be used.
     #[error("cannot listen on {address} ({usage})")]
@@ -40,19 +41,6 @@ pub enum ListenError {
     Ports(#[from] PortsError),
 }
 
-/// Who has a port, as far as `/proc` tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder(Option<(String, u32)>);
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some((name, pid)) => write!(f, "{name} (process {pid})"),
-            None => f.write_str("another process"),
-        }
-    }
-}
-
 /// Listens on TCP; a port of 0 is the one chosen before, or is chosen now and kept.
 ///
 /// # Errors
@@ -60,12 +48,24 @@ impl fmt::Display for Holder {
 pub fn tcp(ports: &mut RememberedPorts, usage: &'static str, asked: SocketAddr) -> Result<TcpListener, ListenError> {
     let address = SocketAddr::new(asked.ip(), ports.wanted(usage, asked.port()));
     let listener = bind(address).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::Taken { address, usage, holder: holder_of_tcp(address.port()) },
+        io::ErrorKind::AddrInUse => {
+            let holder = PortHolder::of(Protocol::Tcp, address.port()).unwrap_or_else(PortHolder::unknown);
+            ListenError::Taken { address, usage, holder, flag: flag(usage) }
+        }
         _ => ListenError::Io { address, usage, source },
     })?;
     let bound = listener.local_addr().map_err(|source| ListenError::Io { address, usage, source })?;
     ports.keep(usage, asked.port(), bound.port())?;
     Ok(listener)
+}
+
+/// The option of each port.
+fn flag(usage: &str) -> &'static str {
+    match usage {
+        "http" => "--http-listen",
+        "metrics" => "--metrics-listen",
+        _ => "--listen",
+    }
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -106,41 +106,6 @@ pub fn reachable_here(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()) } else { address }
 }
 
-/// Which process listens on a TCP port. Other users' processes can be seen by root only.
-#[must_use]
-pub fn holder_of_tcp(port: u16) -> Holder {
-    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| table.lines().filter_map(|line| listening_inode(line, port)).collect::<Vec<_>>())
-        .map(|inode| format!("socket:[{inode}]"))
-        .collect();
-    let Ok(processes) = fs::read_dir("/proc") else { return Holder(None) };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    Holder(pids.into_iter().find(|pid| has_one_of(*pid, &inodes)).map(|pid| (name_of(pid), pid)))
-}
-
-/// `sl local_address rem_address st … inode …`; state 0A is listening.
-fn listening_inode(line: &str, port: u16) -> Option<String> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
-    let listening = *fields.get(3)? == "0A" && u16::from_str_radix(local_port, 16).ok()? == port;
-    listening.then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
-}
-
-fn has_one_of(pid: u32, inodes: &[String]) -> bool {
-    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    files
-        .flatten()
-        .filter_map(|file| fs::read_link(file.path()).ok())
-        .any(|target: PathBuf| target.to_str().is_some_and(|target| inodes.iter().any(|inode| inode == target)))
-}
-
-fn name_of(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm"))
-        .map_or_else(|_gone| "unknown".to_owned(), |name| name.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +122,7 @@ mod tests {
 
         let error = tcp(&mut ports, "http", here).unwrap_err().to_string();
         assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+        assert!(error.ends_with("give another --http-listen"), "{error}");
 
         // The port of the first stays its own, also after a restart.
         assert_eq!(RememberedPorts::load(dir.path()).unwrap().wanted("grpc", 0), here.port());

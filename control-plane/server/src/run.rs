@@ -17,7 +17,10 @@ use control_plane_fleet::{Fleet, MAX_SESSIONS};
 use control_plane_pki::{SealError, SealKey};
 use control_plane_store::{Db, Error as StoreError, Keys, KeysError, MigrateError, Refusals};
 use dataplane_dht::{RingNode, RingOptions, ipv4_listen};
-use foundation_runtime::{Clock, Hangups, OnEnd, PortsError, RememberedPorts, Stop, TaskGroup, stop_signal};
+use foundation_runtime::{
+    Clock, Hangups, LocalSocket, OnEnd, PortsError, RememberedPorts, SocketAccess, Stop, TaskGroup, service_manager,
+    stop_signal,
+};
 use foundation_telemetry::{Telemetry, TraceLayer};
 use nix::unistd::Uid;
 use tokio::net::TcpListener;
@@ -40,7 +43,7 @@ use crate::{
     options::{Database, DhtListen, Options},
     postgres::{self, Postgres},
     ready::{Ready, ReadyFile},
-    revocations, systemd,
+    revocations,
     tls::{Revoked, ServerIdentity, TlsError},
 };
 
@@ -158,7 +161,9 @@ pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError
         tracing::warn!(component = "server", tasks = unfinished.names.join(", "), "Some tasks had to be cut short");
     }
     database.close().await;
-    tracing::info!(component = "server", "Server has stopped");
+    if ended.is_ok() {
+        tracing::info!(component = "server", "Server has stopped");
+    }
     ended
 }
 
@@ -263,12 +268,13 @@ impl Server {
         let ready = bound.ready.clone();
         let (health, cut) = ground.listen(bound, &state, &backend, &reach, &front).await?;
         grpc_services::follow_health(&health, &backend, db, &front).await;
-        reopen_logs_on_hangup(telemetry, &front)?;
+        reopen_logs_on_hangup(telemetry, serving(&ready), &front)?;
 
         let announced = ready.announce(dir.path());
         let announced = announced.map_err(|source| RunError::Io { path: dir.file("ready.json"), source })?;
         measures::describe(crate::VERSION, COMMIT);
-        systemd::notify("READY=1");
+        service_manager::ready(&serving(&ready));
+        service_manager::keep_alive(&front);
         tracing::info!(
             component = "server", version = crate::VERSION, grpc = %ready.grpc, http = %ready.http, metrics = %ready.metrics,
             fleet = %keys.fleet(), "Server is ready"
@@ -295,7 +301,7 @@ impl Server {
 
     /// Nobody new, then the calls in flight.
     async fn stop(self) {
-        systemd::notify("STOPPING=1");
+        service_manager::stopping();
         drop(self.ready);
         grpc_services::stop_serving(&self.health).await;
         // Watches never end by themselves: their connections are cut after the grace.
@@ -388,8 +394,10 @@ impl Ground<'_> {
         let (grpc, incoming) = GrpcListener::new(front, connections);
         grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(state.keys.ca(), revoked)?));
         let socket = self.dir.file("admin.sock");
-        let local = grpc_listener::bind_local(&socket).map_err(|source| RunError::Io { path: socket, source })?;
-        grpc.accept_local(local);
+        let (local, file) = LocalSocket::bind(&socket, SocketAccess::Owner)
+            .and_then(|(listener, file)| Ok((tokio::net::UnixListener::from_std(listener)?, file)))
+            .map_err(|source| RunError::Io { path: socket, source })?;
+        grpc.accept_local(local, file);
         serve_grpc(front, routes, self.authenticator(state), ReceiverStream::new(incoming));
         Ok((health, grpc.cut))
     }
@@ -479,17 +487,24 @@ fn keep_certificate_fresh(
     });
 }
 
+/// For `systemctl status`.
+fn serving(ready: &Ready) -> String {
+    format!("Serving gRPC on {}, HTTP on {}", ready.grpc, ready.http)
+}
+
 /// After logs were rotated (`systemctl reload`).
-fn reopen_logs_on_hangup(telemetry: &Telemetry, tasks: &TaskGroup) -> Result<(), RunError> {
+fn reopen_logs_on_hangup(telemetry: &Telemetry, status: String, tasks: &TaskGroup) -> Result<(), RunError> {
     let mut hangups = Hangups::listen().map_err(RunError::Signals)?;
     let (telemetry, token) = (telemetry.clone(), tasks.token().clone());
     let reopen = async move {
         loop {
             hangups.next().await;
+            service_manager::reloading();
             match telemetry.reopen() {
                 Ok(()) => tracing::info!(component = "server", "Log files are open anew"),
                 Err(error) => tracing::error!(component = "server", %error, "The log file cannot be opened anew"),
             }
+            service_manager::ready(&status);
         }
     };
     tasks.spawn("hangup", OnEnd::Fatal, async move {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dataplane_control_client::{Desired, Handle, Introduction};
-use foundation_runtime::TaskGroup;
+use foundation_runtime::{TaskGroup, service_manager};
 use foundation_telemetry::Telemetry;
 use proto_model::config::Effective;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +15,7 @@ use crate::{
     health::{Component, Health},
     layers,
     member::Member,
+    service_status,
 };
 
 /// The loop's hands.
@@ -60,7 +61,12 @@ impl Keeper {
                 changed = self.member.changed(), if wishes.is_none() => if changed.is_err() { return },
                 changed = next(&mut wishes) => if changed.is_err() { return },
                 bell = self.reload.recv() => match bell {
-                    Some(()) => self.reload(wishes.as_ref().map(|(control, _)| control)).await,
+                    Some(()) => {
+                        service_manager::reloading();
+                        self.reload(wishes.as_ref().map(|(control, _)| control)).await;
+                        let joined = self.member.borrow().is_some();
+                        service_manager::ready(&service_status::sentence(&self.health.board(), joined));
+                    }
                     None => return,
                 },
             }

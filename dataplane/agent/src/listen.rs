@@ -5,10 +5,8 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use foundation_runtime::{PortsError, RememberedPorts};
+use foundation_runtime::{PortHolder, PortsError, Protocol, RememberedPorts};
 use tokio::net::TcpListener;
-
-use crate::port_holder::holder;
 
 /// Why a port cannot be used: one line for people.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +19,7 @@ pub enum ListenError {
         /// Which.
         address: SocketAddr,
         /// By whom.
-        by: String,
+        by: PortHolder,
         /// How to give another one.
         flag: &'static str,
     },
@@ -50,7 +48,7 @@ pub(crate) async fn listen(
     let address = SocketAddr::new(asked.ip(), ports.wanted(usage, asked.port()));
     let listener = bind(address).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => {
-            let by = holder(address.port()).unwrap_or_else(|| "another process".to_owned());
+            let by = PortHolder::of(Protocol::Tcp, address.port()).unwrap_or_else(PortHolder::unknown);
             ListenError::InUse { usage, address, by, flag }
         }
         _ => ListenError::Io { usage, address, source },

@@ -6,14 +6,17 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, chown},
+    },
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
 };
 
 use dataplane_identity::Member as PeerMember;
-use foundation_runtime::{Clock, TaskGroup};
+use foundation_runtime::{Clock, LocalSocket, SocketAccess, TaskGroup};
 use foundation_telemetry::TraceLayer;
 use futures::Stream;
 use nix::unistd::{Group, geteuid};
@@ -74,7 +77,8 @@ pub(crate) async fn serve(
     group: Option<String>,
     ready: impl FnOnce() + Send,
 ) -> PartResult {
-    let listener = bind(&dir.join(FILE), group.as_deref()).map_err(|error| format!("agent.sock: {error}"))?;
+    // The file goes with this future, however that ends.
+    let (listener, _file) = bind(&dir, group.as_deref()).map_err(|error| format!("agent.sock: {error}"))?;
     ready();
     let tasks = local.tasks.clone();
     let uid = geteuid().as_raw();
@@ -95,7 +99,8 @@ pub(crate) async fn serve(
         .map_err(|error| format!("agent.sock: {}", chain(&error)))
 }
 
-fn bind(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
+fn bind(dir: &Path, group: Option<&str>) -> io::Result<(UnixListener, LocalSocket)> {
+    let path = dir.join(FILE);
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
         let why = format!(
@@ -104,23 +109,30 @@ fn bind(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
         );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _gone => {}
-    }
-    // The data directory is closed to others, so that nobody connects before the mode is set.
-    let listener = UnixListener::bind(path)?;
-    let mode = match group {
-        Some(name) => {
-            let group = Group::from_name(name)?
-                .ok_or_else(|| io::Error::other(format!("--socket-group: there is no group {name}")))?;
-            std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
-            0o660
-        }
-        None => 0o600,
+    let access = match group {
+        Some(name) => SocketAccess::Group(open_to_group(dir, name)?),
+        None => SocketAccess::Owner,
     };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    Ok(listener)
+    let (listener, file) = LocalSocket::bind(&path, access)?;
+    Ok((UnixListener::from_std(listener)?, file))
+}
+
+/// The group's number. Its members must be able to pass through the data directory, too; they cannot list it.
+fn open_to_group(dir: &Path, name: &str) -> io::Result<u32> {
+    let unknown = || io::Error::other(format!("--socket-group: there is no group {name}; groupadd --system {name}"));
+    let gid = Group::from_name(name)?.ok_or_else(unknown)?.gid.as_raw();
+    let data = dir.metadata()?;
+    if data.gid() != gid {
+        chown(dir, None, Some(gid)).map_err(|error| {
+            let why = format!("--socket-group: the agent's user is no member of the group {name} ({error})");
+            io::Error::new(error.kind(), why)
+        })?;
+    }
+    let mode = data.mode() & 0o7777;
+    if mode & 0o010 == 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o010))?;
+    }
+    Ok(gid)
 }
 
 impl Local {
@@ -177,10 +189,8 @@ impl LocalService for Local {
     ) -> Result<Response<ResolvePathResponse>, Status> {
         let path = request.into_inner().path;
         let roots = self.in_force.borrow().effective.config.roots.clone();
-        let resolved = self.tasks.blocking("resolve a path", move || {
-            let roots = roots.into_iter().map(|(name, root)| (name, root.path));
-            resolve(roots, &path)
-        });
+        let roots = roots.into_iter().map(|(name, root)| (name, root.path)).collect::<Vec<_>>();
+        let resolved = self.tasks.blocking("resolve a path", move || resolve(&roots, &path));
         let root_path = resolved.await.map_err(|_stopping| Status::unavailable("the agent is stopping"))??;
         Ok(Response::new(ResolvePathResponse { root_path: root_path.to_bytes() }))
     }
@@ -313,7 +323,7 @@ fn as_transfer(report: TransferReport, spec: v1::TransferSpec) -> v1::Transfer {
 }
 
 /// A path of this host as `ROOT:/path`, by the deepest root that it lies below.
-fn resolve(roots: impl Iterator<Item = (RootName, PathBuf)>, path: &[u8]) -> Result<RootPath, Status> {
+fn resolve(roots: &[(RootName, PathBuf)], path: &[u8]) -> Result<RootPath, Status> {
     let shown = proto_model::escape(path);
     let asked = Path::new(OsStr::from_bytes(path));
     if !asked.is_absolute() {
@@ -323,15 +333,16 @@ fn resolve(roots: impl Iterator<Item = (RootName, PathBuf)>, path: &[u8]) -> Res
         io::ErrorKind::NotFound => Status::not_found(format!("{shown} does not exist on this host")),
         _ => Status::failed_precondition(format!("{shown} cannot be looked at by the agent: {error}")),
     })?;
-    let below = |(name, root): (RootName, PathBuf)| {
+    let below = |(name, root): &(RootName, PathBuf)| {
         let root = root.canonicalize().ok()?;
-        real.strip_prefix(&root).ok().map(|rest| (root.as_os_str().len(), name, rest.to_path_buf()))
+        real.strip_prefix(&root).ok().map(|rest| (root.as_os_str().len(), name.clone(), rest.to_path_buf()))
     };
-    let Some((_, root, rest)) = roots.filter_map(below).max_by_key(|(length, _, _)| *length) else {
+    let Some((_, root, rest)) = roots.iter().filter_map(below).max_by_key(|(length, _, _)| *length) else {
         let folder = if real.is_dir() { real.as_path() } else { real.parent().unwrap_or(Path::new("/")) };
         return Err(Status::failed_precondition(format!(
-            "{shown} lies below none of this agent's roots; start it with --root data={}",
-            folder.display()
+            "{shown} lies below none of this agent's roots; start it with --root {}={}",
+            free_name(roots, folder),
+            proto_model::escape(folder.as_os_str().as_bytes())
         )));
     };
     let mut bytes = [root.as_str().as_bytes(), b":/", rest.as_os_str().as_bytes()].concat();
@@ -339,6 +350,16 @@ fn resolve(roots: impl Iterator<Item = (RootName, PathBuf)>, path: &[u8]) -> Res
         bytes.push(b'/');
     }
     RootPath::from_bytes(&bytes).map_err(invalid("path"))
+}
+
+/// A root's name that is not in use: `data`, else the folder's own, else one with a number.
+fn free_name(roots: &[(RootName, PathBuf)], folder: &Path) -> String {
+    let own = folder.file_name().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let numbered = (2_u32..).map(|number| format!("data{number}"));
+    let mut names = std::iter::once("data".to_owned()).chain(own).chain(numbered);
+    let is_free =
+        |name: &String| name.parse::<RootName>().is_ok() && roots.iter().all(|(taken, _)| taken.as_str() != name);
+    names.find(is_free).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -351,19 +372,21 @@ mod tests {
         let inner = dir.path().join("inner");
         fs::create_dir(&inner).unwrap();
         fs::write(inner.join("f"), "x").unwrap();
-        let roots = || {
-            [("all", dir.path().to_path_buf()), ("inner", inner.clone())]
-                .into_iter()
-                .map(|(name, path)| (name.parse().unwrap(), path))
-        };
+        let roots = [("all", dir.path().to_path_buf()), ("inner", inner.clone())]
+            .map(|(name, path)| (name.parse().unwrap(), path));
         let name = |path: &Path, slash: &str| {
             let bytes = [path.as_os_str().as_bytes(), slash.as_bytes()].concat();
-            resolve(roots(), &bytes).map(|path| String::from_utf8(path.to_bytes()).unwrap())
+            resolve(&roots, &bytes).map(|path| String::from_utf8(path.to_bytes()).unwrap())
         };
         assert_eq!(name(&inner.join("f"), "").unwrap(), "inner:/f");
         assert_eq!(name(&inner, "/").unwrap(), "inner:/");
         let outside = name(Path::new("/usr"), "").unwrap_err();
         assert!(outside.message().contains("--root data=/usr"), "{}", outside.message());
         assert_eq!(name(&inner.join("g"), "").unwrap_err().code(), tonic::Code::NotFound);
+
+        let taken = ["data", "usr"].map(|name| (name.parse().unwrap(), dir.path().to_path_buf()));
+        let advice = |roots| resolve(roots, b"/usr").unwrap_err().message().to_owned();
+        assert!(advice(&taken[..1]).contains("--root usr=/usr"), "{}", advice(&taken[..1]));
+        assert!(advice(&taken).contains("--root data2=/usr"), "{}", advice(&taken));
     }
 }

@@ -8,6 +8,7 @@ use std::{
     future::Future,
     io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -16,7 +17,9 @@ use dataplane_control_client::{Enrolment, Introduction, enrolment::EnrolmentErro
 use dataplane_hde::Meter;
 use dataplane_identity::{Identity, IdentityError, NodeKey, NodeKeyError};
 use dataplane_local_store::LocalStore;
-use foundation_runtime::{Clock, DirLock, DirLockError, Hangups, OnEnd, PortsError, RememberedPorts, TaskGroup};
+use foundation_runtime::{
+    Clock, DirLock, DirLockError, Hangups, OnEnd, PortsError, RememberedPorts, TaskGroup, service_manager,
+};
 use foundation_telemetry::{Format, InitError, Options as TelemetryOptions, Telemetry};
 use proto_model::config::{AgentConfig, Diagnostic, LogFormat};
 use tokio::sync::{mpsc, watch};
@@ -36,6 +39,7 @@ use crate::{
     metrics,
     metrics_port::MetricsPort,
     ready::{Ready, ReadyFile},
+    service_status,
     supervisor::Supervisor,
     view::AgentView,
 };
@@ -112,11 +116,14 @@ pub async fn run(args: RunArgs, clock: Clock, stop: impl Future<Output = ()>) ->
     let configuration = Configuration::restore(&dir, host).map_err(RunError::Configuration)?;
     let telemetry = set_up_telemetry(&configuration, &dir)?;
     let tasks = TaskGroup::new("agent");
-    let ended = Box::pin(serve(args, dir, configuration, &telemetry, clock, &tasks, stop)).await;
+    let starting = Box::pin(start(args, dir, configuration, &telemetry, clock, &tasks));
+    let ended = Box::pin(serve(starting, &tasks, stop)).await;
     if let Err(unfinished) = tasks.shutdown(GRACE).await {
         tracing::warn!(%unfinished, "Parts did not end in time");
     }
-    tracing::info!("The agent has stopped");
+    if ended.is_ok() {
+        tracing::info!("The agent has stopped");
+    }
     telemetry.shutdown().await;
     drop(lock);
     ended
@@ -126,7 +133,14 @@ async fn lock(dir: &Path, clock: &Clock) -> Result<DirLock, RunError> {
     let (dir, clock) = (dir.to_path_buf(), clock.clone());
     let waiting = TaskGroup::new("lock").blocking("wait for a predecessor", {
         let dir = dir.clone();
-        move || DirLock::acquire(&dir, WAIT_FOR_PREDECESSOR, &clock)
+        move || {
+            DirLock::acquire(&dir, WAIT_FOR_PREDECESSOR, &clock, |holder| {
+                // There is no telemetry yet: its options lie in the directory.
+                let (dir, seconds) = (dir.display(), WAIT_FOR_PREDECESSOR.as_secs());
+                eprintln!("dwcp-agent: {dir} is in use by process {holder}; waiting up to {seconds} s for it to stop");
+                service_manager::status("Waiting for a predecessor to stop");
+            })
+        }
     });
     match waiting.await {
         Ok(held) => Ok(held?),
@@ -182,19 +196,47 @@ fn telemetry_options(config: &AgentConfig, dir: &Path) -> TelemetryOptions {
     }
 }
 
+/// Starts, serves, and tells the member to end. A wish to stop is heard from the first moment on.
 async fn serve(
+    start: impl Future<Output = Result<Serving, RunError>>,
+    tasks: &TaskGroup,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let mut stop = pin!(stop);
+    let member = tokio::select! {
+        serving = start => serving?,
+        () = &mut stop => return Ok(()),
+    };
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        part = tasks.failed() => Err(RunError::Failed(part)),
+    };
+    service_manager::stopping();
+    tracing::info!("The agent is stopping");
+    let last = member.borrow().clone();
+    if let Some(member) = last {
+        tasks.cancel();
+        member.stop().await;
+    }
+    ended
+}
+
+/// The member, once there is one.
+type Serving = watch::Receiver<Option<Arc<Member>>>;
+
+async fn start(
     args: RunArgs,
     dir: PathBuf,
     configuration: Configuration,
     telemetry: &Telemetry,
     clock: Clock,
     tasks: &TaskGroup,
-    stop: impl Future<Output = ()>,
-) -> Result<(), RunError> {
+) -> Result<Serving, RunError> {
     let ready_file =
         ReadyFile::begin(&dir).map_err(|source| RunError::Io { path: dir.join(crate::ready::FILE), source })?;
     let key = NodeKey::load_or_create(&dir)?;
     let health = Health::default();
+    let view_health = health.clone();
     let store = open_store(&dir, &clock, &health, tasks).await;
     let (effective_sender, effective) = watch::channel(Arc::clone(&configuration.in_force().effective));
     let (in_force_sender, in_force) = watch::channel(configuration.in_force().clone());
@@ -272,17 +314,8 @@ async fn serve(
     let place = Place { node_id: key.node_id().to_string(), http, metrics: metrics_at, member: member.clone(), dir };
     place.keep(ready_file, tasks)?;
     tracing::info!(%http, node_id = %key.node_id(), "Successfully initialized: the agent serves");
-    let ended = tokio::select! {
-        () = stop => Ok(()),
-        part = tasks.failed() => Err(RunError::Failed(part)),
-    };
-    tracing::info!("The agent is stopping");
-    let last = member.borrow().clone();
-    if let Some(member) = last {
-        tasks.cancel();
-        member.stop().await;
-    }
-    ended
+    service_status::follow(&view_health, member.clone(), tasks);
+    Ok(member)
 }
 
 /// The parts of a member, where the host has joined.

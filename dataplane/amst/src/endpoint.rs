@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dataplane_identity::Identity;
-use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use foundation_runtime::{Clock, OnEnd, PortHolder, Protocol, TaskGroup};
 use proto_model::{ByteCount, PublicKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -115,8 +115,13 @@ pub struct MemoryUse {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody has it.
-    #[error("UDP port {} is in use by another process; stop it, or give another --quic-listen", .0.port())]
-    InUse(SocketAddr),
+    #[error("UDP port {} is in use by {holder}; stop it, or give another --quic-listen", .listen.port())]
+    InUse {
+        /// Where.
+        listen: SocketAddr,
+        /// Who, as far as `/proc` tells.
+        holder: PortHolder,
+    },
     /// The system refuses.
     #[error("cannot open UDP {listen}")]
     Io {
@@ -184,7 +189,10 @@ impl Endpoint {
         let count = options.socket_count();
         let listen = options.listen;
         let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse(listen),
+            io::ErrorKind::AddrInUse => BindError::InUse {
+                listen,
+                holder: PortHolder::of(Protocol::Udp, listen.port()).unwrap_or_else(PortHolder::unknown),
+            },
             _ => BindError::Io { listen, source },
         };
         let server = transport::server_config(&options.identity, &options.settings, &options.limits)?;

@@ -46,12 +46,17 @@ pub enum DirLockError {
 }
 
 impl DirLock {
-    /// Holds `dir`, waiting up to `wait` for a predecessor that is stopping. Blocks: call it before the runtime's work
-    /// begins, or on a blocking thread.
+    /// Holds `dir`, waiting up to `wait` for a predecessor that is stopping; `on_wait` hears at once who that is, where
+    /// there is one. Blocks: call it before the runtime's work begins, or on a blocking thread.
     ///
     /// # Errors
     /// See [`DirLockError`].
-    pub fn acquire(dir: &Path, wait: Duration, clock: &Clock) -> Result<Self, DirLockError> {
+    pub fn acquire(
+        dir: &Path,
+        wait: Duration,
+        clock: &Clock,
+        on_wait: impl FnOnce(&str),
+    ) -> Result<Self, DirLockError> {
         let io = |source| DirLockError::Io { dir: dir.to_path_buf(), source };
         let path = dir.join("lock");
         let mut file = OpenOptions::new()
@@ -63,10 +68,16 @@ impl DirLock {
             .open(path)
             .map_err(io)?;
         let deadline = clock.now() + wait;
+        let mut on_wait = Some(on_wait);
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if clock.now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                Err(rustix::io::Errno::WOULDBLOCK) if clock.now() < deadline => {
+                    if let Some(on_wait) = on_wait.take() {
+                        on_wait(&holder(&mut file));
+                    }
+                    std::thread::sleep(LOOK_AGAIN);
+                }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     return Err(DirLockError::Held { dir: dir.to_path_buf(), holder: holder(&mut file) });
                 }
@@ -96,10 +107,15 @@ mod tests {
     fn a_held_folder_is_refused_by_the_holders_number_and_free_after_it() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::system();
-        let first = DirLock::acquire(dir.path(), Duration::ZERO, &clock).unwrap();
-        let refused = DirLock::acquire(dir.path(), Duration::ZERO, &clock).unwrap_err();
+        let first = DirLock::acquire(dir.path(), Duration::ZERO, &clock, |_| ()).unwrap();
+        let refused = DirLock::acquire(dir.path(), Duration::ZERO, &clock, |_| ()).unwrap_err();
         assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+        let mut told = None;
+        let waited =
+            DirLock::acquire(dir.path(), Duration::from_millis(1), &clock, |holder| told = Some(holder.to_owned()));
+        waited.unwrap_err();
+        assert_eq!(told, Some(std::process::id().to_string()));
         drop(first);
-        DirLock::acquire(dir.path(), Duration::ZERO, &clock).unwrap();
+        DirLock::acquire(dir.path(), Duration::ZERO, &clock, |_| ()).unwrap();
     }
 }

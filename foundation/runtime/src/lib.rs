@@ -5,13 +5,18 @@ mod backoff;
 mod clock;
 mod dir_lock;
 pub mod durable;
+mod local_socket;
+mod port_holder;
 mod ports;
+pub mod service_manager;
 mod signals;
 mod task_group;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock};
 pub use dir_lock::{DirLock, DirLockError};
+pub use local_socket::{LocalSocket, SocketAccess};
+pub use port_holder::{PortHolder, Protocol};
 pub use ports::{PortsError, RememberedPorts};
 pub use signals::{Hangups, Stop, stop_signal};
 pub use task_group::{Cancelled, OnEnd, TaskGroup, Unfinished};

@@ -126,8 +126,8 @@ fn summary(transfer: &Transfer) -> String {
                 deleted => format!(", {deleted} deleted"),
             };
             text.push_str(&format!(
-                "done  {} entries, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
-                progress.files_done,
+                "done  {}, {} in {} ({} on the wire, {} already there{saved}){deleted}\n",
+                units::entries(progress.files_done),
                 units::bytes(progress.bytes_done),
                 units::duration(took),
                 units::bytes(progress.bytes_sent),
@@ -162,7 +162,8 @@ fn planned_sum(transfer: &Transfer) -> String {
     let at_least = if transfer.planned_changes.len() < LISTED { "" } else { "at least " };
     let delete = if deleted == 0 { String::new() } else { format!(", would delete {at_least}{deleted}") };
     format!(
-        "would move  {at_least}{changed} entries, {} ({} already there){delete}\n",
+        "would move  {at_least}{}, {} ({} already there){delete}\n",
+        units::entries(changed as u64),
         units::bytes(progress.bytes_total.saturating_sub(progress.bytes_done)),
         units::bytes(progress.bytes_done),
     )
@@ -174,7 +175,7 @@ pub(super) fn issues(transfer: &Transfer) -> String {
     if transfer.issue_count == 0 {
         return String::new();
     }
-    let mut text = format!("{} entries were left out:\n", transfer.issue_count);
+    let mut text = format!("{} left out:\n", units::entries(transfer.issue_count));
     for issue in transfer.issues.iter().take(SHOWN) {
         text.push_str(&format!("  {}  {}: {}\n", issue.path, issue.reason, issue.message));
     }
@@ -219,5 +220,7 @@ mod tests {
             ..Transfer::default()
         };
         assert_eq!(planned_sum(&transfer), "would move  2 entries, 10 B (5 B already there), would delete 1\n");
+        let one = Transfer { planned_changes: vec![change("create")], ..Transfer::default() };
+        assert_eq!(planned_sum(&one), "would move  1 entry, 0 B (0 B already there)\n");
     }
 }

@@ -1,11 +1,11 @@
 //! `dwcp check --pre`: this host, before anything is installed. Reads `/proc` only.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
+use foundation_runtime::{PortHolder, Protocol};
 use proto_rpc::v1::{Check, CheckCategory};
 
 use super::finding::{category, good, warn, wrong};
@@ -31,12 +31,6 @@ const KERNEL: (u32, u32) = (5, 6);
 /// Room for the database and a first transfer's journal.
 const FREE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
-    Tcp,
-    Udp,
-}
-
 /// All checks of this host.
 pub(super) fn host() -> Vec<CheckCategory> {
     vec![
@@ -48,51 +42,18 @@ pub(super) fn host() -> Vec<CheckCategory> {
 }
 
 fn ports() -> Vec<Check> {
-    let tcp = [listeners("/proc/net/tcp", "0A"), listeners("/proc/net/tcp6", "0A")].concat();
-    // 07 is an unconnected UDP socket.
-    let udp = [listeners("/proc/net/udp", "07"), listeners("/proc/net/udp6", "07")].concat();
-    let mut holders = None;
-    PORTS
-        .iter()
-        .map(|(usage, protocol, port, flag)| {
-            let (name, listeners) = if *protocol == Protocol::Tcp { ("tcp", &tcp) } else { ("udp", &udp) };
-            let description = format!("{port}/{name} is free ({usage})");
-            let Some((_, inode)) = listeners.iter().find(|(held, _)| held == port) else { return good(&description) };
-            let holder = holders.get_or_insert_with(socket_holders).get(inode).cloned();
-            let holder = holder.unwrap_or_else(|| "a process of another user".to_owned());
+    PORTS.iter().map(|(usage, protocol, port, flag)| port_check(usage, *protocol, *port, flag)).collect()
+}
+
+fn port_check(usage: &str, protocol: Protocol, port: u16, flag: &str) -> Check {
+    let name = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
+    let description = format!("{port}/{name} is free ({usage})");
+    match PortHolder::of(protocol, port) {
+        None => good(&description),
+        Some(holder) => {
             warn(&description, &format!("{holder} holds it"), &format!("stop it, or give another port by {flag}"))
-        })
-        .collect()
-}
-
-/// Ports and inodes of sockets in a state, from one of `/proc/net`'s tables.
-fn listeners(table: &str, state: &str) -> Vec<(u16, u64)> {
-    let text = fs::read_to_string(table).unwrap_or_default();
-    text.lines().skip(1).filter_map(|line| listener(line, state)).collect()
-}
-
-fn listener(line: &str, state: &str) -> Option<(u16, u64)> {
-    let columns: Vec<_> = line.split_whitespace().collect();
-    let (_, port) = columns.get(1)?.rsplit_once(':')?;
-    (*columns.get(3)? == state).then_some(())?;
-    Some((u16::from_str_radix(port, 16).ok()?, columns.get(9)?.parse().ok()?))
-}
-
-/// Who holds which socket, as far as `/proc` lets us look.
-fn socket_holders() -> BTreeMap<u64, String> {
-    let mut holders = BTreeMap::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        for file in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
-            let Ok(target) = fs::read_link(file.path()) else { continue };
-            let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            if let Some(inode) = inode {
-                holders.insert(inode, format!("{} (process {pid})", command.trim()));
-            }
         }
     }
-    holders
 }
 
 fn kernel() -> Vec<Check> {
@@ -180,19 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_is_read_from_the_kernels_table() {
-        let line = "   0: 0100007F:1D12 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1";
-        assert_eq!(listener(line, "0A"), Some((7442, 4711)));
-        assert_eq!(listener(line, "07"), None);
-        assert_eq!(listener("nonsense", "0A"), None);
-    }
-
-    #[test]
-    fn a_held_port_is_found_with_its_holder() {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    fn a_held_port_is_named_with_its_holder_and_the_way_out() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
-        let (_, inode) = listeners("/proc/net/tcp", "0A").into_iter().find(|(held, _)| *held == port).unwrap();
-        let holder = socket_holders().remove(&inode).unwrap();
-        assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+        let held = port_check("agent, QUIC", Protocol::Udp, port, "--quic-listen");
+        assert_eq!(held.result, "warning");
+        assert!(held.error.contains(&format!("(process {})", std::process::id())), "{}", held.error);
+        assert!(held.hint.contains("--quic-listen"), "{}", held.hint);
+        drop(socket);
+        assert_eq!(port_check("agent, QUIC", Protocol::Udp, port, "--quic-listen").result, "success");
     }
 }

@@ -11,7 +11,7 @@ use foundation_merkle::{
 };
 use proto_model::{Filter, FilterTerm};
 use serde_json::{Map, Value};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgConnection};
 
 use crate::{Context, Db, Error, Event, Unaudited};
 
@@ -134,15 +134,27 @@ pub(crate) async fn append(
     context: &Context,
     events: &[Event],
 ) -> Result<(), Error> {
+    let now = transaction.now();
+    append_on(transaction.connection(), now, key, context, events).await
+}
+
+/// The same, where the transaction is not one of [`Db`]'s.
+pub(crate) async fn append_on(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    key: &AuditKey,
+    context: &Context,
+    events: &[Event],
+) -> Result<(), Error> {
     let head: LockedHead =
         sqlx::query_as("SELECT origin, verifier_key, size, frontier, time FROM audit_head FOR UPDATE")
-            .fetch_one(transaction.connection())
+            .fetch_one(&mut *connection)
             .await?;
     if head.verifier_key != key.verifier().to_string() {
         return Err(Error::NoAuditKey);
     }
     // Servers' clocks differ a little; the log's times never go back.
-    let time = transaction.now().max(head.time).trunc_subsecs(3);
+    let time = now.max(head.time).trunc_subsecs(3);
     let mut frontier = frontier(&head)?;
     let (mut rows, mut nodes) = (EventRows::default(), NodeRows::default());
     for event in events {
@@ -163,8 +175,8 @@ pub(crate) async fn append(
             nodes.push(address, hash)?;
         }
     }
-    rows.insert(transaction).await?;
-    nodes.insert(transaction).await?;
+    rows.insert(connection).await?;
+    nodes.insert(connection).await?;
     let root = frontier.root();
     let checkpoint = key.sign(&head.origin, frontier.size(), root)?;
     sqlx::query("UPDATE audit_head SET size = $1, frontier = $2, root = $3, checkpoint = $4, time = $5")
@@ -173,7 +185,7 @@ pub(crate) async fn append(
         .bind(root.0.as_slice())
         .bind(checkpoint)
         .bind(time)
-        .execute(transaction.connection())
+        .execute(connection)
         .await?;
     Ok(())
 }
@@ -218,7 +230,7 @@ impl EventRows {
         Ok(())
     }
 
-    async fn insert(self, transaction: &mut Unaudited) -> Result<(), Error> {
+    async fn insert(self, connection: &mut PgConnection) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO audit_events
                  (sequence, time, actor, action, resource, outcome, detail, trace_id, leaf, leaf_hash)
@@ -235,7 +247,7 @@ impl EventRows {
         .bind(self.trace_ids)
         .bind(self.leaves)
         .bind(self.hashes)
-        .execute(transaction.connection())
+        .execute(&mut *connection)
         .await?;
         Ok(())
     }
@@ -256,7 +268,7 @@ impl NodeRows {
         Ok(())
     }
 
-    async fn insert(self, transaction: &mut Unaudited) -> Result<(), Error> {
+    async fn insert(self, connection: &mut PgConnection) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO audit_nodes (level, index, hash)
              SELECT * FROM UNNEST($1::smallint[], $2::bigint[], $3::bytea[])",
@@ -264,7 +276,7 @@ impl NodeRows {
         .bind(self.levels)
         .bind(self.indexes)
         .bind(self.hashes)
-        .execute(transaction.connection())
+        .execute(&mut *connection)
         .await?;
         Ok(())
     }

@@ -7,6 +7,7 @@ use control_plane_pki::{CaError, FleetCa, SealError, SealKey};
 use ed25519_dalek::SigningKey;
 use foundation_merkle::{CheckpointError, Hash};
 use proto_model::{Epoch, FleetId, PublicKey, TrustBundle};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{AuditKey, Context, Db, Error, Event, Tx};
@@ -68,43 +69,15 @@ impl Keys {
         Self::load(db, seal).await?.ok_or(KeysError::Damaged("only"))
     }
 
-    async fn load(db: &Db, seal: &SealKey) -> Result<Option<Arc<Self>>, KeysError> {
-        let fleet: Option<(String, i64)> = db
-            .read(|connection| {
-                Box::pin(async move {
-                    Ok(sqlx::query_as("SELECT fleet_id, epoch FROM fleet").fetch_optional(connection).await?)
-                })
-            })
-            .await?;
-        let Some((fleet, epoch)) = fleet else { return Ok(None) };
-        let fleet: FleetId = fleet.parse().map_err(|_form| Error::Damaged("fleet id"))?;
-        let epoch = u64::try_from(epoch).map_err(|_negative| Error::Damaged("epoch"))?;
-        let rows: Vec<(String, Vec<u8>, Vec<u8>)> = db
-            .read(|connection| {
-                Box::pin(async move {
-                    Ok(sqlx::query_as("SELECT name, sealed, public_part FROM keys").fetch_all(connection).await?)
-                })
-            })
-            .await?;
-        let row = |name: &'static str| rows.iter().find(|(found, ..)| found == name).ok_or(KeysError::Damaged(name));
-        let signing_key = |name: &'static str| {
-            let secret = seal.open(TABLE, name, &row(name)?.1)?;
-            let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_length| KeysError::Damaged(name))?;
-            Ok::<_, KeysError>(SigningKey::from_bytes(secret))
-        };
-        let (_, sealed, certificate) = row(CA)?;
-        let ca = FleetCa::from_parts(certificate, &seal.open(TABLE, CA, sealed)?)?;
-        let audit_key = AuditKey::new(&audit::key_name(&fleet.to_string()), signing_key(AUDIT)?)?;
-        let audit_verifier_key = audit_key.verifier().to_string();
+    /// Opens the fleet's keys; none where there is no fleet. Gives `db` the audit key.
+    ///
+    /// # Errors
+    /// The database failed, or the keys are sealed with another seal key.
+    pub async fn load(db: &Db, seal: &SealKey) -> Result<Option<Arc<Self>>, KeysError> {
+        let stored = db.read(|connection| Box::pin(Stored::read(connection))).await?;
+        let Some((keys, audit_key)) = stored.map(|stored| stored.open(seal)).transpose()? else { return Ok(None) };
         db.set_audit_key(audit_key);
-        Ok(Some(Arc::new(Self {
-            fleet,
-            epoch: Epoch::new(epoch),
-            ca,
-            roster: signing_key(ROSTER)?,
-            grant: signing_key(GRANT)?,
-            audit_verifier_key,
-        })))
+        Ok(Some(Arc::new(keys)))
     }
 
     /// The fleet's id: the trust domain.
@@ -163,6 +136,48 @@ impl Keys {
             audit_verifier_key: self.audit_verifier_key.clone(),
             epoch: self.epoch,
         }
+    }
+}
+
+/// What the database holds of the keys.
+pub(crate) struct Stored {
+    fleet: String,
+    epoch: i64,
+    rows: Vec<(String, Vec<u8>, Vec<u8>)>,
+}
+
+impl Stored {
+    /// Reads it; none where there is no fleet.
+    pub(crate) async fn read(connection: &mut PgConnection) -> Result<Option<Self>, Error> {
+        let fleet = sqlx::query_as("SELECT fleet_id, epoch FROM fleet").fetch_optional(&mut *connection).await?;
+        let Some((fleet, epoch)) = fleet else { return Ok(None) };
+        let rows = sqlx::query_as("SELECT name, sealed, public_part FROM keys").fetch_all(connection).await?;
+        Ok(Some(Self { fleet, epoch, rows }))
+    }
+
+    /// Opens what is sealed.
+    pub(crate) fn open(self, seal: &SealKey) -> Result<(Keys, AuditKey), KeysError> {
+        let fleet: FleetId = self.fleet.parse().map_err(|_form| Error::Damaged("fleet id"))?;
+        let epoch = u64::try_from(self.epoch).map_err(|_negative| Error::Damaged("epoch"))?;
+        let row =
+            |name: &'static str| self.rows.iter().find(|(found, ..)| found == name).ok_or(KeysError::Damaged(name));
+        let signing_key = |name: &'static str| {
+            let secret = seal.open(TABLE, name, &row(name)?.1)?;
+            let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_length| KeysError::Damaged(name))?;
+            Ok::<_, KeysError>(SigningKey::from_bytes(secret))
+        };
+        let (_, sealed, certificate) = row(CA)?;
+        let ca = FleetCa::from_parts(certificate, &seal.open(TABLE, CA, sealed)?)?;
+        let audit_key = AuditKey::new(&audit::key_name(&fleet.to_string()), signing_key(AUDIT)?)?;
+        let keys = Keys {
+            fleet,
+            epoch: Epoch::new(epoch),
+            ca,
+            roster: signing_key(ROSTER)?,
+            grant: signing_key(GRANT)?,
+            audit_verifier_key: audit_key.verifier().to_string(),
+        };
+        Ok((keys, audit_key))
     }
 }
 

@@ -4,11 +4,13 @@
 //! does nothing. Revisions come from one locked counter; the bell ([`Db::bell`]) only says "read again".
 
 pub mod audit_log;
+pub mod backup;
 mod bell;
 pub mod configs;
 mod context;
 mod db;
 pub mod enrolment;
+pub mod epoch;
 mod error;
 pub mod join_tokens;
 mod keys;

@@ -1,6 +1,7 @@
 //! The store's promises on a real PostgreSQL.
 
 mod audit;
+mod backup;
 mod configs;
 mod database;
 mod membership;

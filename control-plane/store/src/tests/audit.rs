@@ -29,7 +29,7 @@ async fn whole(db: &Db) -> (Head, Vec<StoredEvent>) {
     (head, events)
 }
 
-fn require_whole(db: &Db, head: &Head, events: &[StoredEvent]) {
+pub(crate) fn require_whole(db: &Db, head: &Head, events: &[StoredEvent]) {
     let verifier = db.audit_key().unwrap().verifier();
     let checkpoint = Checkpoint::parse_and_verify(&head.checkpoint, verifier).unwrap();
     assert_eq!((checkpoint.size, checkpoint.root), (head.size, head.root));

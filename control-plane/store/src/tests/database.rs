@@ -94,17 +94,43 @@ async fn two_servers_migrate_and_make_the_fleet_at_once() {
     assert_eq!(sql("SELECT count(*) FROM audit_events WHERE action = 'fleet.create'"), "1");
 }
 
+/// What a next version's migration may do: add a table, add a column with a default, let the old program work on.
+const NEXT_MIGRATION: &str = "
+    CREATE TABLE labels_of_tomorrow (node uuid PRIMARY KEY REFERENCES nodes (uid), text text NOT NULL);
+    ALTER TABLE nodes ADD COLUMN zone text NOT NULL DEFAULT 'here';
+    ALTER TABLE join_tokens ADD COLUMN note text;
+    CREATE INDEX nodes_by_zone ON nodes (zone);
+    INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (9999, 'from the future', true, '', 0)";
+
 #[tokio::test]
-async fn a_database_for_a_newer_program_is_refused_and_an_unknown_migration_is_not() {
+async fn this_program_works_on_the_schema_of_the_next_version_and_is_told_what_it_needs_of_a_later_one() {
     let world = World::new().await;
-    world.sql(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (9999, 'from the future', true, '', 0)",
+    world.sql(NEXT_MIGRATION);
+    world.sql("UPDATE program SET newest_version = '{0,2,0}'");
+    let (db, _keys) = world.another_server().await;
+    db.migrate().await.unwrap();
+    assert_eq!(
+        world.sql("SELECT newest_version FROM program"),
+        "{0,2,0}",
+        "an older program does not take the mark back"
     );
-    world.db.migrate().await.unwrap();
-    world.sql("UPDATE program SET least_version = '{9,0,0}'");
-    let refused = world.db.migrate().await;
-    assert!(matches!(&refused, Err(MigrateError::TooOld { least, .. }) if least == "9.0.0"), "{refused:?}");
+    // Reads and writes of what the next version has changed.
+    let node = world.node("a").await.node;
+    let (keys, change) = (world.keys.clone(), Change { labels: None, relay: Some(true) });
+    let by_uid = NodeRef::Uid(node.uid);
+    let update = db.write("update", Context::system(), move |tx| {
+        Box::pin(async move { nodes::update(tx, &keys, &by_uid, None, change).await })
+    });
+    assert!(update.await.unwrap().relay);
+
+    world.sql("UPDATE program SET newest_version = '{0,3,0}'");
+    let refused = world.db.migrate().await.unwrap_err();
+    assert!(matches!(&refused, MigrateError::TooFarBehind { newest, .. } if newest == "0.3.0"), "{refused:?}");
+    world.sql("UPDATE program SET newest_version = '{0,2,0}', least_version = '{0,1,7}'");
+    let refused = world.db.migrate().await.unwrap_err();
+    assert!(matches!(&refused, MigrateError::TooOld { least, .. } if least == "0.1.7"), "{refused:?}");
+    assert!(!refused.to_string().contains('\n'), "{refused}");
 }
 
 #[tokio::test]

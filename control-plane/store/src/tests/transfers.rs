@@ -16,7 +16,7 @@ use crate::{
     transfers::{self, Accepted, CreateTransfer, Granter, RefuseTransfer, Reported, Transfer, TransferFilter},
 };
 
-fn spec(from: &str, to: &str) -> TransferSpec {
+pub(crate) fn spec(from: &str, to: &str) -> TransferSpec {
     let spec = v1::TransferSpec {
         source_node: format!("nodes/{from}"),
         source_paths: vec!["data:/set\\xff".to_owned()],

@@ -47,8 +47,10 @@ pub(crate) enum Fate {
     Kept,
     /// Its contents were moved.
     Moved(Moved),
-    /// It is not in place: at the source it could not be read, or at the destination not be made.
+    /// It is not in place: at the source it could not be read.
     LeftOut,
+    /// It is not in place: at the destination it could not be made; the sender knows it as equal, or as it was read.
+    NotMade(Option<Moved>),
 }
 
 /// A file as it was read.
@@ -137,8 +139,9 @@ impl PageStore {
         match fate {
             Fate::Kept => {}
             Fate::LeftOut => bytes[0] = 2,
-            Fate::Moved(moved) => {
-                bytes[0] = 1;
+            Fate::NotMade(None) => bytes[0] = 3,
+            Fate::Moved(moved) | Fate::NotMade(Some(moved)) => {
+                bytes[0] = if matches!(fate, Fate::Moved(_)) { 1 } else { 4 };
                 bytes[1..33].copy_from_slice(&moved.root);
                 bytes[33..41].copy_from_slice(&moved.size.to_le_bytes());
                 bytes[41..49].copy_from_slice(&moved.mtime.seconds.to_le_bytes());
@@ -163,18 +166,27 @@ impl PageStore {
         Ok(parse_fate(&bytes))
     }
 
-    /// The digest of the tree of all entries that were not left out, as they were read.
-    pub(crate) fn tree_digest(&self) -> io::Result<[u8; 32]> {
-        let mut hasher = TreeHasher::default();
+    /// The digest of the tree of all entries that are in place, as they were read; and of those that the sender could read.
+    /// At the sender both are the same.
+    pub(crate) fn tree_digests(&self) -> io::Result<Digests> {
+        let (mut in_place, mut sent) = (TreeHasher::default(), TreeHasher::default());
         self.for_each(|index, entry| {
-            match self.fate(index)? {
-                Fate::Kept => hasher.push(entry, None),
-                Fate::LeftOut => {}
-                Fate::Moved(moved) => hasher.push(&moved.apply(entry), Some(&moved.root)),
+            let fate = self.fate(index)?;
+            let (moved, made) = match fate {
+                Fate::Kept => (None, true),
+                Fate::Moved(moved) => (Some(moved), true),
+                Fate::NotMade(moved) => (moved, false),
+                Fate::LeftOut => return Ok(()),
+            };
+            let applied = moved.map(|moved| moved.apply(entry));
+            let (entry, root) = (applied.as_ref().unwrap_or(entry), moved.as_ref().map(|moved| &moved.root));
+            sent.push(entry, root);
+            if made {
+                in_place.push(entry, root);
             }
             Ok(())
         })?;
-        Ok(hasher.finish())
+        Ok(Digests { in_place: in_place.finish(), sent: sent.finish() })
     }
 
     /// All entries, in order.
@@ -188,6 +200,15 @@ impl PageStore {
         }
         Ok(())
     }
+}
+
+/// What a tree comes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Digests {
+    /// Of what is in place.
+    pub(crate) in_place: [u8; 32],
+    /// Of what the sender could read.
+    pub(crate) sent: [u8; 32],
 }
 
 impl Moved {
@@ -204,14 +225,17 @@ fn parse_fate(bytes: &[u8; FATE_BYTES]) -> Fate {
         out.copy_from_slice(&bytes[at..at + N]);
         out
     }
+    let moved = || Moved {
+        root: part(bytes, 1),
+        size: u64::from_le_bytes(part(bytes, 33)),
+        mtime: Mtime { seconds: i64::from_le_bytes(part(bytes, 41)), nanos: u32::from_le_bytes(part(bytes, 49)) },
+        mode: u32::from_le_bytes(part(bytes, 53)),
+    };
     match bytes[0] {
         0 => Fate::Kept,
-        1 => Fate::Moved(Moved {
-            root: part(bytes, 1),
-            size: u64::from_le_bytes(part(bytes, 33)),
-            mtime: Mtime { seconds: i64::from_le_bytes(part(bytes, 41)), nanos: u32::from_le_bytes(part(bytes, 49)) },
-            mode: u32::from_le_bytes(part(bytes, 53)),
-        }),
+        1 => Fate::Moved(moved()),
+        3 => Fate::NotMade(None),
+        4 => Fate::NotMade(Some(moved())),
         _ => Fate::LeftOut,
     }
 }

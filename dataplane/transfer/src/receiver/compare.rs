@@ -219,11 +219,15 @@ impl Comparer {
         let held = held.filter(|held| self.is_there(held, bytes));
         let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
         self.promise(bytes, bytes - held_bytes)?;
-        receiving.files().want(index);
-        if let Some(held) = &held {
-            receiving.files().resume(index, entry, receiving.segment_bytes, held);
-            receiving.verified(held_bytes, held_bytes);
+        {
+            // Under one lock: no piece may come between the two.
+            let mut files = receiving.files();
+            files.want(index);
+            if let Some(held) = &held {
+                files.resume(index, entry, receiving.segment_bytes, held);
+            }
         }
+        receiving.verified(held_bytes, held_bytes);
         let mut file = WantedFile { file: index, ..WantedFile::default() };
         for (number, value) in held.into_iter().flat_map(|held| held.segments) {
             if file.held.len() == MAX_HELD {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     io,
-    sync::{PoisonError, atomic::Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
 };
 
 use proto_model::{PlannedAction, PlannedChange};
@@ -46,22 +46,18 @@ pub(super) fn conclude(receiving: &Receiving, manifest: &ManifestEnd, theirs: &[
         let synced = receiving.target().and_then(Folder::sync_file_system);
         synced.map_err(|error| Stop::local("what was received cannot be made durable", &error))?;
     }
-    let ours = receiving.pages.tree_digest().map_err(|error| own(&error))?;
-    if receiving.tally.issue_count() == 0 && !dry_run && ours != *theirs {
+    let ours = receiving.pages.tree_digests().map_err(|error| own(&error))?;
+    if !dry_run && ours.sent != *theirs {
         let message = "the tree that arrived has another digest than the one that was sent";
         return Err(Stop::final_(end::TREE_MISMATCH, message));
     }
     Ok(Finished {
-        tree_digest: ours,
+        tree_digest: ours.in_place,
         issues: receiving.tally.issues(),
         issue_count: receiving.tally.issue_count(),
         deleted: receiving.tally.files_deleted.load(Relaxed),
         planned_changes: receiving.tally.planned(),
     })
-}
-
-fn is_left_out(receiving: &Receiving, index: u64) -> bool {
-    receiving.left_out.lock().unwrap_or_else(PoisonError::into_inner).contains(index)
 }
 
 /// Goes through all entries; what the visitor says of an entry is that entry's issue.
@@ -80,7 +76,7 @@ fn each(receiving: &Receiving, mut visit: impl FnMut(u64, &Entry) -> Result<(), 
 fn links(receiving: &Receiving) -> Result<(), Stop> {
     each(receiving, |index, entry| {
         let Kind::Symlink { target } = &entry.kind else { return Ok(()) };
-        if is_left_out(receiving, index) {
+        if receiving.is_left_out(index) {
             return Ok(());
         }
         match link(receiving, entry, target) {
@@ -101,7 +97,11 @@ fn link(receiving: &Receiving, entry: &Entry, target: &[u8]) -> io::Result<()> {
         Some(FileType::Symlink | FileType::RegularFile) | None => {
             let temporary = temporary_name(receiving.id, receiving.journal().number());
             parent.make_link(&temporary, target)?;
-            parent.rename(&temporary, name)?;
+            if let Err(error) = parent.rename(&temporary, name) {
+                // What cannot be removed either is removed with all that is left of the transfer.
+                drop(parent.remove(&temporary));
+                return Err(error);
+            }
         }
         Some(_) => return Err(io::Error::from(Errno::EXIST)),
     }
@@ -111,7 +111,7 @@ fn link(receiving: &Receiving, entry: &Entry, target: &[u8]) -> io::Result<()> {
 /// Modes and times of folders, once nothing in them changes any more.
 fn folders(receiving: &Receiving) -> Result<(), Stop> {
     each(receiving, |index, entry| {
-        if !entry.is_folder() || is_left_out(receiving, index) {
+        if !entry.is_folder() || receiving.is_left_out(index) {
             return Ok(());
         }
         let set = receiving.target().and_then(|target| target.folder(entry.path.as_bytes()));
@@ -149,7 +149,7 @@ fn delete(receiving: &Receiving, contents: bool) -> Result<(), Stop> {
             last.names.insert(entry.path.name().to_vec());
         }
         if entry.is_folder() {
-            let in_place = !is_left_out(receiving, index);
+            let in_place = !receiving.is_left_out(index);
             open.push(Open { path: Some(entry.path.clone()), names: HashSet::new(), in_place });
         }
         Ok(())

@@ -79,8 +79,8 @@ pub(super) struct Whole {
 /// What a segment turned out to be.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// It is to be written.
-    Write(Target),
+    /// It is to be written; where reading the file began anew, what was received of it before is to be removed.
+    Write(Target, Option<FileNumber>),
     /// It belongs to an attempt, or a file, that is over.
     Drop,
 }
@@ -94,6 +94,17 @@ pub(super) struct Target {
     pub(super) fresh: bool,
     /// Whether the temporary file is to be made, and what the journal is to say of it.
     pub(super) create: Option<FileKey>,
+}
+
+/// What there is of a file that is given up.
+#[derive(Debug)]
+pub(super) struct Aborted {
+    /// Its temporary file, where there is one.
+    pub(super) begun: Option<(TreePath, FileNumber)>,
+    /// How the sender read it, where it has said so.
+    pub(super) moved: Option<Moved>,
+    /// The same, where that came before any piece.
+    pub(super) early_end: Option<FileEnd>,
 }
 
 /// A file's dirty segments.
@@ -157,11 +168,6 @@ impl Files {
         Ok(())
     }
 
-    /// Whether a file that was asked for was left out meanwhile: what still comes of it is dropped.
-    pub(super) fn is_left_out(&self, file: u64) -> bool {
-        self.begun.contains(file) && !self.wanted.contains(file)
-    }
-
     /// Begins a small file, which comes whole. An earlier attempt of it is over: its number is given back for removal.
     pub(super) fn begin_small(&mut self, file: u64, attempt: u8) -> Result<Option<FileNumber>, Stop> {
         self.may_begin(file)?;
@@ -189,6 +195,7 @@ impl Files {
             Some(active) if header.attempt < active.attempt => return Ok(Claim::Drop),
             Some(active) => header.attempt > active.attempt,
         };
+        let mut before = None;
         if begin_anew {
             self.may_begin(file)?;
             let mut entry = entry()?;
@@ -204,13 +211,15 @@ impl Files {
             }
             entry.kind = Kind::File { size: header.file_bytes };
             self.begun.insert(file);
-            self.active.insert(file, Active::new(entry, header.attempt, next(), segments));
+            before = self.active.insert(file, Active::new(entry, header.attempt, next(), segments));
         }
         if let Some(end) = self.early_ends.remove(&file) {
             self.end(&end)?;
         }
-        let active = self.active.get_mut(&file).expect("an end alone does not complete a file");
-        active.claim(header).map(Claim::Write)
+        // An end alone completes no file that has segments left; who sends more of one that is complete is no honest sender.
+        let active = self.active.get_mut(&file).ok_or_else(|| Stop::violation(format!("file {file} came twice")))?;
+        let before = before.filter(|before| before.created).map(|before| before.number);
+        active.claim(header).map(|target| Claim::Write(target, before))
     }
 
     /// A segment is written; gives the file where it is whole.
@@ -265,15 +274,18 @@ impl Files {
         if root != Some(end.root) {
             return Whether::Corrupted(active.entry.path, active.number);
         }
-        let moved = Moved { root: end.root, size: active.segments.file_bytes, mode: end.mode, mtime: end.mtime };
+        let moved = active.moved(end);
         Whether::Whole(active.entry.path, active.number, moved)
     }
 
-    /// A file is over without contents: its number, where it was begun.
-    pub(super) fn abort(&mut self, file: u64) -> Option<(TreePath, FileNumber)> {
+    /// A file is over without contents: what there is of it.
+    pub(super) fn abort(&mut self, file: u64) -> Aborted {
         self.begun.insert(file);
-        self.early_ends.remove(&file);
-        self.active.remove(&file).map(|active| (active.entry.path, active.number))
+        let early_end = self.early_ends.remove(&file);
+        let Some(active) = self.active.remove(&file) else { return Aborted { begun: None, moved: None, early_end } };
+        let moved = active.end.map(|end| active.moved(end));
+        let begun = active.created.then_some((active.entry.path, active.number));
+        Aborted { begun, moved, early_end }
     }
 
     /// A wanted file is in place, or left out; false where it was not wanted any more.
@@ -326,6 +338,10 @@ impl Active {
             dirty: Vec::new(),
             end: None,
         }
+    }
+
+    fn moved(&self, end: Ended) -> Moved {
+        Moved { root: end.root, size: self.segments.file_bytes, mode: end.mode, mtime: end.mtime }
     }
 
     fn claim(&mut self, header: &Header) -> Result<Target, Stop> {

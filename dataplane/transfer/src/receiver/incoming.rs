@@ -27,7 +27,11 @@ use super::{
     files::{Claim, Target, Whether, Whole, temporary_name},
     state::{Receiving, own},
 };
-use crate::{page_store::Moved, reason::end, stop::Stop};
+use crate::{
+    page_store::{Fate, Moved},
+    reason::end,
+    stop::Stop,
+};
 
 /// Parts of segments that wait for their other parts: so much, besides what the transport holds.
 const MAX_WAITING_BYTES: usize = 64 << 20;
@@ -179,21 +183,25 @@ impl Incoming {
     /// All segments of a file have been sent.
     pub(super) fn end(receiving: &Receiving, end: &FileEnd) -> Result<(), Stop> {
         let whether = receiving.files().end(end)?;
+        if receiving.is_left_out(end.file) {
+            return receiving.ended_elsewhere(end);
+        }
         settle(receiving, end.file, whether)
     }
 
     /// A file cannot be read at the source.
     pub(super) fn abort(receiving: &Receiving, aborted: &FileAborted) -> Result<(), Stop> {
         let file = aborted.file;
-        if !receiving.files().is_wanted(file) {
+        // One that cannot be written here either was asked for once.
+        if !receiving.files().is_wanted(file) && !receiving.is_left_out(file) {
             return Err(Stop::violation(format!("file {file} was not asked for")));
         }
-        let begun = receiving.files().abort(file);
-        if let Some((path, number)) = begun {
+        let aborted = receiving.files().abort(file);
+        if let Some((path, number)) = aborted.begun {
             receiving.remove_temporary(&path, number);
         }
         // The sender counts it among its own issues.
-        receiving.pages.set_fate(file, crate::page_store::Fate::LeftOut).map_err(|error| own(&error))?;
+        receiving.pages.set_fate(file, Fate::LeftOut).map_err(|error| own(&error))?;
         receiving.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
         receiving.files().done(file);
         Ok(())
@@ -217,7 +225,12 @@ fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop>
     let next = || receiving.journal().number();
     let target = match files.claim(header, receiving.segment_bytes, entry, next)? {
         Claim::Drop => return Ok(None),
-        Claim::Write(target) => target,
+        Claim::Write(target, before) => {
+            if let Some(number) = before {
+                receiving.remove_temporary(&target.path, number);
+            }
+            target
+        }
     };
     let expected = target.segments.len(header.segment).unwrap_or_default();
     if header.kind == PieceKind::Segment && usize::try_from(header.decoded_bytes) != Ok(expected) {
@@ -341,8 +354,9 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), 
     if blake3::hash(contents).as_bytes() != &row.root {
         return Err(Stop::temporary(end::CORRUPTED, "a small file did not verify"));
     }
-    if receiving.files().is_left_out(file) {
-        return Ok(());
+    let moved = Moved { root: row.root, size, mode: row.mode, mtime: row.mtime };
+    if receiving.is_left_out(file) {
+        return receiving.not_made(file, Some(moved));
     }
     let before = receiving.files().begin_small(file, row.attempt)?;
     if let Some(number) = before {
@@ -353,11 +367,11 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), 
     let written = receiving.parent(&entry.path).and_then(|parent| parent.create(&temporary));
     if let Err(error) = written.and_then(|file| file.write_all_at(contents, 0)) {
         receiving.remove_temporary(&entry.path, number);
-        return receiving.unwritable(file, &entry.path, &error);
+        receiving.unwritable(file, &entry.path, &error)?;
+        return receiving.not_made(file, Some(moved));
     }
     receiving.use_promise(size);
     receiving.verified(size, 0);
-    let moved = Moved { root: row.root, size, mode: row.mode, mtime: row.mtime };
     receiving.hand_on(Whole { file, path: entry.path, temporary, moved })
 }
 

@@ -49,6 +49,7 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
                 receiving.remove_temporary_name(&whole.path, &whole.temporary);
                 let message = format!("meanwhile {there:?} stands there");
                 receiving.leave_out_because(whole.file, whole.path.as_bytes(), issue::TYPE_CONFLICT, message)?;
+                receiving.not_made(whole.file, Some(whole.moved))?;
             }
             Err(error) => leave_out(receiving, &whole, &error)?,
         }
@@ -63,7 +64,8 @@ fn leave_out(receiving: &Receiving, whole: &Whole, error: &io::Error) -> Result<
         return Err(Stop::local("the file system is full", error));
     }
     receiving.remove_temporary_name(&whole.path, &whole.temporary);
-    receiving.unwritable(whole.file, &whole.path, error)
+    receiving.unwritable(whole.file, &whole.path, error)?;
+    receiving.not_made(whole.file, Some(whole.moved))
 }
 
 /// Sets mode and time of the temporary file.

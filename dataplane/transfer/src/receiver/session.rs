@@ -168,13 +168,12 @@ async fn go(
     };
     let window = receiving.shared.settings.load().receive_window.bytes();
     let opened = Opened { features: Vec::new(), receive_window_bytes: window, resuming: receiving.resuming };
-    link.control_out.send(&ReceiverFrame::Opened(opened).encode()).await?;
     let part = Part { receiving: &receiving, group, board: &board };
     let incoming = Arc::new(Incoming::default());
     let parts = async {
         tokio::try_join!(
             part.read_frames(link.control_in.as_mut()),
-            part.write_frames(link.control_out.as_mut(), frames),
+            part.write_frames(link.control_out.as_mut(), opened, frames),
             part.compare(),
             part.take_pieces(link.pieces_in.as_mut(), &incoming),
             part.publish(whole),
@@ -288,8 +287,10 @@ impl Part<'_> {
     async fn write_frames(
         &self,
         control: &mut dyn ControlOut,
+        opened: Opened,
         mut frames: mpsc::Receiver<ReceiverFrame>,
     ) -> Result<(), Stop> {
+        control.send(&ReceiverFrame::Opened(opened).encode()).await?;
         while let Some(frame) = frames.recv().await {
             control.send(&frame.encode()).await?;
         }

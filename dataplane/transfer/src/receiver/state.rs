@@ -9,7 +9,11 @@ use std::{
 };
 
 use proto_model::{TransferId, TransferOptions};
-use proto_wire::{TreePath, frames::ReceiverFrame};
+use proto_wire::{
+    TreePath,
+    frames::{FileEnd, ReceiverFrame},
+    manifest::Entry,
+};
 use tokio::sync::mpsc;
 
 use super::files::{Files, Whole, temporary_name};
@@ -18,7 +22,7 @@ use crate::{
     confine::Folder,
     exclude::Excludes,
     journal::{FileNumber, Journal},
-    page_store::{Fate, PageStore},
+    page_store::{Fate, Moved, PageStore},
     reason::issue,
     service::Shared,
     stop::{Stop, is_full},
@@ -83,6 +87,11 @@ impl Receiving {
         self.whole.blocking_send(whole).map_err(|_closed| gone())
     }
 
+    /// Whether an entry is not in place, by whichever end's fault.
+    pub(super) fn is_left_out(&self, index: u64) -> bool {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).contains(index)
+    }
+
     /// Writes down that an entry is not in place, once, and goes on; but a full disk ends the transfer.
     pub(super) fn leave_out(&self, file: u64, path: &[u8], reason: &str, error: &io::Error) -> Result<(), Stop> {
         if is_full(error) {
@@ -96,11 +105,37 @@ impl Receiving {
             return Ok(());
         }
         self.tally.issue(path, reason, message);
-        self.pages.set_fate(file, Fate::LeftOut).map_err(|error| own(&error))?;
-        let mut files = self.files();
-        files.abort(file);
-        files.done(file);
-        Ok(())
+        self.not_made(file, None)?;
+        let aborted = {
+            let mut files = self.files();
+            let aborted = files.abort(file);
+            files.done(file);
+            aborted
+        };
+        if let Some((path, number)) = aborted.begun {
+            self.remove_temporary(&path, number);
+        }
+        match (aborted.moved, aborted.early_end) {
+            (Some(moved), _) => self.not_made(file, Some(moved)),
+            (None, Some(end)) => self.ended_elsewhere(&end),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Writes down how the sender read a file that is not in place here.
+    pub(super) fn ended_elsewhere(&self, end: &FileEnd) -> Result<(), Stop> {
+        let entry = match &end.entry {
+            Some(entry) => Some(entry.clone()),
+            None => self.pages.entry(end.file).map_err(|error| own(&error))?,
+        };
+        let moved =
+            |entry: Entry| Moved { root: end.root, size: entry.size(), mode: entry.mode, mtime: entry.mtime };
+        entry.map_or(Ok(()), |entry| self.not_made(end.file, Some(moved(entry))))
+    }
+
+    /// Writes down how the sender knows an entry that is not in place here.
+    pub(super) fn not_made(&self, file: u64, moved: Option<Moved>) -> Result<(), Stop> {
+        self.pages.set_fate(file, Fate::NotMade(moved)).map_err(|error| own(&error))
     }
 
     /// Removes a temporary file; that it stays is only untidy, and is mended by the next attempt.

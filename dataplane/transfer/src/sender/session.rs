@@ -272,7 +272,7 @@ impl Part<'_> {
         let tree_digest = self
             .sending
             .blocking("transfer finish", |sending| {
-                let digest = sending.pages.tree_digest().map_err(|error| own(&error))?;
+                let digest = sending.pages.tree_digests().map_err(|error| own(&error))?.sent;
                 // Kept first: should the receiver's last word be lost, this says that it was a good one.
                 let text = Digest::from_bytes(digest).to_string();
                 durable::replace(&sending.folder.join(FINISHING_FILE), text.as_bytes(), 0o600)

@@ -27,6 +27,17 @@ const MAX_DISTURBED: u32 = 128;
 #[derive(Debug)]
 pub(crate) struct Folder(OwnedFd);
 
+/// The room on a file system.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Space {
+    /// Bytes that this process may still write.
+    pub(crate) free: u64,
+    /// Bytes of all.
+    pub(crate) all: u64,
+    /// Whether no further file can be made, however small.
+    pub(crate) no_inodes: bool,
+}
+
 /// A name in a folder, and what it names as far as the listing knows.
 #[derive(Debug)]
 pub(crate) struct Listed {
@@ -105,22 +116,23 @@ impl Folder {
 
     /// The names in it, in no order.
     pub(crate) fn list(&self) -> io::Result<Vec<Listed>> {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.0)? {
+        self.names()?.collect()
+    }
+
+    /// The same, one after another: of a folder of any size.
+    pub(crate) fn names(&self) -> io::Result<impl Iterator<Item = io::Result<Listed>>> {
+        let names = Dir::read_from(&self.0)?.map(|entry| {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
             let is_folder = match entry.file_type() {
                 FileType::Directory => true,
                 // Some file systems do not say.
                 FileType::Unknown => self.stat(name)?.is_some_and(|stat| kind(&stat) == FileType::Directory),
                 _ => false,
             };
-            names.push(Listed { name: name.to_vec(), is_folder });
-        }
-        Ok(names)
+            Ok(Listed { name: name.to_vec(), is_folder })
+        });
+        Ok(names.filter(|listed| !matches!(listed, Ok(Listed { name, .. }) if matches!(name.as_slice(), b"." | b".."))))
     }
 
     /// Makes a folder under a single name, for this process only until its mode is set.
@@ -182,10 +194,13 @@ impl Folder {
         Ok(rustix::fs::syncfs(&self.0)?)
     }
 
-    /// Bytes that this process may still write to its file system.
-    pub(crate) fn available_bytes(&self) -> io::Result<u64> {
+    /// The room on its file system.
+    pub(crate) fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::fstatvfs(&self.0)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        // Some file systems make inodes as they need them, and say 0 of 0.
+        let no_inodes = stat.f_files > 0 && stat.f_favail == 0;
+        Ok(Space { free: bytes(stat.f_bavail), all: bytes(stat.f_blocks), no_inodes })
     }
 
     /// Another handle of the same folder.
@@ -217,6 +232,11 @@ pub(crate) fn mode(stat: &Stat) -> u32 {
 /// Bytes of a file.
 pub(crate) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or_default()
+}
+
+/// Bytes of a file for which its file system holds nothing.
+pub(crate) fn holes(stat: &Stat) -> u64 {
+    size(stat).saturating_sub(u64::try_from(stat.st_blocks).unwrap_or_default().saturating_mul(512))
 }
 
 /// When it was last changed.

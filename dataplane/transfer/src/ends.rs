@@ -12,6 +12,8 @@ use foundation_runtime::durable;
 use proto_model::{Digest, TransferId, TransferRole, TransferState};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::{Folder, Space};
+
 /// How long the end of a direct send is kept: as long as a grant lasts by default.
 const DIRECT_DAYS: i64 = 7;
 
@@ -55,6 +57,16 @@ impl TransferFolder {
         durable::create_dir(&path, 0o700)?;
         durable::create_dir(&path.join("ended"), 0o700)?;
         Ok(Self(path))
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The room on its file system.
+    pub(crate) fn space(&self) -> io::Result<Space> {
+        Folder::root(&self.0)?.space()
     }
 
     /// The folder of one end of a transfer; a transfer from a host to itself has two.

@@ -13,6 +13,7 @@ mod confine;
 mod ends;
 mod exclude;
 mod file_hash;
+mod holes;
 mod intervals;
 mod journal;
 mod link;

@@ -8,6 +8,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use proto_model::{PublicKey, TransferPathInfo};
 
+/// The optional feature that entries say how many of their bytes are holes.
+pub(crate) const HOLES: &str = "holes";
+
 /// Why a link does not carry any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -189,6 +189,23 @@ impl PageStore {
         Ok(Digests { in_place: in_place.finish(), sent: sent.finish() })
     }
 
+    /// Entries from one number to before another, until the visitor has seen enough.
+    pub(crate) fn for_range(&self, first: u64, end: u64, mut visit: impl FnMut(&Entry) -> bool) -> io::Result<()> {
+        let mut number = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.places.partition_point(|place| place.first_index <= first).saturating_sub(1)
+        };
+        while let Some(page) = self.page(number)? {
+            for (index, entry) in (page.first_index..).zip(&page.entries) {
+                if index >= end || (index >= first && !visit(entry)) {
+                    return Ok(());
+                }
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+
     /// All entries, in order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(u64, &Entry) -> io::Result<()>) -> io::Result<()> {
         let mut number = 0;
@@ -215,7 +232,8 @@ impl Moved {
     /// The entry as it was read.
     pub(crate) fn apply(&self, entry: &Entry) -> Entry {
         let kind = proto_wire::manifest::Kind::File { size: self.size };
-        Entry { path: entry.path.clone(), kind, mode: self.mode, mtime: self.mtime }
+        let holes = if self.size == entry.size() { entry.holes } else { 0 };
+        Entry { path: entry.path.clone(), kind, mode: self.mode, mtime: self.mtime, holes }
     }
 }
 

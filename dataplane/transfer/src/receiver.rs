@@ -7,10 +7,13 @@
 mod admission;
 mod compare;
 mod conclude;
+mod contents;
+mod delete;
 mod files;
 mod incoming;
 mod publish;
 mod remains;
+mod room;
 mod session;
 mod state;
 
@@ -107,26 +110,21 @@ async fn receive(
         tracing::warn!(transfer = %id, %unfinished, "parts of an attempt did not end in time");
     }
     let (tally, result) = result;
+    // Said only when it is kept: an end that cannot be written down is none.
+    let result = result.and_then(|finished| {
+        let digest = Digest::from_bytes(finished.tree_digest);
+        finish(&shared, id, state_of(&tally), Some(digest), not_after).map(|()| (finished, digest))
+    });
     let received = match result {
-        Ok(finished) => {
-            let digest = Digest::from_bytes(finished.tree_digest);
-            let ended = finish(&shared, id, state_of(&tally), Some(digest), not_after);
-            match ended {
-                Ok(()) => {
-                    let last = ReceiverFrame::Progress {
-                        bytes_verified: tally.bytes_done.load(Relaxed),
-                        files_published: tally.files_done.load(Relaxed),
-                    };
-                    // Where this cannot be said, nor can what follows it; a peer that takes nothing holds nothing up.
-                    drop(tokio::time::timeout(LAST_FRAME, link.control_out.send(&last.encode())).await);
-                    say_last(link, ReceiverFrame::Finished(finished)).await;
-                    Received::Ended(reporter.end(state_of(&tally), &tally, None, Some(digest)))
-                }
-                Err(stop) => {
-                    say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
-                    Received::Ended(reporter.end(TransferState::Failed, &tally, Some(stop.to_error()), None))
-                }
-            }
+        Ok((finished, digest)) => {
+            let last = ReceiverFrame::Progress {
+                bytes_verified: tally.bytes_done.load(Relaxed),
+                files_published: tally.files_done.load(Relaxed),
+            };
+            // Where this cannot be said, nor can what follows it; a peer that takes nothing holds nothing up.
+            drop(tokio::time::timeout(LAST_FRAME, link.control_out.send(&last.encode())).await);
+            say_last(link, ReceiverFrame::Finished(finished)).await;
+            Received::Ended(reporter.end(state_of(&tally), &tally, None, Some(digest)))
         }
         Err(stop) if stop.temporary => {
             if !stop.known_there {
@@ -181,7 +179,7 @@ fn finish(
 ) -> Result<(), Stop> {
     let end = End::new(state, digest, not_after, shared.clock.utc());
     let kept = shared.folder.finish(id, TransferRole::Receiver, &end);
-    kept.map_err(|error| Stop::local("the end of the transfer cannot be kept", &error))
+    kept.map_err(|error| shared.own("receiver", &error))
 }
 
 async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {

@@ -13,7 +13,11 @@ mod segment;
 mod session;
 mod state;
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use foundation_runtime::{Backoff, durable};
 use foundation_telemetry::propagation;
@@ -213,11 +217,9 @@ async fn until_the_end(
         Ok(Some((state, digest))) => return Sent::Ended(reporter.end(state, &nothing, None, digest)),
         Err(stop) => return failed(&stop),
     }
-    if let Err(error) = keep_job(shared, &checked, &job) {
-        return failed(&Stop::local("the transfer cannot be written down", &error));
-    }
     tracing::info!(transfer = %checked.id, peer = %checked.peer.node_id(), "sending a transfer");
-    let mut trying = Trying { shared, checked, connector, reporter, counted, turn };
+    let unkept = Mutex::new(Some(job));
+    let mut trying = Trying { shared, checked, unkept, connector, reporter, counted, turn };
     Box::pin(trying.run()).await
 }
 
@@ -260,22 +262,19 @@ fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
 
 fn ended_before(shared: &Shared, id: TransferId) -> Result<Option<(TransferState, Option<Digest>)>, Stop> {
     let ended = shared.folder.end(id, TransferRole::Sender);
-    let ended = ended.map_err(|error| Stop::local("the ends of transfers cannot be read", &error))?;
+    let ended = ended.map_err(|error| shared.own("sender", &error))?;
     Ok(ended.map(|ended| {
         let state = ended.state.parse().unwrap_or(TransferState::Failed);
         (state, ended.tree_digest.and_then(|digest| digest.parse().ok()))
     }))
 }
 
-fn keep_job(shared: &Shared, checked: &Checked, job: &SendJob) -> io::Result<()> {
-    let folder = shared.folder.make(checked.id, TransferRole::Sender)?;
-    durable::replace(&folder.join(JOB_FILE), &job.to_bytes(), 0o600)
-}
-
 /// The attempts of one transfer.
 struct Trying<'a> {
     shared: &'a Arc<Shared>,
     checked: Checked,
+    /// The job, until it is written down.
+    unkept: Mutex<Option<SendJob>>,
     connector: Arc<dyn Connector>,
     reporter: &'a Reporter,
     counted: &'a Counted,
@@ -328,7 +327,19 @@ impl Trying<'_> {
         }
     }
 
+    /// Writes the job down, once, so that it goes on after a restart.
+    fn keep_job(&self) -> Result<(), Stop> {
+        let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = &*unkept else { return Ok(()) };
+        let folder = self.shared.folder.make(self.checked.id, TransferRole::Sender);
+        let kept = folder.and_then(|folder| durable::replace(&folder.join(JOB_FILE), &job.to_bytes(), 0o600));
+        kept.map_err(|error| self.shared.own("sender", &error))?;
+        *unkept = None;
+        Ok(())
+    }
+
     async fn attempt(&self, tally: &Arc<Tally>) -> Result<Finished, Stop> {
+        self.keep_job()?;
         let connected = tokio::select! {
             connected = self.connector.connect(self.checked.peer) => connected,
             stopped = self.stopped() => return Err(stopped),

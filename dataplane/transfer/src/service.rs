@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -160,6 +161,12 @@ impl Shared {
         // Two that waited for the same one: the second comes back later.
         let busy = || Stop::temporary(end::BUSY, "another attempt of this transfer began at the same time");
         self.turn_if_free(id, role).ok_or_else(busy)
+    }
+
+    /// The folder of transfers fails, or its file system is full.
+    pub(crate) fn own(&self, role: &str, error: &io::Error) -> Stop {
+        let what = format!("the {role}'s folder {}", self.folder.path().display());
+        Stop::of_file_system(&what, "state", self.folder.space().ok(), error)
     }
 
     /// Promises bytes of a file system to a transfer, if what is free allows it.

@@ -9,7 +9,7 @@ use proto_wire::{
     piece::BadPiece,
 };
 
-use crate::{link::LinkError, reason::end};
+use crate::{confine::Space, link::LinkError, reason::end};
 
 /// Why this attempt ends without success.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,12 +39,25 @@ impl Stop {
         Self::final_(end::PROTOCOL_VIOLATION, message)
     }
 
-    /// This host's own folder or disk fails; a full disk is said to be one.
+    /// This host's own folder or disk fails for good.
     pub(crate) fn local(what: &str, error: &io::Error) -> Self {
-        if is_full(error) {
-            return Self::final_(end::NO_SPACE, format!("{what}: {error}; free some space and send again"));
-        }
         Self::final_(end::LOCAL_FAILURE, format!("{what}: {error}"))
+    }
+
+    /// A file system fails. A full one is waited for: whoever frees some of it lets the transfer go on.
+    pub(crate) fn of_file_system(what: &str, place: &'static str, space: Option<Space>, error: &io::Error) -> Self {
+        if !is_full(error) {
+            return Self::local(&format!("{what} cannot be used"), error);
+        }
+        metrics::counter!("dwcp_transfer_no_space_total", "where" => place).increment(1);
+        let message = if space.is_some_and(|space| space.no_inodes) {
+            format!(
+                "{what}: its file system has no inodes left; remove some files there, and the transfer goes on by itself"
+            )
+        } else {
+            format!("{what}: {error}; free some space there, and the transfer goes on by itself")
+        };
+        Self::temporary(end::NO_SPACE, message)
     }
 
     pub(crate) fn to_abort(&self) -> Abort {

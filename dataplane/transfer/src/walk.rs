@@ -12,7 +12,7 @@ use proto_wire::{
 use rustix::{fs::FileType, io::Errno};
 
 use crate::{
-    confine::{Folder, Listed, kind, mode, mtime, size},
+    confine::{Folder, Listed, holes, kind, mode, mtime, size},
     exclude::Excludes,
     reason::issue,
     source::{Sources, Top},
@@ -139,7 +139,9 @@ impl Walk<'_> {
         };
         let is_folder = name.listed.is_folder;
         let (entry, folder) = match looked {
-            Ok(Looked { kind, mode, mtime, folder }) => (Entry { path: path.clone(), kind, mode, mtime }, folder),
+            Ok(Looked { kind, mode, mtime, holes, folder }) => {
+                (Entry { path: path.clone(), kind, mode, mtime, holes }, folder)
+            }
             Err(refused) => {
                 self.issue(path.as_bytes(), refused.reason, refused.message, is_folder)?;
                 return ControlFlow::Continue(None);
@@ -171,7 +173,8 @@ impl Walk<'_> {
             Top::Folder { folder, .. } | Top::Contents { folder } => {
                 let folder = folder.try_clone().map_err(unreadable)?;
                 let stat = folder.own_stat().map_err(unreadable)?;
-                Ok(Looked { kind: Kind::Folder, mode: mode(&stat), mtime: mtime(&stat), folder: Some(folder) })
+                let (mode, mtime) = (mode(&stat), mtime(&stat));
+                Ok(Looked { kind: Kind::Folder, mode, mtime, holes: 0, folder: Some(folder) })
             }
         }
     }
@@ -189,6 +192,7 @@ struct Looked {
     kind: Kind,
     mode: u32,
     mtime: proto_wire::manifest::Mtime,
+    holes: u64,
     folder: Option<Folder>,
 }
 
@@ -220,5 +224,6 @@ fn look(parent: &Folder, listed: &Listed) -> Result<Looked, Refused> {
             return Err(Refused { reason: issue::SPECIAL_FILE, message });
         }
     };
-    Ok(Looked { kind, mode: mode(&stat), mtime: mtime(&stat), folder })
+    let holes = if matches!(kind, Kind::File { .. }) { holes(&stat) } else { 0 };
+    Ok(Looked { kind, mode: mode(&stat), mtime: mtime(&stat), holes, folder })
 }

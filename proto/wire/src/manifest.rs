@@ -53,6 +53,8 @@ pub struct Entry {
     pub mode: u32,
     /// When it was last changed.
     pub mtime: Mtime,
+    /// Of a file: how many of its bytes are holes, as far as its sender knows; a hint for room, in no digest of a tree.
+    pub holes: u64,
 }
 
 impl Entry {
@@ -166,6 +168,7 @@ pub(crate) fn encode_entry(entry: &Entry) -> peer::Entry {
         mtime_s: entry.mtime.seconds,
         mtime_ns: entry.mtime.nanos,
         target,
+        holes: entry.holes,
     }
 }
 
@@ -179,10 +182,12 @@ pub(crate) fn decode_entry(entry: peer::Entry, index: u64) -> Result<Entry, BadP
         }
         _ => return Err(BadPage::Kind(index)),
     };
-    if entry.mode & !0o777 != 0 || entry.mtime_ns >= 1_000_000_000 || entry.size > MAX_FILE_BYTES {
+    let beyond = entry.size > MAX_FILE_BYTES || entry.holes > entry.size;
+    if entry.mode & !0o777 != 0 || entry.mtime_ns >= 1_000_000_000 || beyond {
         return Err(BadPage::Range(index));
     }
-    Ok(Entry { path, kind, mode: entry.mode, mtime: Mtime { seconds: entry.mtime_s, nanos: entry.mtime_ns } })
+    let mtime = Mtime { seconds: entry.mtime_s, nanos: entry.mtime_ns };
+    Ok(Entry { path, kind, mode: entry.mode, mtime, holes: entry.holes })
 }
 
 fn is_target(target: &[u8]) -> bool {
@@ -267,7 +272,8 @@ pub struct TreeHasher(blake3::Hasher);
 impl TreeHasher {
     /// Adds the next entry; `root` is the BLAKE3 of a file whose contents were moved.
     pub fn push(&mut self, entry: &Entry, root: Option<&[u8; 32]>) {
-        let message = encode_entry(entry).encode_length_delimited_to_vec();
+        let entry = peer::Entry { holes: 0, ..encode_entry(entry) };
+        let message = entry.encode_length_delimited_to_vec();
         self.0.update(&message);
         match root {
             Some(root) => {
@@ -292,7 +298,8 @@ mod tests {
 
     fn file(path: &str) -> Entry {
         let path = TreePath::parse(path.as_bytes()).unwrap();
-        Entry { path, kind: Kind::File { size: 5 }, mode: 0o644, mtime: Mtime { seconds: -1, nanos: 999_999_999 } }
+        let mtime = Mtime { seconds: -1, nanos: 999_999_999 };
+        Entry { path, kind: Kind::File { size: 5 }, mode: 0o644, mtime, holes: 0 }
     }
 
     fn folder(path: &str) -> Entry {
@@ -337,6 +344,7 @@ mod tests {
     #[test]
     fn refuses_setuid_dots_and_gaps() {
         assert_eq!(read(&[Entry { mode: 0o4755, ..file("a") }]), Err(BadPage::Range(0)));
+        assert_eq!(read(&[Entry { holes: 6, ..file("a") }]), Err(BadPage::Range(0)));
         let page = |first_index, path: &[u8]| peer::ManifestPage {
             first_index,
             entries: vec![peer::Entry { path: path.to_vec(), ..encode_entry(&file("a")) }],
@@ -360,5 +368,6 @@ mod tests {
         assert_ne!(base, digest(&file("a"), Some(&[2; 32])));
         assert_ne!(base, digest(&file("a"), None));
         assert_ne!(base, digest(&Entry { mode: 0o600, ..file("a") }, Some(&[1; 32])));
+        assert_eq!(base, digest(&Entry { holes: 3, ..file("a") }, Some(&[1; 32])));
     }
 }

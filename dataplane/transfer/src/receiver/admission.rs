@@ -69,7 +69,7 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
 /// Refuses a transfer that has ended here (D16).
 pub(super) fn not_ended(shared: &Shared, transfer: TransferId) -> Result<(), Stop> {
     let ended = shared.folder.end(transfer, TransferRole::Receiver);
-    match ended.map_err(|error| Stop::local("the ends of transfers cannot be read", &error))? {
+    match ended.map_err(|error| shared.own("receiver", &error))? {
         Some(ended) => {
             Err(Stop::final_(end::ALREADY_FINISHED, format!("this transfer has ended here before: {}", ended.state)))
         }
@@ -111,7 +111,7 @@ fn invalid(message: impl Into<String>) -> Stop {
 fn target(shared: &Shared, path: &RootPath, dry_run: bool) -> Result<Option<Folder>, Stop> {
     let unavailable = |error: std::io::Error| {
         if crate::stop::is_full(&error) {
-            return Stop::local("the destination cannot be made", &error);
+            return Stop::of_file_system(&format!("{path} at the receiver"), "destination", None, &error);
         }
         let message =
             format!("{path} cannot be opened or made: {error}; it is a folder, reached without symbolic links");

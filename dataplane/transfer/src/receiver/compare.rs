@@ -2,9 +2,9 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::unix::fs::FileExt,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use dataplane_hde::block_digests;
@@ -18,12 +18,13 @@ use rustix::fs::{FileType, Stat};
 
 use super::{
     files::{MAX_SEGMENTS, temporary_number},
-    state::{Receiving, gone, own},
+    state::{Receiving, gone},
 };
 use crate::{
     confine::{Folder, kind, mode, mtime, size},
+    holes::{Zeros, is_hole},
     journal::{FileKey, Held},
-    reason::{end, issue},
+    reason::issue,
     stop::Stop,
     tally::add,
 };
@@ -32,6 +33,8 @@ use crate::{
 const MAX_FILES_OF_A_FRAME: usize = 4096;
 /// Bytes that are read at once to make digests of them.
 const READ_BYTES: usize = 1 << 20;
+/// One block holds a small file.
+const SMALL_BLOCK_BYTES: u32 = 128 << 10;
 /// What may be referred to of an old version: so much of it as the new one has, four times, and some.
 const BASIS_FACTOR: u64 = 4;
 
@@ -175,6 +178,9 @@ impl Comparer {
         let old = found.filter(|stat| size(stat) > SMALL_FILE_BYTES && bytes > SMALL_FILE_BYTES).map(size);
         let equal = found.is_some_and(|stat| size(stat) == bytes && same_time(mtime(stat), entry.mtime));
         // An empty file has no contents to compare.
+        if equal && receiving.options.checksum && bytes > 0 && bytes <= SMALL_FILE_BYTES && !receiving.options.dry_run {
+            return self.compare_small(index, entry, bytes);
+        }
         if !equal || (receiving.options.checksum && bytes > 0 && !receiving.options.dry_run) {
             return self.want(index, entry, bytes, PlannedAction::Replace, old);
         }
@@ -186,6 +192,18 @@ impl Comparer {
             return self.metadata(index, entry);
         }
         Ok(())
+    }
+
+    /// Says what a small file comes to, so that it need not travel where it is equal.
+    fn compare_small(&mut self, index: u64, entry: &Entry, bytes: u64) -> Result<(), Stop> {
+        let contents = self.open_parent().and_then(|parent| read_small(parent, entry.path.name(), bytes));
+        let Ok(contents) = contents else { return self.want(index, entry, bytes, PlannedAction::Replace, None) };
+        let receiving = Arc::clone(&self.receiving);
+        receiving.promise(entry, 0)?;
+        receiving.files().want(index);
+        let basis_digests = blake3::hash(&contents).as_bytes().to_vec();
+        let (basis_bytes, basis_block_bytes) = (bytes, SMALL_BLOCK_BYTES);
+        self.say(WantedFile { file: index, basis_bytes, basis_block_bytes, basis_digests, ..WantedFile::default() })
     }
 
     /// Only the mode of an equal file differs.
@@ -218,7 +236,7 @@ impl Comparer {
         let held = receiving.journal().take(&key).filter(|_| bytes > SMALL_FILE_BYTES);
         let held = held.filter(|held| self.is_there(held, bytes));
         let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
-        self.promise(bytes, bytes - held_bytes)?;
+        receiving.promise(entry, held_bytes)?;
         {
             // Under one lock: no piece may come between the two.
             let mut files = receiving.files();
@@ -252,26 +270,6 @@ impl Comparer {
         matches!(stat, Ok(Some(stat)) if kind(&stat) == FileType::RegularFile && size(&stat) == bytes)
     }
 
-    /// Keeps room for a file, or ends the transfer before its first byte.
-    fn promise(&self, bytes: u64, missing: u64) -> Result<(), Stop> {
-        let receiving = Arc::clone(&self.receiving);
-        let wanted = receiving.wanted_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if let Some(max) = receiving.options.max_bytes.filter(|max| wanted > max.bytes()) {
-            let message = format!("the grant allows {} bytes to arrive, and the sender has more", max.bytes());
-            return Err(Stop::final_(end::TOO_MANY_BYTES, message));
-        }
-        let free = receiving.target().and_then(Folder::available_bytes).map_err(|error| own(&error))?;
-        if !receiving.shared.promise(receiving.device, free, missing) {
-            let message = format!(
-                "the destination has {free} bytes free, {} are to be left free, and {wanted} or more are needed; free some space and send again",
-                receiving.shared.settings.load().reserve.bytes()
-            );
-            return Err(Stop::final_(end::NO_SPACE, message));
-        }
-        receiving.promised.fetch_add(missing, Relaxed);
-        Ok(())
-    }
-
     /// Says digests of the old version, so that equal blocks of it need not travel.
     fn say_with_basis(&mut self, mut file: WantedFile, basis: &File, old: u64, new: u64) -> Result<(), Stop> {
         let receiving = Arc::clone(&self.receiving);
@@ -279,13 +277,15 @@ impl Comparer {
         let usable = old.min(new.saturating_mul(BASIS_FACTOR));
         (file.basis_bytes, file.basis_block_bytes) = (usable, block_bytes);
         let mut buffer = vec![0; READ_BYTES.max(usize::try_from(block_bytes).unwrap_or(READ_BYTES))];
+        let zeros = Zeros::new(block_bytes);
         let (mut offset, mut block) = (0_u64, 0_u64);
         while offset < usable {
             if receiving.frames.is_closed() {
                 return Err(gone());
             }
             let len = usize::try_from(usable - offset).unwrap_or(usize::MAX).min(buffer.len());
-            if basis.read_exact_at(&mut buffer[..len], offset).is_err() {
+            let hole = is_hole(basis, offset, len);
+            if !hole && basis.read_exact_at(&mut buffer[..len], offset).is_err() {
                 // It is changing, or unreadable: without a basis all of it travels.
                 let plain = WantedFile { file: file.file, ..WantedFile::default() };
                 return self.say(WantedFile { held: file.held, ..plain });
@@ -301,7 +301,11 @@ impl Comparer {
                 };
                 self.say(std::mem::replace(&mut file, next))?;
             }
-            block_digests(&buffer[..len], block_bytes, &mut file.basis_digests);
+            if hole {
+                zeros.digests(len, &mut file.basis_digests);
+            } else {
+                block_digests(&buffer[..len], block_bytes, &mut file.basis_digests);
+            }
             offset += u64::try_from(len).unwrap_or_default();
             block = offset.div_ceil(block_bytes.into());
         }
@@ -335,6 +339,18 @@ impl Comparer {
     }
 }
 
+/// All of a small file that is as long as it should be.
+pub(super) fn read_small(parent: &Folder, name: &[u8], bytes: u64) -> io::Result<Vec<u8>> {
+    let file = parent.read(name)?;
+    let mut contents = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
+    file.take(bytes + 1).read_to_end(&mut contents)?;
+    if u64::try_from(contents.len()) == Ok(bytes) {
+        Ok(contents)
+    } else {
+        Err(io::Error::from(io::ErrorKind::InvalidData))
+    }
+}
+
 /// Times are equal when they are, or when one file system keeps only seconds.
 fn same_time(left: Mtime, right: Mtime) -> bool {
     left.seconds == right.seconds && (left.nanos == right.nanos || left.nanos == 0 || right.nanos == 0)
@@ -361,7 +377,7 @@ fn tidy(receiving: &Receiving, folder: &Folder) -> Result<(), Stop> {
     for name in names {
         let Some(number) = temporary_number(receiving.id, &name.name) else { continue };
         if receiving.journal().is_stale(number) {
-            folder.remove(&name.name).map_err(|error| Stop::local("a temporary file cannot be removed", &error))?;
+            folder.remove(&name.name).map_err(|error| receiving.destination_fails(&error))?;
         }
     }
     Ok(())

@@ -92,6 +92,8 @@ pub(super) struct Target {
     pub(super) number: FileNumber,
     pub(super) segments: Segments,
     pub(super) fresh: bool,
+    /// Whether only a part of its bytes was promised room.
+    pub(super) sparse: bool,
     /// Whether the temporary file is to be made, and what the journal is to say of it.
     pub(super) create: Option<FileKey>,
 }
@@ -367,6 +369,7 @@ impl Active {
             number: self.number,
             segments: self.segments,
             fresh: self.fresh,
+            sparse: self.entry.holes > 0,
             create: create.then(key),
         })
     }

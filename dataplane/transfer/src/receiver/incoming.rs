@@ -11,34 +11,35 @@ use std::{
     },
 };
 
+use super::{
+    compare::read_small,
+    contents::{Contents, clear, wide, write},
+    files::{Claim, Target, Whether, Whole, temporary_name},
+    state::Receiving,
+};
+use crate::{
+    confine::set_file,
+    page_store::{Fate, Moved},
+    reason::end,
+    stop::Stop,
+    tally::add,
+};
 use bytes::Bytes;
 use dataplane_hde::{DecodeError, Decoder};
 use proto_wire::{
     TreePath,
     frames::{FileAborted, FileEnd, ReceiverFrame},
+    manifest::{Entry, Kind},
     piece::{
         BUNDLE_ROW_BYTES, BundleRow, Header, Known, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, Source, read_bundle,
         read_known,
     },
-};
-use rustix::fs::{FallocateFlags, fallocate};
-
-use super::{
-    files::{Claim, Target, Whether, Whole, temporary_name},
-    state::{Receiving, own},
-};
-use crate::{
-    page_store::{Fate, Moved},
-    reason::end,
-    stop::Stop,
 };
 
 /// Parts of segments that wait for their other parts: so much, besides what the transport holds.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Segments that were asked for again: more is no accident.
 const MAX_RESENDS: u64 = 1000;
-/// Zeros that are not written where the file has none but zeros: a block of most file systems.
-const HOLE_BYTES: usize = 4096;
 
 /// What one blocking thread decodes with.
 #[derive(Debug, Default)]
@@ -144,7 +145,13 @@ impl Incoming {
         if !verified {
             return self.resend(receiving, header.file, &target, header.segment);
         }
-        write_segment(receiving, header.file, &target, header.segment, header.value, &worker.decoded, reused)
+        let verified = Verified {
+            segment: header.segment,
+            value: header.value,
+            contents: Contents::Bytes(&worker.decoded),
+            reused,
+        };
+        write_segment(receiving, header.file, &target, &verified)
     }
 
     fn known(&self, receiving: &Receiving, header: &Header, list: &[u8], worker: &mut Worker) -> Result<(), Stop> {
@@ -165,8 +172,11 @@ impl Incoming {
                 self.resend(receiving, header.file, &target, segment)?;
                 continue;
             }
-            let reused = if source == Source::Zeros { 0 } else { u64::try_from(bytes).unwrap_or_default() };
-            write_segment(receiving, header.file, &target, segment, value, &worker.decoded, reused)?;
+            let (contents, reused) = match source {
+                Source::Zeros => (Contents::Zeros(bytes), 0),
+                Source::Basis { .. } => (Contents::Bytes(&worker.decoded), wide(bytes)),
+            };
+            write_segment(receiving, header.file, &target, &Verified { segment, value, contents, reused })?;
         }
         Ok(())
     }
@@ -182,6 +192,13 @@ impl Incoming {
 
     /// All segments of a file have been sent.
     pub(super) fn end(receiving: &Receiving, end: &FileEnd) -> Result<(), Stop> {
+        if receiving.options.checksum && end.attempt == 0 && end.entry.is_none() {
+            let entry = receiving.pages.entry(end.file).map_err(|error| receiving.own(&error))?;
+            // Files of this size are sent without an end: this one is not sent at all.
+            if let Some(entry) = entry.filter(|entry| entry.size() <= SMALL_FILE_BYTES) {
+                return equal(receiving, end, &entry);
+            }
+        }
         let whether = receiving.files().end(end)?;
         if receiving.is_left_out(end.file) {
             return receiving.ended_elsewhere(end);
@@ -201,7 +218,7 @@ impl Incoming {
             receiving.remove_temporary(&path, number);
         }
         // The sender counts it among its own issues.
-        receiving.pages.set_fate(file, Fate::LeftOut).map_err(|error| own(&error))?;
+        receiving.pages.set_fate(file, Fate::LeftOut).map_err(|error| receiving.own(&error))?;
         receiving.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
         receiving.files().done(file);
         Ok(())
@@ -218,7 +235,7 @@ fn reused(encoded: &[u8]) -> u64 {
 /// Claims a segment, and makes the temporary file with the first one; none where the segment is not needed.
 fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop> {
     let entry = || {
-        let entry = receiving.pages.entry(header.file).map_err(|error| own(&error))?;
+        let entry = receiving.pages.entry(header.file).map_err(|error| receiving.own(&error))?;
         entry.ok_or_else(|| Stop::violation(format!("there is no entry {}", header.file)))
     };
     let mut files = receiving.files();
@@ -242,7 +259,7 @@ fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop>
     drop(files);
     match made {
         Ok(()) => {
-            receiving.journal().begin(target.number, key).map_err(|error| own(&error))?;
+            receiving.journal().begin(target.number, key).map_err(|error| receiving.own(&error))?;
             Ok(Some(target))
         }
         Err(error) => receiving.unwritable(header.file, &target.path, &error).map(|()| None),
@@ -254,53 +271,43 @@ fn make(receiving: &Receiving, path: &TreePath, number: crate::journal::FileNumb
     file.set_len(bytes)
 }
 
-fn write_segment(
-    receiving: &Receiving,
-    file: u64,
-    target: &Target,
+/// A segment that verified.
+#[derive(Debug)]
+struct Verified<'a> {
     segment: u64,
     value: [u8; 32],
-    bytes: &[u8],
+    contents: Contents<'a>,
+    /// Bytes of it that were held here before.
     reused: u64,
-) -> Result<(), Stop> {
-    let written = receiving
-        .parent(&target.path)
-        .and_then(|parent| parent.write(&temporary_name(receiving.id, target.number)))
-        .and_then(|file| write(&file, target.segments.offset(segment), bytes, target.fresh));
-    let len = u64::try_from(bytes.len()).unwrap_or_default();
+}
+
+fn write_segment(receiving: &Receiving, file: u64, target: &Target, verified: &Verified<'_>) -> Result<(), Stop> {
+    let &Verified { segment, value, contents, reused } = verified;
+    let len = wide(contents.len());
+    // Of a sparse file only its data was promised room.
+    let taken = receiving.take_room(if target.sparse { wide(contents.data()) } else { len })?;
+    let offset = target.segments.offset(segment);
+    let written = match contents {
+        Contents::Zeros(_) if target.fresh => Ok(()),
+        contents => receiving
+            .parent(&target.path)
+            .and_then(|parent| parent.write(&temporary_name(receiving.id, target.number)))
+            .and_then(|file| match contents {
+                Contents::Bytes(bytes) => write(&file, offset, bytes, target.fresh),
+                Contents::Zeros(len) => clear(&file, offset, len),
+            }),
+    };
     if let Err(error) = written {
         if !receiving.files().is_current(file, target.number) {
             return Ok(());
         }
-        receiving.remove_temporary(&target.path, target.number);
+        // What is in the journal stays for the next attempt where the file system is only full.
         return receiving.unwritable(file, &target.path, &error);
     }
-    receiving.use_promise(len);
+    drop(taken);
     receiving.verified(len, reused);
     let whether = receiving.files().written(file, target, segment, value);
     settle(receiving, file, whether)
-}
-
-/// Writes bytes at their place; stretches of zeros are, or become, holes.
-fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool) -> io::Result<()> {
-    let zero = |chunk: &[u8]| chunk.iter().all(|byte| *byte == 0);
-    let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let mut start = 0;
-    while start < bytes.len() {
-        let data = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| !zero(chunk)).map(<[u8]>::len).sum::<usize>();
-        file.write_all_at(&bytes[start..start + data], offset + wide(start))?;
-        start += data;
-        let hole = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| zero(chunk)).map(<[u8]>::len).sum::<usize>();
-        // What an earlier attempt left there may be anything.
-        if hole > 0 && !fresh {
-            let punched = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if fallocate(file, punched, offset + wide(start), wide(hole)).is_err() {
-                file.write_all_at(&bytes[start..start + hole], offset + wide(start))?;
-            }
-        }
-        start += hole;
-    }
-    Ok(())
 }
 
 /// Hands a file on that is whole.
@@ -342,9 +349,9 @@ fn bundle(receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut W
 
 fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), Stop> {
     let file = row.file;
-    let entry = receiving.pages.entry(file).map_err(|error| own(&error))?;
+    let entry = receiving.pages.entry(file).map_err(|error| receiving.own(&error))?;
     let entry = entry.ok_or_else(|| Stop::violation(format!("there is no entry {file}")))?;
-    if !matches!(entry.kind, proto_wire::manifest::Kind::File { .. }) {
+    if !matches!(entry.kind, Kind::File { .. }) {
         return Err(Stop::violation(format!("entry {file} is no file")));
     }
     let size = u64::from(row.size);
@@ -362,6 +369,7 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), 
     if let Some(number) = before {
         receiving.remove_temporary(&entry.path, number);
     }
+    let taken = receiving.take_room(size)?;
     let number = receiving.journal().number();
     let temporary = temporary_name(receiving.id, number);
     let written = receiving.parent(&entry.path).and_then(|parent| parent.create(&temporary));
@@ -370,9 +378,37 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), 
         receiving.unwritable(file, &entry.path, &error)?;
         return receiving.not_made(file, Some(moved));
     }
-    receiving.use_promise(size);
+    drop(taken);
     receiving.verified(size, 0);
     receiving.hand_on(Whole { file, path: entry.path, temporary, moved })
+}
+
+/// Keeps a small file of which the sender says that it has the same: compared once more, so that nothing is believed.
+fn equal(receiving: &Receiving, end: &FileEnd, entry: &Entry) -> Result<(), Stop> {
+    let (file, bytes) = (end.file, entry.size());
+    if receiving.files().begin_small(file, 0)?.is_some() || !matches!(entry.kind, Kind::File { .. }) {
+        return Err(Stop::violation(format!("file {file} came twice, or is none")));
+    }
+    let parent = receiving.parent(&entry.path);
+    let same = parent.and_then(|parent| {
+        let contents = read_small(&parent, entry.path.name(), bytes)?;
+        Ok((blake3::hash(&contents).as_bytes() == &end.root).then_some(parent))
+    });
+    let Ok(Some(parent)) = same else {
+        let path = proto_model::escape(entry.path.as_bytes());
+        return Err(Stop::temporary(end::CORRUPTED, format!("{path} changed at the receiver while it was compared")));
+    };
+    drop(receiving.take_room(bytes)?);
+    let moved = Moved { root: end.root, size: bytes, mode: entry.mode, mtime: entry.mtime };
+    if let Err(error) = parent.read(entry.path.name()).and_then(|file| set_file(&file, entry.mode, entry.mtime)) {
+        receiving.unwritable(file, &entry.path, &error)?;
+        return receiving.not_made(file, Some(moved));
+    }
+    receiving.pages.set_fate(file, Fate::Moved(moved)).map_err(|error| receiving.own(&error))?;
+    receiving.verified(bytes, bytes);
+    add(&receiving.tally.files_done, 1);
+    receiving.files().done(file);
+    Ok(())
 }
 
 /// The old version of a file, opened when it is first asked for.

@@ -5,10 +5,7 @@ use std::{collections::HashMap, fs::File, io};
 use proto_wire::frames::{MAX_PUBLISHED, ReceiverFrame};
 use rustix::fs::FileType;
 
-use super::{
-    files::Whole,
-    state::{Receiving, own},
-};
+use super::{files::Whole, state::Receiving};
 use crate::{
     confine::{Folder, kind, set_file},
     page_store::Fate,
@@ -38,7 +35,7 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
     }
     if !each {
         let synced = receiving.target().and_then(Folder::sync_file_system);
-        synced.map_err(|error| Stop::local("what was received cannot be made durable", &error))?;
+        synced.map_err(|error| receiving.destination_fails(&error))?;
     }
     let mut placed = Vec::with_capacity(ready.len());
     for whole in ready {
@@ -54,14 +51,13 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
             Err(error) => leave_out(receiving, &whole, &error)?,
         }
     }
-    sync_folders(receiving, &folders)
-        .map_err(|error| Stop::local("what was received cannot be made durable", &error))?;
+    sync_folders(receiving, &folders).map_err(|error| receiving.destination_fails(&error))?;
     done(receiving, placed)
 }
 
 fn leave_out(receiving: &Receiving, whole: &Whole, error: &io::Error) -> Result<(), Stop> {
     if is_full(error) {
-        return Err(Stop::local("the file system is full", error));
+        return Err(receiving.destination_fails(error));
     }
     receiving.remove_temporary_name(&whole.path, &whole.temporary);
     receiving.unwritable(whole.file, &whole.path, error)?;
@@ -102,7 +98,7 @@ fn sync_folders(receiving: &Receiving, folders: &HashMap<Vec<u8>, Folder>) -> io
 fn done(receiving: &Receiving, placed: Vec<Whole>) -> Result<(), Stop> {
     let mut numbers = Vec::with_capacity(placed.len());
     for whole in placed {
-        receiving.pages.set_fate(whole.file, Fate::Moved(whole.moved)).map_err(|error| own(&error))?;
+        receiving.pages.set_fate(whole.file, Fate::Moved(whole.moved)).map_err(|error| receiving.own(&error))?;
         receiving.files().done(whole.file);
         add(&receiving.tally.files_done, 1);
         numbers.push(whole.file);

@@ -27,14 +27,14 @@ use super::{
     incoming::Incoming,
     publish::{BATCH_FILES, publish},
     remains::write_down,
-    state::{Receiving, own},
+    state::Receiving,
     stopping,
 };
 use crate::{
     confine::Folder,
     exclude::Excludes,
     journal::Journal,
-    link::{ControlIn, ControlOut, Link, PiecesIn},
+    link::{ControlIn, ControlOut, HOLES, Link, PiecesIn},
     page_store::PageStore,
     reason::end,
     report::{EVERY, Reporter},
@@ -120,6 +120,7 @@ impl Attempt {
         let id = admitted.transfer;
         let excludes = Excludes::new(&admitted.options.exclude);
         let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
+        let own = |error: &std::io::Error| shared.own("receiver", error);
         let folder = shared.folder.make(id, TransferRole::Receiver).map_err(|error| own(&error))?;
         let (now, not_after) = (shared.clock.utc(), admitted.not_after);
         write_down(&folder, &admitted.destination, not_after, now).map_err(|error| own(&error))?;
@@ -131,6 +132,8 @@ impl Attempt {
             options: admitted.options,
             excludes,
             segment_bytes: open.segment_bytes,
+            tells_holes: open.features.iter().any(|feature| feature == HOLES),
+            destination: admitted.destination,
             target: admitted.target,
             device: stat.map_or(0, |stat| stat.st_dev),
             pages,
@@ -140,6 +143,7 @@ impl Attempt {
             tally,
             promised: AtomicU64::new(0),
             wanted_bytes: AtomicU64::new(0),
+            missing_bytes: AtomicU64::new(0),
             frames,
             whole,
             left_out: Mutex::default(),
@@ -167,7 +171,8 @@ async fn go(
         alive: AtomicBool::new(true),
     };
     let window = receiving.shared.settings.load().receive_window.bytes();
-    let opened = Opened { features: Vec::new(), receive_window_bytes: window, resuming: receiving.resuming };
+    let features = if receiving.tells_holes { vec![HOLES.to_owned()] } else { Vec::new() };
+    let opened = Opened { features, receive_window_bytes: window, resuming: receiving.resuming };
     let part = Part { receiving: &receiving, group, board: &board };
     let incoming = Arc::new(Incoming::default());
     let parts = async {
@@ -240,7 +245,7 @@ impl Part<'_> {
                 let before = reader.bytes();
                 // Checked first, so that only what was checked is written down.
                 reader.next_page(page.clone())?;
-                receiving.pages.append(&page).map_err(|error| own(&error))?;
+                receiving.pages.append(&page).map_err(|error| receiving.own(&error))?;
                 let more = reader.bytes() - before;
                 Ok((reader, more))
             })
@@ -306,7 +311,7 @@ impl Part<'_> {
             }
             comparer = self
                 .blocking("transfer compare", move |receiving| {
-                    if let Some(page) = receiving.pages.page(number).map_err(|error| own(&error))? {
+                    if let Some(page) = receiving.pages.page(number).map_err(|error| receiving.own(&error))? {
                         comparer.page(&page)?;
                     }
                     Ok(comparer)
@@ -421,12 +426,11 @@ fn keep_journal(receiving: &Arc<Receiving>) -> Result<(), Stop> {
     }
     for dirty in dirty {
         let name = temporary_name(receiving.id, dirty.number);
-        let synced =
-            receiving.parent(&dirty.path).and_then(|parent| parent.write(&name)).and_then(|file| file.sync_data());
         // One that is in place by now, or was given up, is not held.
-        if synced.is_ok() {
-            receiving.journal().segments(dirty.number, &dirty.segments).map_err(|error| own(&error))?;
-        }
+        let Ok(file) = receiving.parent(&dirty.path).and_then(|parent| parent.write(&name)) else { continue };
+        // After a failed sync nobody knows what is on the disk: nothing is read into a second one that succeeds.
+        file.sync_data().map_err(|error| receiving.destination_fails(&error))?;
+        receiving.journal().segments(dirty.number, &dirty.segments).map_err(|error| receiving.own(&error))?;
     }
-    receiving.journal().sync().map_err(|error| own(&error))
+    receiving.journal().sync().map_err(|error| receiving.own(&error))
 }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use proto_model::{TransferId, TransferOptions};
+use proto_model::{RootPath, TransferId, TransferOptions};
 use proto_wire::{
     TreePath,
     frames::{FileEnd, ReceiverFrame},
@@ -37,6 +37,10 @@ pub(super) struct Receiving {
     pub(super) options: TransferOptions,
     pub(super) excludes: Excludes,
     pub(super) segment_bytes: u32,
+    /// Whether the sender says of entries how many of their bytes are holes.
+    pub(super) tells_holes: bool,
+    /// Where it is received, as the grant names it.
+    pub(super) destination: RootPath,
     /// None only where a dry run has nothing to compare with.
     pub(super) target: Option<Folder>,
     /// The target's file system, where it is promised room.
@@ -50,6 +54,8 @@ pub(super) struct Receiving {
     pub(super) promised: AtomicU64,
     /// Bytes of wanted files, against the grant's bound.
     pub(super) wanted_bytes: AtomicU64,
+    /// What was or should have been promised in all.
+    pub(super) missing_bytes: AtomicU64,
     /// To the sender.
     pub(super) frames: mpsc::Sender<ReceiverFrame>,
     /// To whoever puts files in place.
@@ -65,6 +71,11 @@ impl Receiving {
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk of this host's own folder fails.
+    pub(super) fn own(&self, error: &io::Error) -> Stop {
+        self.shared.own("receiver", error)
     }
 
     /// The folder that receives.
@@ -95,7 +106,7 @@ impl Receiving {
     /// Writes down that an entry is not in place, once, and goes on; but a full disk ends the transfer.
     pub(super) fn leave_out(&self, file: u64, path: &[u8], reason: &str, error: &io::Error) -> Result<(), Stop> {
         if is_full(error) {
-            return Err(Stop::local("the file system is full", error));
+            return Err(self.destination_fails(error));
         }
         self.leave_out_because(file, path, reason, error.to_string())
     }
@@ -126,16 +137,15 @@ impl Receiving {
     pub(super) fn ended_elsewhere(&self, end: &FileEnd) -> Result<(), Stop> {
         let entry = match &end.entry {
             Some(entry) => Some(entry.clone()),
-            None => self.pages.entry(end.file).map_err(|error| own(&error))?,
+            None => self.pages.entry(end.file).map_err(|error| self.own(&error))?,
         };
-        let moved =
-            |entry: Entry| Moved { root: end.root, size: entry.size(), mode: entry.mode, mtime: entry.mtime };
+        let moved = |entry: Entry| Moved { root: end.root, size: entry.size(), mode: entry.mode, mtime: entry.mtime };
         entry.map_or(Ok(()), |entry| self.not_made(end.file, Some(moved(entry))))
     }
 
     /// Writes down how the sender knows an entry that is not in place here.
     pub(super) fn not_made(&self, file: u64, moved: Option<Moved>) -> Result<(), Stop> {
-        self.pages.set_fate(file, Fate::NotMade(moved)).map_err(|error| own(&error))
+        self.pages.set_fate(file, Fate::NotMade(moved)).map_err(|error| self.own(&error))
     }
 
     /// Removes a temporary file; that it stays is only untidy, and is mended by the next attempt.
@@ -148,13 +158,6 @@ impl Receiving {
         if let Err(error) = removed {
             tracing::debug!(transfer = %self.id, %error, "a temporary file stays behind");
         }
-    }
-
-    /// Bytes of the promise are used, or not needed any more.
-    pub(super) fn use_promise(&self, bytes: u64) {
-        let taken = self.promised.fetch_update(Relaxed, Relaxed, |held| Some(held.saturating_sub(bytes)));
-        let before = taken.unwrap_or_else(|held| held);
-        self.shared.release(self.device, before.min(bytes));
     }
 
     /// Contents were verified and written.
@@ -173,11 +176,6 @@ impl Drop for Receiving {
     fn drop(&mut self) {
         self.shared.release(self.device, self.promised.load(Relaxed));
     }
-}
-
-/// The disk of this host's own folder fails.
-pub(super) fn own(error: &io::Error) -> Stop {
-    Stop::local("the folder of transfers cannot be used", error)
 }
 
 /// The parts of the attempt are being taken down; whoever sees this is not heard any more.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use proto_wire::{
+    frames::{FileEnd, SenderFrame},
     manifest::Entry,
     piece::{
         BUNDLE_ROW_BYTES, BundleRow, HEADER_BYTES, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES,
@@ -24,20 +25,29 @@ use crate::{
 /// A bundle's contents: with its table it stays a piece.
 pub(super) const MAX_BUNDLE_BYTES: u64 = (1 << 20) - (MAX_BUNDLE_FILES * BUNDLE_ROW_BYTES) as u64;
 
+/// A small file that is wanted.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) file: u64,
+    pub(super) entry: Entry,
+    /// The BLAKE3 of what the receiver has there, where it is to be compared.
+    pub(super) there: Option<[u8; 32]>,
+}
+
 /// Small files that are gathered for a bundle.
 #[derive(Debug, Default)]
 pub(super) struct Bundle {
-    files: Vec<(u64, Entry)>,
+    files: Vec<Wanted>,
     bytes: u64,
 }
 
 impl Bundle {
     /// Adds a file; gives back the bundle that is full, if this one begins another.
-    pub(super) fn push(&mut self, file: u64, entry: Entry) -> Option<Self> {
-        let full = self.bytes + entry.size() > MAX_BUNDLE_BYTES || self.files.len() == MAX_BUNDLE_FILES;
+    pub(super) fn push(&mut self, wanted: Wanted) -> Option<Self> {
+        let full = self.bytes + wanted.entry.size() > MAX_BUNDLE_BYTES || self.files.len() == MAX_BUNDLE_FILES;
         let done = full.then(|| std::mem::take(self));
-        self.bytes += entry.size();
-        self.files.push((file, entry));
+        self.bytes += wanted.entry.size();
+        self.files.push(wanted);
         done
     }
 
@@ -65,6 +75,8 @@ enum Small {
 struct Outcome {
     rows: Vec<BundleRow>,
     contents: Vec<u8>,
+    /// Files that the receiver has as they are.
+    equal: Vec<BundleRow>,
     grown: Vec<(u64, Entry)>,
     given_up: Vec<(u64, Entry, &'static str, String)>,
     encoded: Option<(Header, Vec<u8>)>,
@@ -77,33 +89,45 @@ pub(super) async fn send(sending: &Arc<Sending>, bundle: Bundle) -> Result<Vec<(
 
 /// Sends one file as a bundle of its own, in a second reading; false where it has grown again.
 pub(super) async fn send_one(sending: &Arc<Sending>, file: u64, entry: Entry) -> Result<bool, Stop> {
-    Ok(send_files(sending, vec![(file, entry)], 1).await?.is_empty())
+    Ok(send_files(sending, vec![Wanted { file, entry, there: None }], 1).await?.is_empty())
 }
 
-async fn send_files(sending: &Arc<Sending>, files: Vec<(u64, Entry)>, attempt: u8) -> Result<Vec<(u64, Entry)>, Stop> {
+async fn send_files(sending: &Arc<Sending>, files: Vec<Wanted>, attempt: u8) -> Result<Vec<(u64, Entry)>, Stop> {
     let outcome =
         sending.on_worker("transfer bundle", move |sending, worker| read(sending, worker, files, attempt)).await??;
     for (file, entry, reason, message) in outcome.given_up {
         sending.give_up(file, entry.path.as_bytes(), reason, message).await?;
     }
+    for row in outcome.equal {
+        // No piece comes before this end: the receiver compares once more, and keeps what it has.
+        let end = FileEnd { file: row.file, root: row.root, attempt: 0, entry: None };
+        sending.frame(SenderFrame::FileEnd(end)).await?;
+        add(&sending.tally.bytes_reused, row.size.into());
+        sending.set_fate(row.file, Fate::Moved(moved(&row)))?;
+    }
     if let Some((header, encoded)) = outcome.encoded {
         sending.send_pieces(header, encoded).await?;
         for row in outcome.rows {
-            let moved = Moved { root: row.root, size: row.size.into(), mode: row.mode, mtime: row.mtime };
-            sending.set_fate(row.file, Fate::Moved(moved))?;
+            sending.set_fate(row.file, Fate::Moved(moved(&row)))?;
         }
     }
     Ok(outcome.grown)
 }
 
-fn read(sending: &Sending, worker: &mut Worker, files: Vec<(u64, Entry)>, first: u8) -> Result<Outcome, Stop> {
+fn moved(row: &BundleRow) -> Moved {
+    Moved { root: row.root, size: row.size.into(), mode: row.mode, mtime: row.mtime }
+}
+
+fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -> Result<Outcome, Stop> {
     let mut outcome = Outcome::default();
-    for (file, entry) in files {
+    for Wanted { file, entry, there } in files {
         let mut small = read_one(sending, file, &entry, first);
         if matches!(small, Small::Changed) && first == 0 {
             small = read_one(sending, file, &entry, 1);
         }
         match small {
+            // Of one that was read a second time the entry is another one: it is sent.
+            Small::Read(row, _) if row.attempt == 0 && Some(row.root) == there => outcome.equal.push(row),
             Small::Read(row, contents) => {
                 outcome.rows.push(row);
                 outcome.contents.extend_from_slice(&contents);

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     bundle,
     segment::{Prepared, Task, prepare, send_known},
-    state::{Seen, Sending, own},
+    state::{Seen, Sending},
 };
 use crate::{
     file_hash::{FileHasher, Segments},
@@ -99,6 +99,12 @@ impl Gathering {
             return Err(bad("is more than it needs to"));
         }
         Ok(all)
+    }
+
+    /// The digest of the whole file that the receiver has, where it said that.
+    pub(super) fn whole(&self, entry: &Entry) -> Option<[u8; 32]> {
+        let one = self.basis_bytes == entry.size() && self.basis_bytes <= u64::from(self.block_bytes);
+        self.digests.as_slice().try_into().ok().filter(|_| one)
     }
 
     pub(super) fn finish(self, entry: Entry) -> Result<Wish, Stop> {
@@ -261,7 +267,7 @@ async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemapho
 
 /// Sends a segment again, all of it.
 pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -> Result<(), Stop> {
-    let entry = sending.pages.entry(file).map_err(|error| own(&error))?;
+    let entry = sending.pages.entry(file).map_err(|error| sending.own(&error))?;
     let entry = entry.filter(|entry| matches!(entry.kind, Kind::File { .. }));
     let entry = entry.ok_or_else(|| Stop::violation("the receiver asks for what is no file"))?;
     let (source, seen) = match open(&sending, &entry).await {

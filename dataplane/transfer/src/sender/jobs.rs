@@ -18,7 +18,7 @@ use super::{
     bundle,
     bundle::Bundle,
     file::{self, Gathering, Wish},
-    state::{Sending, own},
+    state::Sending,
 };
 use crate::{bit_set::BitSet, receiver::stopping, stop::Stop};
 
@@ -68,7 +68,8 @@ impl Jobs {
                 continue;
             }
             if entry.size() <= SMALL_FILE_BYTES {
-                if let Some(full) = self.bundle.push(index, entry) {
+                let there = gathering.whole(&entry);
+                if let Some(full) = self.bundle.push(bundle::Wanted { file: index, entry, there }) {
                     self.send_bundle(full).await?;
                 }
             } else {
@@ -83,7 +84,7 @@ impl Jobs {
     async fn with_entries(&mut self, wanted: Wanted) -> Result<Vec<(WantedFile, Option<Entry>)>, Stop> {
         let find = move |sending: &Arc<Sending>| {
             let entry = |file: WantedFile| sending.pages.entry(file.file).map(|entry| (file, entry));
-            wanted.files.into_iter().map(entry).collect::<io::Result<_>>().map_err(|error| own(&error))
+            wanted.files.into_iter().map(entry).collect::<io::Result<_>>().map_err(|error| sending.own(&error))
         };
         self.sending.blocking("transfer entries", find).await
     }

@@ -8,10 +8,7 @@ use proto_wire::{
     manifest::{PageBuilder, PageReader},
 };
 
-use super::{
-    board::Board,
-    state::{Sending, own},
-};
+use super::{board::Board, state::Sending};
 use crate::{
     exclude::Excludes,
     receiver::stopping,
@@ -27,7 +24,10 @@ pub(super) fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes
     let mut incomplete = false;
     walk(&sending.sources, excludes, &mut |found| {
         let result = match found {
-            Found::Entry(entry) => {
+            Found::Entry(mut entry) => {
+                if !sending.tells_holes {
+                    entry.holes = 0;
+                }
                 add(&sending.tally.files_total, 1);
                 add(&sending.tally.bytes_total, entry.size());
                 pages.builder.push(&entry).map_or(Ok(()), |page| pages.page(page))
@@ -78,7 +78,7 @@ impl Pages<'_> {
     fn page(&mut self, page: ManifestPage) -> Result<(), Stop> {
         // Through the other end's own check: what would be refused there is found here.
         self.reader.next_page(page.clone())?;
-        self.sending.pages.append(&page).map_err(|error| own(&error))?;
+        self.sending.pages.append(&page).map_err(|error| self.sending.own(&error))?;
         self.board.pages.fetch_add(1, Relaxed);
         self.sending.frames.blocking_send(SenderFrame::Page(page)).map_err(|_closed| stopping())
     }

@@ -7,10 +7,9 @@ use proto_wire::{
     hde::{Container, Op},
     piece::{HEADER_BYTES, Header, Known, PieceKind, Source, write_known},
 };
-use rustix::fs::SeekFrom;
 
 use super::state::{Sending, Worker};
-use crate::{file_hash::Segments, stop::Stop, tally::add};
+use crate::{file_hash::Segments, holes::is_hole, stop::Stop, tally::add};
 
 /// A segment that is to be sent.
 #[derive(Clone, Debug)]
@@ -40,9 +39,10 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
     let bytes = &mut worker.read[..len];
     if is_hole(&task.source, offset, len) {
         bytes.fill(0);
-    } else {
-        task.source.read_exact_at(bytes, offset)?;
+        let value = task.segments.value(task.segment, bytes);
+        return Ok(Prepared::Known(Known { segment: task.segment, source: Source::Zeros, value }));
     }
+    task.source.read_exact_at(bytes, offset)?;
     let value = task.segments.value(task.segment, bytes);
     let mut encoded = vec![0; HEADER_BYTES];
     let encoding = worker.encoder.encode(bytes, task.basis.as_deref(), &mut encoded).map_err(io::Error::other)?;
@@ -76,16 +76,6 @@ fn known(encoded: &[u8], len: usize) -> Option<Source> {
         Op::Zero { .. } if whole => Some(Source::Zeros),
         Op::Copy { offset, .. } if whole => Some(Source::Basis { offset }),
         Op::Zero { .. } | Op::Copy { .. } | Op::Literal { .. } => None,
-    }
-}
-
-/// Whether the file system holds nothing there.
-fn is_hole(file: &File, offset: u64, len: usize) -> bool {
-    let end = offset + u64::try_from(len).unwrap_or_default();
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => data >= end,
-        // No data up to the end of the file. Other errors: the file system does not know holes.
-        Err(error) => error == rustix::io::Errno::NXIO,
     }
 }
 

@@ -18,11 +18,11 @@ use super::{
     board::Board,
     jobs::Jobs,
     manifest::walk_sources,
-    state::{Parts, Sending, own},
+    state::{Parts, Sending},
 };
 use crate::{
     exclude::Excludes,
-    link::{ControlIn, ControlOut, Link, PathOf},
+    link::{ControlIn, ControlOut, HOLES, Link, PathOf},
     reason::end,
     receiver::stopping,
     report::{EVERY, Reporter},
@@ -91,7 +91,7 @@ impl Attempt<'_> {
             transfer: self.checked.id,
             authority: self.checked.authority.clone(),
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
-            features: Vec::new(),
+            features: vec![HOLES.to_owned()],
             segment_bytes: self.shared.settings.load().segment_bytes,
         };
         link.control_out.send(&SenderFrame::Open(Box::new(open)).encode()).await?;
@@ -116,15 +116,29 @@ impl Attempt<'_> {
     ) -> Result<Arc<Sending>, Stop> {
         let (shared, checked, tally) = (Arc::clone(&self.shared), self.checked.clone(), Arc::clone(&self.tally));
         let (group, pieces) = (self.group.clone(), Arc::clone(&link.pieces_out));
+        let tells_holes = opened.features.iter().any(|feature| feature == HOLES);
         let window_bytes = opened.receive_window_bytes.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
         let prepare = move || {
+            let own = |error: &std::io::Error| shared.own("sender", error);
             let sources = Sources::open(&shared.roots.load(), &checked.sources, &checked.destination)?;
             let folder = shared.folder.make(checked.id, TransferRole::Sender).map_err(|error| own(&error))?;
             let segment_bytes = shared.settings.load().segment_bytes;
             let options = checked.options;
-            let parts =
-                Parts { shared, group, options, sources, folder, tally, frames, pieces, segment_bytes, window_bytes };
-            Sending::new(parts).map(Arc::new).map_err(|error| own(&error))
+            let at = Arc::clone(&shared);
+            let parts = Parts {
+                shared,
+                group,
+                options,
+                sources,
+                folder,
+                tally,
+                frames,
+                pieces,
+                segment_bytes,
+                window_bytes,
+                tells_holes,
+            };
+            Sending::new(parts).map(Arc::new).map_err(|error| at.own("sender", &error))
         };
         let prepared = self.group.blocking("transfer prepare", prepare).await;
         prepared.unwrap_or_else(|Cancelled| Err(stopping()))
@@ -197,18 +211,19 @@ impl Part<'_> {
 
     async fn wanted(&self, wanted: &Wanted, bytes: bytes::Bytes) -> Result<(), Stop> {
         add(&self.sending.tally.bytes_reused, wanted.equal_bytes);
+        if !wanted.files.is_empty() {
+            self.sending
+                .blocking("transfer answers", move |sending| {
+                    sending.answers.append(&bytes).map_err(|error| sending.own(&error))
+                })
+                .await?;
+        }
+        // Counted only now: who sees all pages answered finds all answers in the queue.
         if wanted.page_complete {
             let answered = self.board.answered.fetch_add(1, Relaxed) + 1;
             if answered > self.board.pages.load(Relaxed) {
                 return Err(Stop::violation("a page was answered that was not sent"));
             }
-        }
-        if !wanted.files.is_empty() {
-            self.sending
-                .blocking("transfer answers", move |sending| {
-                    sending.answers.append(&bytes).map_err(|error| own(&error))
-                })
-                .await?;
         }
         self.board.bell.notify_one();
         Ok(())
@@ -242,7 +257,7 @@ impl Part<'_> {
                 self.board.walked.load(Relaxed) && self.board.answered.load(Relaxed) == self.board.pages.load(Relaxed);
             while let Some(frame) = self
                 .sending
-                .blocking("transfer answers", |sending| sending.answers.take().map_err(|error| own(&error)))
+                .blocking("transfer answers", |sending| sending.answers.take().map_err(|error| sending.own(&error)))
                 .await?
             {
                 let ReceiverFrame::Wanted(wanted) = ReceiverFrame::decode(&frame)? else {
@@ -272,11 +287,11 @@ impl Part<'_> {
         let tree_digest = self
             .sending
             .blocking("transfer finish", |sending| {
-                let digest = sending.pages.tree_digests().map_err(|error| own(&error))?.sent;
+                let digest = sending.pages.tree_digests().map_err(|error| sending.own(&error))?.sent;
                 // Kept first: should the receiver's last word be lost, this says that it was a good one.
                 let text = Digest::from_bytes(digest).to_string();
                 durable::replace(&sending.folder.join(FINISHING_FILE), text.as_bytes(), 0o600)
-                    .map_err(|error| own(&error))?;
+                    .map_err(|error| sending.own(&error))?;
                 Ok(digest)
             })
             .await?;

@@ -43,6 +43,8 @@ pub(super) struct Sending {
     pub(super) pages: PageStore,
     pub(super) answers: Answers,
     pub(super) segment_bytes: u32,
+    /// Whether the receiver understands what is said of holes.
+    pub(super) tells_holes: bool,
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
@@ -92,6 +94,7 @@ pub(super) struct Parts {
     pub(super) pieces: Arc<dyn PiecesOut>,
     pub(super) segment_bytes: u32,
     pub(super) window_bytes: u64,
+    pub(super) tells_holes: bool,
 }
 
 impl Sending {
@@ -107,6 +110,7 @@ impl Sending {
             sources: parts.sources,
             folder: parts.folder,
             segment_bytes: parts.segment_bytes,
+            tells_holes: parts.tells_holes,
             tally: parts.tally,
             frames: parts.frames,
             pieces: parts.pieces,
@@ -117,6 +121,11 @@ impl Sending {
             workers: Mutex::default(),
             second: Mutex::default(),
         })
+    }
+
+    /// The disk of this host's own folder fails.
+    pub(super) fn own(&self, error: &io::Error) -> Stop {
+        self.shared.own("sender", error)
     }
 
     /// Runs work on a blocking thread.
@@ -196,11 +205,6 @@ impl Sending {
     }
 
     pub(super) fn set_fate(&self, file: u64, fate: Fate) -> Result<(), Stop> {
-        self.pages.set_fate(file, fate).map_err(|error| own(&error))
+        self.pages.set_fate(file, fate).map_err(|error| self.own(&error))
     }
-}
-
-/// The disk of this host's own folder fails.
-pub(super) fn own(error: &io::Error) -> Stop {
-    Stop::local("the folder of transfers cannot be used", error)
 }

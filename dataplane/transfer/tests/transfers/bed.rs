@@ -190,6 +190,8 @@ pub(crate) fn id() -> TransferId {
 pub(crate) struct Faults {
     /// Done when the first page of the manifest goes over the link: after the walk, before anything is read.
     pub(crate) on_page: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Done when this piece goes over the link: while a file is read.
+    pub(crate) on_piece: Option<(usize, Arc<dyn Fn() + Send + Sync>)>,
     /// Pieces of segments are held from this one on, until the link is closed.
     pub(crate) hold_from: Option<usize>,
     /// The link dies after so many pieces.
@@ -351,6 +353,9 @@ impl PiecesOut for PiecesTo {
                 place = self.0.reserve() => place.map_err(|_closed| dead())?,
             };
             let number = shared.carried.fetch_add(1, SeqCst);
+            if let Some((_, act)) = shared.faults.on_piece.as_ref().filter(|(at, _)| *at == number) {
+                act();
+            }
             if shared.faults.cut_after.is_some_and(|cut| number >= cut) {
                 shared.dead.cancel();
                 return Err(dead());

@@ -1,12 +1,12 @@
 //! A sender that has the right to send, and lies: it gets one clear refusal.
 
 use dataplane_transfer::{Link, Received};
-use proto_model::{Grant, PublicKey, TransferOptions};
+use proto_model::{Grant, PublicKey, TransferOptions, TransferState};
 use proto_rpc::peer as rpc;
 use proto_wire::{
     TreePath,
     frames::{Authority, FileEnd, ManifestEnd, Open, ReceiverFrame, SenderFrame},
-    manifest::{Entry, Kind, Mtime, PageBuilder, PageReader},
+    manifest::{Entry, Kind, Mtime, PageBuilder, PageReader, TreeHasher},
     piece::{BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle_table, write_known},
 };
 
@@ -89,7 +89,7 @@ const FILE_BYTES: u64 = 200_000;
 
 fn entry(path: &str, size: u64) -> Entry {
     let path = TreePath::parse(path.as_bytes()).unwrap();
-    Entry { path, kind: Kind::File { size }, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 } }
+    Entry { path, kind: Kind::File { size }, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 }, holes: 0 }
 }
 
 fn page(entries: &[Entry]) -> rpc::ManifestPage {
@@ -260,4 +260,33 @@ async fn a_file_that_is_not_what_its_root_says_is_never_seen() {
     let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(steps).await;
     assert!(matches!(outcome, Received::Ended(_) | Received::Interrupted(_)));
     assert!(!bed.b.root.join("a").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_left_out_hides_no_difference_elsewhere() {
+    let entries = page(&[entry("a", 0), entry("b", 0)]);
+    let digest = |b: u64| {
+        let mut hasher = TreeHasher::default();
+        hasher.push(&entry("a", 0), None);
+        hasher.push(&entry("b", b), None);
+        hasher.finish()
+    };
+    for (tree_digest, state, reason) in [
+        (digest(0), TransferState::SucceededInPart, None),
+        (digest(1), TransferState::Failed, Some("TREE_MISMATCH".to_owned())),
+    ] {
+        let bed = Bed::new();
+        // A folder stands where one of the files should.
+        std::fs::create_dir(bed.b.root.join("a")).unwrap();
+        std::fs::write(bed.b.root.join("b"), b"").unwrap();
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        std::fs::File::options().write(true).open(bed.b.root.join("b")).unwrap().set_modified(time).unwrap();
+        let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+        let finish = Step::Frame(SenderFrame::Finish { tree_digest }.encode());
+        let steps = vec![opening(&bed, &grant), page_frame(&entries), manifest_end(&entries), Step::Wanted, finish];
+        let Received::Ended(report) = Liar::dial(&bed, bed.a.identity.public_key()).run(steps).await else {
+            panic!("it did not end");
+        };
+        assert_eq!((report.state, report.error.map(|error| error.reason)), (state, reason));
+    }
 }

@@ -180,8 +180,8 @@ proptest! {
                 .map(|(cut, seed)| Faults { cut_after: Some(*cut), shuffle: Some(*seed), ..Faults::default() })
                 .collect();
             faults.push(Faults { shuffle: Some(order), ..Faults::default() });
-            let (report, _) = bed.send_job(bed.job(&grant), faults).await;
-            assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+            let (report, wires) = bed.send_job(bed.job(&grant), faults).await;
+            assert_eq!(report.state, TransferState::Succeeded, "{report:?} {:?}", wires.received().await);
             assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
             assert!(bed.b.leftovers().is_empty());
         });

@@ -213,3 +213,50 @@ async fn delete_removes_what_the_source_does_not_have_and_spares_what_is_exclude
     assert_eq!(report.progress.files_deleted, 6);
     assert_eq!(fs::read(bed.b.outside.join("precious")).unwrap(), b"precious");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compared_by_contents_and_equal_is_not_sent() {
+    let bed = Bed::new();
+    make(&bed.a.root);
+    let checked = || TransferOptions { checksum: true, ..TransferOptions::default() };
+    let (first, _) = bed.send(&["data:/"], "data:/", checked()).await;
+    assert_eq!(first.state, TransferState::Succeeded, "{first:?}");
+    let before = fs::metadata(bed.b.root.join("many/500")).unwrap().ino();
+    let (second, wires) = bed.send(&["data:/"], "data:/", checked()).await;
+    assert_eq!(second.state, TransferState::Succeeded, "{second:?}");
+    assert_eq!(fs::metadata(bed.b.root.join("many/500")).unwrap().ino(), before, "what is equal stays as it is");
+    assert_eq!(second.progress.files_done, second.progress.files_total);
+    assert!(wires.bytes()[0] < 20_000, "{:?}", wires.bytes());
+
+    // One small file differs behind an equal size and time; of another only the mode does.
+    let spoiled = bed.b.root.join("many/600");
+    fs::write(&spoiled, noise(77, 1800)).unwrap();
+    age(&spoiled, 1_600_000_000);
+    mode(&bed.b.root.join("many/601"), 0o600);
+    let (third, wires) = bed.send(&["data:/"], "data:/", checked()).await;
+    assert_eq!(third.state, TransferState::Succeeded, "{third:?}");
+    assert!((1800..22_000).contains(&wires.bytes()[0]), "{:?}", wires.bytes());
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_goes_through_folders_of_any_size() {
+    let bed = Bed::new();
+    // More than are compared at once, in the tree and beside it.
+    let (kept, extra) = (300, 70_000);
+    for n in 0..kept {
+        put(&bed.a.root.join(format!("dir/{n}")), b"");
+        put(&bed.a.root.join(format!("dir/{n}.d/x")), b"");
+    }
+    for n in 0..extra {
+        let name = format!("dir/extra-{n}");
+        fs::create_dir_all(bed.b.root.join("dir")).unwrap();
+        File::create(bed.b.root.join(name)).unwrap();
+    }
+    put(&bed.b.root.join("dir/old/deep/er"), b"gone");
+    let options = TransferOptions { delete: true, ..TransferOptions::default() };
+    let (report, _) = bed.send(&["data:/"], "data:/", options).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    assert_eq!(report.progress.files_deleted, extra + 3);
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+}

@@ -140,6 +140,10 @@ fn active(waiting: bool) -> metrics::Gauge {
 pub(crate) fn describe() {
     metrics::describe_gauge!("dwcp_transfers_active", "Transfers that go on, by state.");
     metrics::describe_counter!("dwcp_transfers_total", "Transfers that ended, by outcome.");
+    metrics::describe_counter!(
+        "dwcp_transfer_no_space_total",
+        "Attempts that ended because a file system is full, by which."
+    );
     metrics::describe_histogram!(
         "dwcp_transfer_duration_seconds",
         Unit::Seconds,

@@ -62,6 +62,10 @@ pub enum Reason {
     WrongState,
     /// The database does not answer.
     DatabaseUnavailable,
+    /// All connections to the database are in use.
+    DatabaseBusy,
+    /// The database did not say whether the change was made.
+    OutcomeUnknown,
     /// The server is stopping.
     Stopping,
     /// A fault of the server; its log says more.
@@ -96,6 +100,8 @@ impl Reason {
             Self::NodeOffline => "NODE_OFFLINE",
             Self::WrongState => "WRONG_STATE",
             Self::DatabaseUnavailable => "DATABASE_UNAVAILABLE",
+            Self::DatabaseBusy => "DATABASE_BUSY",
+            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
             Self::Stopping => "STOPPING",
             Self::Internal => "INTERNAL",
         }
@@ -256,9 +262,23 @@ pub fn internal(what: &str, cause: &(dyn std::error::Error + 'static)) -> Status
 pub fn store(error: store::Error) -> Status {
     use store::Error;
     match &error {
-        Error::Unavailable { .. } | Error::TimedOut => {
-            tracing::warn!(error = error.chain(), "the database does not answer");
-            unavailable(Reason::DatabaseUnavailable, "the database does not answer; try again")
+        Error::Unavailable { cause, .. } => {
+            tracing::debug!(error = error.chain(), "the database cannot be used");
+            let metadata = [("cause", cause.to_string()), ("hint", cause.hint().to_owned())];
+            let metadata = metadata.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let retry = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
+            let text = format!("the database cannot be used: {cause}; try again");
+            with_details(Code::Unavailable, Reason::DatabaseUnavailable, text, &metadata, retry)
+        }
+        Error::TimedOut => {
+            tracing::debug!("the database did not answer in time");
+            unavailable(Reason::DatabaseUnavailable, "the database did not answer in time; try again")
+        }
+        Error::Busy { .. } => exhausted(Reason::DatabaseBusy, format!("{error}; try again"), RETRY_DELAY),
+        Error::OutcomeUnknown { .. } => {
+            tracing::warn!(error = error.chain(), "it is not known whether a change was made");
+            let text = format!("{error}; repeat the call with the same request_id: then it is made once");
+            unavailable(Reason::OutcomeUnknown, text)
         }
         Error::Contended { .. } => {
             tracing::info!(error = error.chain(), "a transaction was in another's way");

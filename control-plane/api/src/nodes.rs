@@ -28,6 +28,18 @@ impl Nodes {
     pub fn new(state: State) -> Self {
         Self(state)
     }
+
+    /// An empty list may be the answer to a key that was typed wrong: that is said.
+    async fn require_known(&self, keys: &[String]) -> Result<(), Status> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let known = nodes::label_keys(&self.0.db).await.map_err(error::store)?;
+        let Some(unknown) = keys.iter().find(|key| !known.contains(key)) else { return Ok(()) };
+        let labels = if known.is_empty() { "no node has a label".to_owned() } else { known.join(", ") };
+        let text = format!("no node has a label {unknown:?}; known are state, and of labels: {labels}");
+        Err(error::invalid("filter", text))
+    }
 }
 
 #[tonic::async_trait]
@@ -47,7 +59,11 @@ impl NodeService for Nodes {
         let filter = parse_filter(&request.filter)?;
         let page = Page::parse("nodes", &request.filter, request.page_size, &request.page_token)?;
         let after = page.cursor.as_deref().map(parse_cursor).transpose()?;
+        let keys: Vec<String> = filter.labels.iter().map(|(key, _)| key.to_string()).collect();
         let found = nodes::list(&self.0.db, filter, after, page.limit()).await.map_err(error::store)?;
+        if found.is_empty() {
+            self.require_known(&keys).await?;
+        }
         let (found, next_page_token) = page.cut(found, |node| format!("{}/{}", node.name, node.uid));
         Ok(Response::new(rpc::ListNodesResponse { nodes: found.into_iter().map(translate).collect(), next_page_token }))
     }

@@ -105,6 +105,11 @@ fn describe() {
         "dwcp_audit_verify_failures_total",
         "Audit heads that an agent found not to continue the one before"
     );
+    metrics::describe_counter!(
+        "dwcp_fenced_writes_total",
+        "Reports of sessions that were refused because a newer session had their node's place"
+    );
+    metrics::counter!("dwcp_fenced_writes_total").increment(0);
     metrics::counter!("dwcp_agents_sent_away_total").increment(0);
     metrics::counter!("dwcp_audit_verify_failures_total").increment(0);
     transfers::show_counters();
@@ -121,10 +126,7 @@ async fn refresh(hub: Hub) {
         match hub.refresh(&mut marks).await {
             Ok(()) => backoff.reset(),
             Err(error) => {
-                tracing::warn!(
-                    error = error.chain(),
-                    "The fleet's state could not be read; agents keep what they have"
-                );
+                error.log("fleet", "The fleet's state could not be read; agents keep what they have");
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next_delay()) => continue,
                     () = hub.stopping() => return,
@@ -145,7 +147,7 @@ async fn heartbeat(hub: Hub) {
         let beat = hub.beat().await;
         let swept = if beats.is_multiple_of(SWEEP_EVERY) { hub.sweep().await } else { Ok(()) };
         if let Err(error) = beat.and(swept) {
-            tracing::warn!(error = error.chain(), "This server's heartbeat could not be stored");
+            error.log("fleet", "This server's heartbeat could not be stored");
         }
         beats = beats.wrapping_add(1);
         tokio::select! {
@@ -154,6 +156,6 @@ async fn heartbeat(hub: Hub) {
         }
     }
     if let Err(error) = sessions::retire(hub.db(), hub.server()).await {
-        tracing::warn!(error = error.chain(), "This server's row could not be taken away; it goes by itself");
+        error.log("fleet", "This server's row could not be taken away; it goes by itself");
     }
 }

@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -21,7 +21,9 @@ use control_plane_store::{
     configs,
     nodes::Observed as Row,
     rollouts::{self, Answer},
-    roster as entries, sessions, transfers,
+    roster as entries, sessions,
+    sessions::Tidy,
+    transfers,
 };
 use foundation_merkle::{Checkpoint, VerifierKey};
 use foundation_runtime::{Clock, TaskGroup};
@@ -49,6 +51,12 @@ const ROSTER_PAGE: u32 = 5_000;
 
 /// When agents that are sent away come back: spread over this range, so that they do not come together.
 const COME_BACK_SECONDS: std::ops::RangeInclusive<u32> = 2..=20;
+
+/// A heartbeat that comes later after the one before than this is no longer in time: two of them, and a little.
+const LATE_BEAT: Duration = Duration::from_secs(11);
+
+/// Heartbeats must have been in time for so long before others are taken for gone: three of theirs then had their chance.
+const STEADY_FOR: Duration = Duration::from_secs(15);
 
 /// What this server last read. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -85,8 +93,17 @@ struct Inner {
     registered: AtomicBool,
     /// Held while the roster is read, so that an older reading never replaces a newer one.
     reading_roster: tokio::sync::Mutex<()>,
+    /// Since when this server's heartbeats have been stored in time.
+    steady: Mutex<Option<Steady>>,
     /// The last consistency path that was made: nearly all agents ask for the same.
     path: Mutex<Option<Path>>,
+}
+
+/// Heartbeats without a gap.
+#[derive(Clone, Copy, Debug)]
+struct Steady {
+    since: Instant,
+    last: Instant,
 }
 
 /// How the audit log of one size continues that of another.
@@ -102,7 +119,7 @@ struct Path {
 pub(crate) struct Marks {
     configs: Option<proto_model::Generation>,
     jobs: Option<Revision>,
-    checkpoint_at: Option<std::time::Instant>,
+    checkpoint_at: Option<Instant>,
 }
 
 impl Hub {
@@ -132,6 +149,7 @@ impl Hub {
             sessions: Mutex::default(),
             registered: AtomicBool::new(false),
             reading_roster: tokio::sync::Mutex::new(()),
+            steady: Mutex::default(),
             path: Mutex::default(),
         }))
     }
@@ -189,7 +207,7 @@ impl Hub {
             sessions::Opened::Unknown => return Err(SessionEnd::Unknown),
         };
         tracing::info!(node = %name, remote, agent_version = %hello.facts.agent_version, "Agent connected");
-        let session = Arc::new(Session::new(id, node, name, self.0.clock.unix_ms()));
+        let session = Arc::new(Session::new(id, node, name, remote.to_owned(), self.0.clock.unix_ms()));
         let older = self.sessions().insert(node, Arc::clone(&session));
         if let Some(older) = older {
             older.finish(SessionEnd::Replaced);
@@ -210,7 +228,7 @@ impl Hub {
         let closed = sessions::close(&self.0.db, session.node, session.id).await;
         if let Err(error) = closed {
             // The row goes with the server's heartbeat, or when the node connects again.
-            tracing::warn!(node = %session.name, error = error.chain(), "The end of a session could not be stored");
+            error.log(&session.name, "The end of a session could not be stored");
         }
     }
 
@@ -338,14 +356,44 @@ impl Hub {
         let rows = held.iter().map(|session| sessions::Held {
             node: session.node,
             session: session.id,
+            remote_address: session.remote.clone(),
             heard: DateTime::from_timestamp_millis(session.heard_ms()).unwrap_or_default(),
         });
-        let lost = sessions::beat(&self.0.db, server, rows.collect()).await?;
+        let begun = self.0.clock.now();
+        let beat = sessions::beat(&self.0.db, server, rows.collect(), self.may_tidy(begun)).await?;
+        self.beaten(begun);
         self.0.registered.store(true, Ordering::Relaxed);
-        for session in held.iter().filter(|session| lost.contains(&session.id)) {
+        for session in held.iter().filter(|session| beat.taken.contains(&session.id)) {
             session.finish(SessionEnd::Replaced);
         }
+        for (node, session) in beat.entered_again {
+            // One that ended while its place was entered again has none.
+            if self.sessions().get(&node).is_none_or(|held| held.id != session) {
+                sessions::close(&self.0.db, node, session).await?;
+            }
+        }
         self.measure().await
+    }
+
+    /// Others are judged only by a server whose own heartbeats were stored in time for as long as theirs were not.
+    fn may_tidy(&self, now: Instant) -> Tidy {
+        let steady = self.steady().is_some_and(|steady| {
+            now.saturating_duration_since(steady.last) <= LATE_BEAT
+                && now.saturating_duration_since(steady.since) >= STEADY_FOR
+        });
+        if steady { Tidy::Yes } else { Tidy::NotYet }
+    }
+
+    fn beaten(&self, begun: Instant) {
+        let now = self.0.clock.now();
+        let mut steady = self.steady();
+        // One that took long was late, too.
+        let in_time = steady.filter(|steady| now.saturating_duration_since(steady.last) <= LATE_BEAT);
+        *steady = Some(Steady { since: in_time.map_or(begun, |steady| steady.since), last: now });
+    }
+
+    fn steady(&self) -> MutexGuard<'_, Option<Steady>> {
+        self.0.steady.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends what nobody else ends: transfers without a future, rollouts whose last answer was stored but not counted.
@@ -495,7 +543,7 @@ impl Hub {
 }
 
 fn unavailable(node: NodeUid, error: &Error) -> SessionEnd {
-    tracing::warn!(node = %node, error = error.chain(), "A session could not be registered");
+    error.log(node, "A session could not be registered");
     SessionEnd::Unavailable
 }
 

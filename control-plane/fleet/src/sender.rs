@@ -1,6 +1,6 @@
 //! Turns an outbox into messages, each made from the newest state at the moment the agent is ready to take it.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use control_plane_store::{Error, sessions, transfers};
 use foundation_runtime::Backoff;
@@ -21,6 +21,9 @@ const MAX_JOBS_A_PART: usize = 500;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// How long the answer to a desired configuration is waited for before a newer one is sent all the same: applying one takes a second.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// The connection is gone.
 struct Gone;
 
@@ -32,6 +35,8 @@ pub(crate) struct Sender<'a> {
     out: &'a mpsc::Sender<Outgoing>,
     nonce: u64,
     desired: Option<(Generation, Digest)>,
+    /// A newer configuration waits for the answer to the one that was sent.
+    held_back: bool,
     roster: RosterPosition,
     /// Jobs that changed after this revision are not told yet; none before the first, full list.
     jobs: Option<Revision>,
@@ -49,6 +54,7 @@ impl<'a> Sender<'a> {
             out,
             nonce: 0,
             desired: None,
+            held_back: false,
             roster: hello.roster,
             jobs: None,
             ring: None,
@@ -73,7 +79,7 @@ impl<'a> Sender<'a> {
                     Ok(Ok(())) => backoff.reset(),
                     Ok(Err(Gone)) => return,
                     Err(error) => {
-                        tracing::warn!(node = %self.session.name, error = error.chain(), "Could not read what an agent is to be told");
+                        error.log(&self.session.name, "Could not read what an agent is to be told");
                         tokio::time::sleep(backoff.next_delay()).await;
                         self.put_back(due);
                     }
@@ -82,6 +88,7 @@ impl<'a> Sender<'a> {
             tokio::select! {
                 () = self.session.outbox.filled() => {}
                 () = self.out.closed() => return,
+                () = tokio::time::sleep(ANSWER_PATIENCE), if self.held_back => self.session.outbox.mark(Kind::Desired),
             }
         }
     }
@@ -124,12 +131,20 @@ impl<'a> Sender<'a> {
     async fn tell_desired(&mut self) -> Result<(), Gone> {
         let snapshot = self.hub.view().snapshots.of(&self.session.name);
         let wanted = (snapshot.generation, snapshot.digest);
+        self.held_back = false;
         if self.desired == Some(wanted) {
+            return Ok(());
+        }
+        // One at a time: an agent that reads nothing costs one, and gets the newest when it reads again.
+        let now = self.hub.clock().now();
+        let unanswered = self.session.unanswered_since();
+        if unanswered.is_some_and(|since| now.saturating_duration_since(since) < ANSWER_PATIENCE) {
+            self.held_back = true;
             return Ok(());
         }
         self.desired = Some(wanted);
         self.nonce += 1;
-        *self.session.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.nonce, snapshot.generation));
+        self.session.send_desired(self.nonce, snapshot.generation, now);
         self.send(ToAgent::DesiredConfig { nonce: self.nonce, snapshot }).await
     }
 

@@ -6,14 +6,14 @@
 
 use std::{
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use control_plane_store::{sessions, transfers, transfers::Reported};
-use futures::{Stream, StreamExt};
+use control_plane_store::{Error, sessions, sessions::Place, transfers, transfers::Reported};
+use futures::{Stream, StreamExt, future::BoxFuture};
 use proto_model::{Generation, NodeName, NodeUid};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     hub::Hub,
     message::{ConfigStatus, FromAgent, Hello, SessionEnd, ToAgent},
-    outbox::Outbox,
+    outbox::{Kind, Outbox},
     pending::{Pending, Write},
     sender::Sender,
 };
@@ -39,6 +39,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages between the sender and the connection: enough to fill its window, few enough that nothing grows stale in there.
 pub(crate) const OUTGOING: usize = 4;
 
+/// What is waited for at least, however long nothing was heard: a server that stood still itself looks into its sockets first.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
 /// How long the last message may take to be handed over.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -54,21 +57,32 @@ pub(crate) struct Session {
     pub(crate) id: Uuid,
     pub(crate) node: NodeUid,
     pub(crate) name: NodeName,
+    pub(crate) remote: String,
     pub(crate) outbox: Outbox,
-    /// The newest desired configuration that was sent: its nonce, and what it was.
-    pub(crate) sent: Mutex<Option<(u64, Generation)>>,
+    /// The newest desired configuration that was sent.
+    sent: Mutex<Option<Sent>>,
     /// When the agent was last heard, Unix milliseconds.
     heard_ms: AtomicI64,
     end: OnceLock<SessionEnd>,
     ended: CancellationToken,
 }
 
+/// A desired configuration on its way.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    nonce: u64,
+    generation: Generation,
+    at: Instant,
+    is_answered: bool,
+}
+
 impl Session {
-    pub(crate) fn new(id: Uuid, node: NodeUid, name: NodeName, now_ms: i64) -> Self {
+    pub(crate) fn new(id: Uuid, node: NodeUid, name: NodeName, remote: String, now_ms: i64) -> Self {
         Self {
             id,
             node,
             name,
+            remote,
             outbox: Outbox::default(),
             sent: Mutex::new(None),
             heard_ms: AtomicI64::new(now_ms),
@@ -92,10 +106,31 @@ impl Session {
         self.end.get().cloned().unwrap_or(SessionEnd::Replaced)
     }
 
+    /// Notes what is sent.
+    pub(crate) fn send_desired(&self, nonce: u64, generation: Generation, at: Instant) {
+        *self.sent() = Some(Sent { nonce, generation, at, is_answered: false });
+    }
+
+    /// Since when a desired configuration waits for its answer: until then the agent is not given another.
+    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+        self.sent().filter(|sent| !sent.is_answered).map(|sent| sent.at)
+    }
+
+    /// The agent answered; a newer configuration may follow.
+    fn on_answer(&self, nonce: u64) {
+        if let Some(sent) = self.sent().as_mut().filter(|sent| sent.nonce == nonce) {
+            sent.is_answered = true;
+        }
+        self.outbox.mark(Kind::Desired);
+    }
+
     /// Which configuration an answer is for; `None` for an answer to one that a newer has replaced.
     fn answered(&self, status: &ConfigStatus) -> Option<Generation> {
-        let sent = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.and_then(|(nonce, generation)| (nonce == status.nonce).then_some(generation))
+        self.sent().filter(|sent| sent.nonce == status.nonce).map(|sent| sent.generation)
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Option<Sent>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,7 +209,11 @@ where
     }
 }
 
-/// Takes messages until the agent closes (`None`), falls silent or breaks the protocol.
+/// A write that is being made.
+type Writing<'a> = BoxFuture<'a, (Write, Result<Done, Error>)>;
+
+/// Takes messages until the agent closes (`None`), falls silent or breaks the protocol. Writes run beside it, one at a time: a database
+/// that is slow or away makes nobody look silent.
 async fn read<S, E>(hub: &Hub, session: &Session, incoming: &mut S) -> Option<SessionEnd>
 where
     S: Stream<Item = Result<FromAgent, E>> + Send + Unpin,
@@ -182,20 +221,29 @@ where
 {
     let mut pending = Pending::new(hub.clock().now());
     let mut heard = hub.clock().now();
+    let mut writing: Option<Writing<'_>> = None;
     loop {
-        write_due(hub, session, &mut pending).await;
         let now = hub.clock().now();
-        let silent_for = now.saturating_duration_since(heard);
-        let Some(patience) = SILENCE.checked_sub(silent_for) else {
-            return Some(SessionEnd::Silent(SILENCE.as_secs()));
-        };
-        let wait = pending.next_due(now).map_or(patience, |due| patience.min(due.saturating_duration_since(now)));
-        let message = match tokio::time::timeout(wait, incoming.next()).await {
-            Err(_elapsed) => continue,
-            Ok(None) => {
-                write_due(hub, session, &mut pending).await;
-                return None;
+        if writing.is_none() {
+            writing = pending.next_write(now).map(|write| begin(hub, session, write));
+        }
+        let patience = SILENCE.saturating_sub(now.saturating_duration_since(heard)).max(LAST_LOOK);
+        let due = pending.next_due(now).filter(|_| writing.is_none());
+        let wait = due.map_or(patience, |due| patience.min(due.saturating_duration_since(now)));
+        let message = tokio::select! {
+            (write, result) = finished(&mut writing) => {
+                writing = None;
+                settle(hub, session, &mut pending, write, result);
+                continue;
             }
+            message = tokio::time::timeout(wait, incoming.next()) => message,
+        };
+        let message = match message {
+            Err(_elapsed) if hub.clock().now().saturating_duration_since(heard) >= SILENCE + LAST_LOOK => {
+                return Some(SessionEnd::Silent(SILENCE.as_secs()));
+            }
+            Err(_elapsed) => continue,
+            Ok(None) => break,
             Ok(Some(Err(error))) => return Some(SessionEnd::Malformed(error.to_string())),
             Ok(Some(Ok(message))) => message,
         };
@@ -205,13 +253,41 @@ where
             return Some(end);
         }
     }
+    // What it said before it closed; once each.
+    loop {
+        let Some(running) =
+            writing.take().or_else(|| pending.next_write(hub.clock().now()).map(|write| begin(hub, session, write)))
+        else {
+            return None;
+        };
+        let (write, result) = running.await;
+        settle(hub, session, &mut pending, write, result);
+    }
+}
+
+fn begin<'a>(hub: &'a Hub, session: &'a Session, write: Write) -> Writing<'a> {
+    Box::pin(async move {
+        let result = store(hub, session, &write).await;
+        (write, result)
+    })
+}
+
+/// Never, where nothing is being written. Cancel safe.
+async fn finished(writing: &mut Option<Writing<'_>>) -> (Write, Result<Done, Error>) {
+    match writing {
+        Some(writing) => writing.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Sorts one message: into what is to be written, or into what is to be answered.
 fn take(session: &Session, message: FromAgent, pending: &mut Pending, now: Instant) -> Result<(), SessionEnd> {
     match message {
         FromAgent::Hello(_) => return Err(SessionEnd::Malformed("a session has one Hello".to_owned())),
-        FromAgent::ConfigStatus(status) => pending.on_answer(status),
+        FromAgent::ConfigStatus(status) => {
+            session.on_answer(status.nonce);
+            pending.on_answer(status);
+        }
         FromAgent::Observed(observed) => pending.on_observed(observed),
         FromAgent::TransferReport(report) => pending.on_report(*report, now),
         FromAgent::LookupNodes { request_id, node_ids } => session.outbox.lookup(request_id, node_ids),
@@ -233,20 +309,16 @@ fn witness(session: &Session, checkpoint: &str, consistent: bool) {
     }
 }
 
-/// Writes what may be written now.
-async fn write_due(hub: &Hub, session: &Session, pending: &mut Pending) {
-    while let Some(write) = pending.next_write(hub.clock().now()) {
-        match store(hub, session, &write).await {
-            Ok(Done::Written) => pending.on_written(),
-            Ok(Done::TooSoon) => {
-                if let Write::Report(report) = write {
-                    pending.give_back_report(report, hub.clock().now() + PROGRESS_RETRY);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(node = %session.name, error = error.chain(), "What an agent reported could not be stored yet");
-                pending.give_back(write, hub.clock().now() + WRITE_RETRY);
-            }
+/// What became of a write: over, or to be tried again.
+fn settle(hub: &Hub, session: &Session, pending: &mut Pending, write: Write, result: Result<Done, Error>) {
+    let now = hub.clock().now();
+    match (result, write) {
+        (Ok(Done::Written), _) => pending.on_written(),
+        (Ok(Done::TooSoon), Write::Report(report)) => pending.give_back_report(report, now + PROGRESS_RETRY),
+        (Ok(Done::TooSoon | Done::PlaceLost), write) => pending.give_back(write, now + WRITE_RETRY),
+        (Err(error), write) => {
+            error.log(&session.name, "What an agent reported could not be stored yet");
+            pending.give_back(write, now + WRITE_RETRY);
         }
     }
 }
@@ -254,30 +326,41 @@ async fn write_due(hub: &Hub, session: &Session, pending: &mut Pending) {
 enum Done {
     Written,
     TooSoon,
+    /// The session has no place until the server's next heartbeat.
+    PlaceLost,
 }
 
-async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, control_plane_store::Error> {
-    match write {
-        Write::Answer(status) => {
-            if let Some(generation) = session.answered(status) {
+async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, Error> {
+    let place = match write {
+        Write::Answer(status) => match session.answered(status) {
+            Some(generation) => {
                 let (applied, not_in_force) = (status.applied.clone(), status.not_in_force.clone());
-                sessions::answer(hub.db(), session.node, generation, applied, not_in_force).await?;
+                sessions::answer(hub.db(), session.node, session.id, generation, applied, not_in_force).await?
             }
+            None => Place::Held,
+        },
+        // Signed by the node, with a number that only grows: it needs no fence.
+        Write::Record(record) => {
+            sessions::put_record(hub.db(), session.node, record.clone()).await?;
+            Place::Held
         }
-        Write::Record(record) => sessions::put_record(hub.db(), session.node, record.clone()).await?,
         Write::Observed(observed) => {
-            sessions::observe(hub.db(), session.node, hub.observation(observed)).await?;
+            sessions::observe(hub.db(), session.node, session.id, hub.observation(observed)).await?
         }
         Write::Report(report) => return store_report(hub, session, report).await,
-    }
-    Ok(Done::Written)
+    };
+    Ok(match place {
+        Place::Held => Done::Written,
+        Place::Lost => Done::PlaceLost,
+        Place::Taken => {
+            metrics::counter!("dwcp_fenced_writes_total").increment(1);
+            session.finish(SessionEnd::Replaced);
+            Done::Written
+        }
+    })
 }
 
-async fn store_report(
-    hub: &Hub,
-    session: &Session,
-    report: &proto_model::TransferReport,
-) -> Result<Done, control_plane_store::Error> {
+async fn store_report(hub: &Hub, session: &Session, report: &proto_model::TransferReport) -> Result<Done, Error> {
     match transfers::report(hub.db(), session.node, report).await? {
         Reported::TooSoon => return Ok(Done::TooSoon),
         Reported::Taken => {}

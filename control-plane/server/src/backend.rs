@@ -52,12 +52,15 @@ pub(crate) struct Parts {
 }
 
 impl ServerBackend {
-    /// Whether requests can be served.
-    pub(crate) async fn is_serving(&self) -> bool {
-        audit_log::head(&self.0.db).await.is_ok()
+    /// Whether requests can be served; known at once.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.0.db.trouble().is_none()
     }
 
     async fn database(&self) -> Component {
+        if let Some(cause) = self.0.db.trouble() {
+            return Component::unhealthy(format!("{cause}: {}", cause.hint()));
+        }
         let begun = self.0.clock.now();
         let asked = audit_log::head(&self.0.db).await;
         let latency_ms = Some((self.0.clock.now() - begun).as_secs_f64() * 1000.0);
@@ -79,7 +82,10 @@ impl ServerBackend {
         let state = self.0.postgres.as_ref()?.borrow().clone();
         Some(match state {
             postgres::State::Ready { .. } => Component::healthy(),
-            postgres::State::Starting | postgres::State::Down => Component::unhealthy("PostgreSQL is being started"),
+            postgres::State::Starting => Component::unhealthy("PostgreSQL is being started"),
+            postgres::State::Down { reason } => {
+                Component::unhealthy(format!("PostgreSQL ended, and is started again: {reason}"))
+            }
             postgres::State::Stopped => Component::unhealthy("PostgreSQL was stopped"),
         })
     }

@@ -55,13 +55,13 @@ fn reflection<'a>() -> Builder<'a> {
 
 /// Serving while the database answers; looked at now and with every bell.
 pub(crate) async fn follow_health(reporter: &HealthReporter, backend: &ServerBackend, db: &Db, tasks: &TaskGroup) {
-    let mut serving = backend.is_serving().await;
+    let mut serving = backend.is_serving();
     report(reporter, serving).await;
     let (reporter, backend, mut bell, token) = (reporter.clone(), backend.clone(), db.bell(), tasks.token().clone());
     tasks.spawn("grpc-health", OnEnd::Fatal, async move {
         let follow = async {
             while bell.changed().await.is_ok() {
-                let now = backend.is_serving().await;
+                let now = backend.is_serving();
                 if now != serving {
                     serving = now;
                     report(&reporter, serving).await;

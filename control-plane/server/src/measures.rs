@@ -8,6 +8,7 @@ pub(crate) fn describe(version: &'static str, commit: &'static str) {
     describe_gauge!("dwcp_grpc_connections", "Connections to the gRPC port and admin.sock that are open.");
     describe_counter!("dwcp_tls_handshake_failures_total", "TLS handshakes that failed or took too long.");
     describe_gauge!("dwcp_db_pool_connections", "Connections to PostgreSQL, used and idle.");
+    describe_gauge!("dwcp_db_up", "1 where PostgreSQL can be used and written to.");
     describe_counter!("dwcp_audit_events_total", "Events in the audit log.");
     describe_gauge!("dwcp_audit_verified_sequence", "Up to which event the audit log was verified against the anchor.");
     counter!("dwcp_tls_handshake_failures_total").increment(0);

@@ -49,7 +49,10 @@ pub enum State {
         pid: u32,
     },
     /// It died, and is started again after a while.
-    Down,
+    Down {
+        /// Why, from its log.
+        reason: String,
+    },
     /// It was stopped.
     Stopped,
 }

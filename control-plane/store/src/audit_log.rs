@@ -166,7 +166,7 @@ pub(crate) async fn append_on(
             resource: proto_model::escape_str(&event.resource),
             outcome: if event.refused { Outcome::Refused } else { Outcome::Ok },
             detail: event.detail.clone(),
-            trace_id: context.trace_id.clone(),
+            trace_id: event.trace_id.clone().unwrap_or_else(|| context.trace_id.clone()),
         };
         let leaf = record.leaf_bytes();
         let hash = leaf_hash(&leaf);

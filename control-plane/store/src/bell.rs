@@ -7,10 +7,13 @@
 use std::{sync::Arc, time::Duration};
 
 use foundation_runtime::{Backoff, OnEnd, TaskGroup};
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
 use tokio::sync::{Notify, watch};
 
-use crate::Error;
+use crate::{Error, pool::Pool};
 
 const CHANNEL: &str = "dwcp_bell";
 /// Rings without a cause.
@@ -31,7 +34,7 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
-    pub(crate) fn start(pool: &PgPool, tasks: &TaskGroup) -> Self {
+    pub(crate) fn start(pool: &Pool, connect: &PgConnectOptions, tasks: &TaskGroup) -> Self {
         let rings = Arc::new(watch::Sender::new(0));
         let to_notify = Arc::new(Notify::new());
         let token = tasks.token().clone();
@@ -49,7 +52,10 @@ impl Bell {
                 token.run_until_cancelled(ticker).await;
             }
         });
-        let listener = listen(pool.clone(), Arc::clone(&rings));
+        // A connection of its own, so that a busy pool does not make it deaf.
+        let own =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(CALL_TIMEOUT).max_lifetime(None).idle_timeout(None);
+        let listener = listen(own.connect_lazy_with(connect.clone()), Arc::clone(&rings));
         tasks.spawn("listener", OnEnd::Fatal, async move {
             token.run_until_cancelled(Box::pin(listener)).await;
         });
@@ -78,18 +84,25 @@ async fn tick(rings: Arc<watch::Sender<u64>>) {
     }
 }
 
-async fn notify_others(pool: PgPool, wanted: Arc<Notify>) {
+async fn notify_others(pool: Pool, wanted: Arc<Notify>) {
     loop {
         // Either is a reason to notify: a change, or the heartbeat.
         let _either = tokio::time::timeout(HEARTBEAT, wanted.notified()).await;
-        let notify = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(&pool);
-        match tokio::time::timeout(CALL_TIMEOUT, notify).await {
-            Ok(Ok(_done)) => {}
-            Ok(Err(error)) => tracing::debug!(error = Error::from(error).chain(), "other servers were not notified"),
+        match tokio::time::timeout(CALL_TIMEOUT, notify(&pool)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(error = error.chain(), "other servers were not notified"),
             Err(_elapsed) => tracing::debug!("other servers were not notified in time"),
         }
         tokio::time::sleep(NOTIFY_GAP).await;
     }
+}
+
+async fn notify(pool: &Pool) -> Result<(), Error> {
+    let mut connection = pool.lease().await?;
+    connection.soil();
+    sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(&mut *connection).await?;
+    connection.clean();
+    Ok(())
 }
 
 async fn listen(pool: PgPool, rings: Arc<watch::Sender<u64>>) {

@@ -85,19 +85,28 @@ pub struct Event {
     pub(crate) resource: String,
     pub(crate) refused: bool,
     pub(crate) detail: Map<String, Value>,
+    /// In the place of the context's.
+    pub(crate) trace_id: Option<String>,
 }
 
 impl Event {
     /// A change that is made: `config.update` of `configs/fleet`.
     #[must_use]
     pub fn new(action: &'static str, resource: impl Into<String>) -> Self {
-        Self { action, resource: resource.into(), refused: false, detail: Map::new() }
+        Self { action, resource: resource.into(), refused: false, detail: Map::new(), trace_id: None }
     }
 
     /// Something that was refused.
     #[must_use]
     pub fn refused(action: &'static str, resource: impl Into<String>) -> Self {
         Self { refused: true, ..Self::new(action, resource) }
+    }
+
+    /// It belongs to this trace, and not to that of whoever found it out.
+    #[must_use]
+    pub fn in_trace(mut self, trace_id: &str) -> Self {
+        self.trace_id = Some(trace_id.to_owned());
+        self
     }
 
     /// Adds what else is known of it: never a secret, and numbers beyond 2^53 as text. Control characters are escaped.

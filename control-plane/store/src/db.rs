@@ -2,7 +2,7 @@
 //!
 //! Every call has an end: PostgreSQL's own time-outs for statements, locks and idle transactions, and a tokio time-out around each
 //! call for a server that does not answer at all. A transaction runs in a task of its own, so that a request that goes away leaves
-//! none half-way (sqlx #4385); connections are checked for an open transaction when they are taken and when they come back.
+//! none half-way (sqlx #4385), and a connection that was left in the middle of something is closed.
 
 use std::{
     fmt,
@@ -13,26 +13,32 @@ use std::{
 
 use foundation_runtime::{Clock, TaskGroup};
 use futures::future::BoxFuture;
-use sqlx::{
-    Connection as _, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
-use tokio::sync::watch;
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::{sync::watch, time::timeout};
 
-use crate::{Context, Error, MigrateError, Tx, Unaudited, audit_log, audit_log::AuditKey, bell::Bell, migrations};
+use crate::{
+    Cause, Context, Error, MigrateError, Tx, Unaudited, audit_log,
+    audit_log::AuditKey,
+    bell::Bell,
+    migrations,
+    pool::{Lease, Pool},
+    pulse::Pulse,
+    tx::Parts,
+};
 
 /// How long a statement may run: none of ours is near it, so one that reaches it is stuck.
-const STATEMENT_TIMEOUT: &str = "10s";
+const STATEMENT_TIMEOUT: &str = "6s";
 /// How long a statement may wait for a lock: transactions here last milliseconds.
-const LOCK_TIMEOUT: &str = "5s";
-/// How long a transaction may lie idle: the server between two statements.
-const IDLE_TIMEOUT: &str = "15s";
-/// How long a caller waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a read may take in all, so that a PostgreSQL that is stopped, not dead, holds nobody.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a transaction may take in all.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: &str = "4s";
+/// How long a transaction may lie idle: the server between two statements. One that was stopped for longer finds its own undone.
+const IDLE_TIMEOUT: &str = "10s";
+/// How long a read may take in all, so that a PostgreSQL that is stopped, not dead, holds nobody. With the token's own read before it,
+/// a request that reads is answered within twice this.
+const READ_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a transaction may take until its commit; that has a time-out of its own.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the first connection may take: a PostgreSQL that is being started is waited for.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long connections that are still in use are waited for at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of the pool, where nothing else is asked for: several servers share PostgreSQL's default of 100.
@@ -52,7 +58,8 @@ pub struct Options {
 pub struct Db(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pool: Pool,
+    pulse: Pulse,
     connect: PgConnectOptions,
     bell: Bell,
     clock: Clock,
@@ -79,19 +86,20 @@ impl Db {
             ("lock_timeout", LOCK_TIMEOUT),
             ("idle_in_transaction_session_timeout", IDLE_TIMEOUT),
         ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, _meta| Box::pin(is_outside_of_a_transaction(connection)))
-            .after_release(|connection, _meta| Box::pin(is_outside_of_a_transaction(connection)))
-            .connect_lazy_with(connect.clone());
-        // One connection now, and not by the pool, so that a wrong address is an error of the start, and says what is wrong.
-        let first = tokio::time::timeout(READ_TIMEOUT, PgConnection::connect_with(&connect));
+        // One connection now, so that a wrong address is an error of the start, and says what is wrong.
+        let first = timeout(FIRST_TIMEOUT, PgConnection::connect_with(&connect));
         first.await.map_err(|_elapsed| Error::TimedOut)??.close().await?;
         let tasks = tasks.child("store");
-        let bell = Bell::start(&pool, &tasks);
-        Ok(Self(Arc::new(Inner { pool, connect, bell, clock, tasks, audit_key: OnceLock::new() })))
+        let pool = Pool::new(connect.clone(), options.max_connections, clock.clone());
+        let pulse = Pulse::start(connect.clone(), clock.clone(), &tasks);
+        let bell = Bell::start(&pool, &connect, &tasks);
+        Ok(Self(Arc::new(Inner { pool, pulse, connect, bell, clock, tasks, audit_key: OnceLock::new() })))
+    }
+
+    /// Why the database cannot be used at present, or not be written to; known at once.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Cause> {
+        self.0.pulse.trouble()
     }
 
     /// Brings the schema to this program's version. Safe when several servers start at once.
@@ -105,13 +113,12 @@ impl Db {
     /// How many connections are in use, and how many lie idle.
     #[must_use]
     pub fn connections(&self) -> (u32, u32) {
-        let (all, idle) = (self.0.pool.size(), u32::try_from(self.0.pool.num_idle()).unwrap_or(u32::MAX));
-        (all.saturating_sub(idle), idle)
+        self.0.pool.connections()
     }
 
     /// Closes the connections, once nobody needs them any more: before the database is stopped.
     pub async fn close(&self) {
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.0.pool.close()).await.is_err() {
+        if timeout(CLOSE_TIMEOUT, self.0.pool.close()).await.is_err() {
             tracing::debug!("connections to the database were left open");
         }
     }
@@ -150,7 +157,7 @@ impl Db {
     pub async fn write<T, E, F>(&self, name: &'static str, context: Context, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<Error> + Send + 'static,
+        E: std::error::Error + From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
         let db = self.clone();
@@ -165,7 +172,7 @@ impl Db {
     pub async fn observe<T, E, F>(&self, name: &'static str, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<Error> + Send + 'static,
+        E: std::error::Error + From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Unaudited) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
         let db = self.clone();
@@ -178,100 +185,107 @@ impl Db {
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Error>> + Send,
     {
-        let mut connection = self.0.pool.acquire().await?;
-        let done = tokio::time::timeout(READ_TIMEOUT, work(&mut connection)).await;
-        done.unwrap_or_else(|_elapsed| {
-            connection.close_on_drop();
-            Err(Error::TimedOut)
+        let read = async {
+            let mut connection = self.lease().await?;
+            connection.soil();
+            let done = work(&mut connection).await;
+            // What PostgreSQL answered in full, a refusal too, leaves nothing behind.
+            if matches!(done, Ok(_) | Err(Error::Statement { .. } | Error::Contended { .. } | Error::Damaged(_))) {
+                connection.clean();
+            }
+            done
+        };
+        timeout(READ_TIMEOUT, read).await.unwrap_or(Err(Error::TimedOut))
+    }
+
+    /// A connection; while the database is in trouble, that is why there is none.
+    async fn lease(&self) -> Result<Lease, Error> {
+        self.0.pool.lease().await.map_err(|error| match (error, self.trouble()) {
+            (Error::Busy { .. } | Error::TimedOut, Some(cause)) => {
+                Error::Unavailable { cause, source: sqlx::Error::PoolTimedOut }
+            }
+            (error, _) => error,
         })
     }
 
     async fn begin(&self) -> Result<Unaudited, Error> {
-        Unaudited::begin(self.0.pool.acquire().await?, self.0.clock.utc()).await
+        Unaudited::begin(self.lease().await?, self.0.clock.utc()).await
     }
 
     async fn write_in_this_task<T, E, F>(&self, name: &'static str, context: Context, work: F) -> Result<T, E>
     where
-        E: From<Error>,
+        E: std::error::Error + From<Error> + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>>,
     {
-        let mut tx = Tx::new(self.begin().await?, context);
-        let done = tokio::time::timeout(WRITE_TIMEOUT, work(&mut tx)).await;
-        let (mut inner, context, events, discard) = tx.into_parts();
-        let value = match done {
-            Ok(Ok(value)) => value,
-            Ok(Err(error)) => {
+        let prepare = async {
+            let mut tx = Tx::new(self.begin().await?, context);
+            let done = work(&mut tx).await;
+            let Parts { mut inner, context, events, after, discard } = tx.into_parts();
+            let value = match done {
+                Ok(value) => value,
+                Err(error) => {
+                    inner.roll_back().await;
+                    return Err(error);
+                }
+            };
+            if discard {
                 inner.roll_back().await;
-                return Err(error);
+                return Ok((None, value));
             }
-            Err(_elapsed) => {
-                inner.give_up();
-                return Err(Error::TimedOut.into());
-            }
-        };
-        if discard {
-            inner.roll_back().await;
-            return Ok(value);
-        }
-        let audited = async {
-            if events.is_empty() {
-                return audit_log::require_no_change(&mut inner, name).await;
-            }
-            let key = self.0.audit_key.get().ok_or(Error::NoAuditKey)?;
-            audit_log::append(&mut inner, key, &context, &events).await
-        };
-        match tokio::time::timeout(WRITE_TIMEOUT, audited).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+            let audited = if events.is_empty() {
+                audit_log::require_no_change(&mut inner, name).await
+            } else {
+                let key = self.0.audit_key.get().ok_or(Error::NoAuditKey)?;
+                audit_log::append(&mut inner, key, &context, &events).await
+            };
+            if let Err(error) = audited {
                 inner.roll_back().await;
                 return Err(error.into());
             }
-            Err(_elapsed) => {
-                inner.give_up();
-                return Err(Error::TimedOut.into());
-            }
+            Ok((Some((inner, after)), value))
+        };
+        // What is dropped by the time-out is rolled back by PostgreSQL, once it notices.
+        let prepared = timeout(WRITE_TIMEOUT, prepare).await.unwrap_or_else(|_elapsed| Err(Error::TimedOut.into()));
+        let (prepared, value) = prepared.inspect_err(|error| self.0.pulse.on_failed_write(error))?;
+        if let Some((transaction, after)) = prepared {
+            self.commit(transaction).await?;
+            after.into_iter().for_each(|what| what());
         }
-        self.commit(inner).await?;
         Ok(value)
     }
 
     async fn observe_in_this_task<T, E, F>(&self, work: F) -> Result<T, E>
     where
-        E: From<Error>,
+        E: std::error::Error + From<Error> + 'static,
         F: for<'t> FnOnce(&'t mut Unaudited) -> BoxFuture<'t, Result<T, E>>,
     {
-        let mut transaction = self.begin().await?;
-        match tokio::time::timeout(WRITE_TIMEOUT, work(&mut transaction)).await {
-            Ok(Ok(value)) => {
-                self.commit(transaction).await?;
-                Ok(value)
+        let prepare = async {
+            let mut transaction = self.begin().await?;
+            match work(&mut transaction).await {
+                Ok(value) => Ok((transaction, value)),
+                Err(error) => {
+                    transaction.roll_back().await;
+                    Err(error)
+                }
             }
-            Ok(Err(error)) => {
-                transaction.roll_back().await;
-                Err(error)
-            }
-            Err(_elapsed) => {
-                transaction.give_up();
-                Err(Error::TimedOut.into())
-            }
-        }
+        };
+        let prepared = timeout(WRITE_TIMEOUT, prepare).await.unwrap_or_else(|_elapsed| Err(Error::TimedOut.into()));
+        let (transaction, value) = prepared.inspect_err(|error| self.0.pulse.on_failed_write(error))?;
+        self.commit(transaction).await?;
+        Ok(value)
     }
 
     async fn commit(&self, transaction: Unaudited) -> Result<(), Error> {
-        if transaction.commit().await? {
+        let rings = transaction.rings();
+        let done = transaction.commit().await;
+        if let Err(error) = &done {
+            self.0.pulse.on_failed_write(error);
+        }
+        // Also where it is not known: who reads again finds out.
+        if rings && matches!(done, Ok(()) | Err(Error::OutcomeUnknown { .. })) {
             self.0.bell.ring();
         }
-        Ok(())
-    }
-}
-
-/// Outside of a transaction every statement is its own, and begins when it begins. Also finds a connection that is dead.
-async fn is_outside_of_a_transaction(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    use sqlx::Row as _;
-    let check = sqlx::Executor::fetch_one(connection, sqlx::raw_sql("SELECT now() = statement_timestamp()"));
-    match tokio::time::timeout(ACQUIRE_TIMEOUT, check).await {
-        Ok(row) => row?.try_get(0),
-        Err(_elapsed) => Ok(false),
+        done
     }
 }
 

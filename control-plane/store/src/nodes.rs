@@ -14,7 +14,7 @@ use proto_rpc::{agent, v1};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use crate::{Db, Error, Event, Keys, Tx, Unaudited, roster};
+use crate::{Db, Error, Event, Keys, Tx, Unaudited, roster, transfers};
 
 /// A host of the fleet.
 #[derive(Clone, Debug, PartialEq)]
@@ -334,6 +334,19 @@ pub async fn list(
     .await
 }
 
+/// At most so many keys of labels are named to somebody who asked for another.
+const MAX_LABEL_KEYS: i64 = 50;
+
+/// The keys of labels that nodes have, deleted ones included.
+///
+/// # Errors
+/// The database failed.
+pub async fn label_keys(db: &Db) -> Result<Vec<String>, Error> {
+    let select = sqlx::query_scalar("SELECT DISTINCT jsonb_object_keys(labels) FROM nodes ORDER BY 1 LIMIT $1");
+    let select = select.bind(MAX_LABEL_KEYS);
+    db.read(move |connection| Box::pin(async move { Ok(select.fetch_all(connection).await?) })).await
+}
+
 /// At most `limit` nodes that changed after `after`, in the order of their newest changes; deleted ones too.
 ///
 /// # Errors
@@ -392,7 +405,7 @@ pub async fn update(
     Ok(node)
 }
 
-/// Deletes, that is revokes, a node: its roster entry says so, its name stays reserved. Does nothing to one that is deleted.
+/// Deletes, that is revokes, a node: its roster entry says so, its name stays reserved, and its transfers end.
 ///
 /// # Errors
 /// There is none, it changed since it was read, or the database failed.
@@ -402,6 +415,7 @@ pub async fn delete(tx: &mut Tx, keys: &Keys, node: &NodeRef, etag: Option<&Etag
         return find(tx.unaudited(), &first).await?.ok_or(ChangeError::NotFound);
     }
     let mut node = lock_unchanged(tx, node, etag).await?;
+    transfers::end_of_node(tx, node.uid).await?;
     node.revoke_time = Some(tx.now());
     node.state = NodeState::Revoked;
     node.state_reason = "deleted by an operator".to_owned();

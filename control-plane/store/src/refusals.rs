@@ -92,7 +92,7 @@ impl Refusals {
     async fn write_due(&self, due: Due) {
         for (kind, count) in self.take_due(due) {
             if let Err(error) = self.write(&kind, &count).await {
-                tracing::warn!(error = error.chain(), "a refusal could not be recorded yet");
+                error.log("audit", "A refusal could not be recorded yet");
                 self.put_back(kind, count);
             }
         }

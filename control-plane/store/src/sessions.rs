@@ -90,8 +90,40 @@ pub struct Held {
     pub node: NodeUid,
     /// Which.
     pub session: Uuid,
+    /// Where it comes from.
+    pub remote_address: String,
     /// When the agent was last heard.
     pub heard: DateTime<Utc>,
+}
+
+/// Whether a session still has its node's place. Whatever a session writes of its node is fenced by it: a server that was stopped, or
+/// that others took for gone, must not write over what the session after its own has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It has.
+    Held,
+    /// Nobody has: its row was tidied away while its server could not be heard. [`beat`] enters it again.
+    Lost,
+    /// A newer session has it.
+    Taken,
+}
+
+/// What a heartbeat found of this server's sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// A newer session has their place.
+    pub taken: Vec<Uuid>,
+    /// They had lost their place, and have it again.
+    pub entered_again: Vec<(NodeUid, Uuid)>,
+}
+
+/// Whether this server may say that others are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tidy {
+    /// Its own heartbeats were stored in time, so those of others would have been too.
+    Yes,
+    /// The database, or this server, stood still: nobody's heartbeat means anything yet.
+    NotYet,
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -178,32 +210,68 @@ async fn close_in(tx: &mut Unaudited, node: NodeUid, session: Uuid) -> Result<()
     Ok(())
 }
 
-/// Stores what an agent observes of itself.
+/// Whether a session has its node's place; the node's row is locked, so that it stays so until the transaction ends.
+async fn place(tx: &mut Unaudited, node: NodeUid, session: Uuid) -> Result<Place, Error> {
+    let holder: Option<Uuid> = sqlx::query_scalar("SELECT session FROM node_sessions WHERE node = $1")
+        .bind(node.uuid())
+        .fetch_optional(tx.connection())
+        .await?;
+    Ok(match holder {
+        Some(holder) if holder == session => Place::Held,
+        Some(_) => Place::Taken,
+        None => Place::Lost,
+    })
+}
+
+/// Stores what an agent observes of itself, where its session has its place.
 ///
 /// # Errors
 /// The database failed.
-pub async fn observe(db: &Db, node: NodeUid, observed: Observed) -> Result<(), Error> {
-    db.observe("sessions.observe", move |tx| async move { nodes::observe(tx, node, observed).await }.boxed())
-        .await
-        .map(drop)
+pub async fn observe(db: &Db, node: NodeUid, session: Uuid, observed: Observed) -> Result<Place, Error> {
+    db.observe("sessions.observe", move |tx| {
+        async move {
+            if nodes::lock(tx, &NodeRef::Uid(node)).await?.is_none_or(|node| node.revoke_time.is_some()) {
+                return Ok::<_, Error>(Place::Held);
+            }
+            let place = place(tx, node, session).await?;
+            if place == Place::Held {
+                nodes::observe(tx, node, observed).await?;
+            }
+            Ok(place)
+        }
+        .boxed()
+    })
+    .await
 }
 
-/// Stores an answer to a desired configuration, and lets the rollouts hear of it.
+/// Stores an answer to a desired configuration, where its session has its place, and lets the rollouts hear of it.
 ///
 /// # Errors
 /// The database failed.
 pub async fn answer(
     db: &Db,
     node: NodeUid,
+    session: Uuid,
     generation: Generation,
     applied: AppliedConfig,
     not_in_force: Vec<String>,
-) -> Result<(), Error> {
-    db.observe("sessions.answer", move |tx| {
-        async move { answer_in(tx, node, generation, applied, not_in_force).await }.boxed()
-    })
-    .await?;
-    rollouts::settle(db).await
+) -> Result<Place, Error> {
+    let answer = db.observe("sessions.answer", move |tx| {
+        async move {
+            if nodes::lock(tx, &NodeRef::Uid(node)).await?.is_none_or(|node| node.revoke_time.is_some()) {
+                return Ok::<_, Error>(Place::Held);
+            }
+            let place = place(tx, node, session).await?;
+            if place == Place::Held {
+                answer_in(tx, node, generation, applied, not_in_force).await?;
+            }
+            Ok(place)
+        }
+        .boxed()
+    });
+    let place: Place = answer.await?;
+    rollouts::settle(db).await?;
+    Ok(place)
 }
 
 async fn answer_in(
@@ -213,9 +281,6 @@ async fn answer_in(
     applied: AppliedConfig,
     not_in_force: Vec<String>,
 ) -> Result<(), Error> {
-    if nodes::lock(tx, &NodeRef::Uid(node)).await?.is_none_or(|node| node.revoke_time.is_some()) {
-        return Ok(());
-    }
     sqlx::query("UPDATE node_layers SET not_in_force = $2 WHERE node = $1")
         .bind(node.uuid())
         .bind(not_in_force)
@@ -306,14 +371,17 @@ async fn read_records(connection: &mut PgConnection, ids: Vec<Vec<u8>>) -> Resul
 // ---------------------------------------------------------------------------------------------------------------------
 // Servers
 
-/// Says that a server lives, and when the agents of its sessions were heard; takes away servers that are gone. Returns those of its
-/// sessions that have no row any more: another has their place, or this server was itself taken for gone.
+/// Says that a server lives, and when the agents of its sessions were heard; takes away servers that are gone, and enters again those
+/// of its sessions that were taken away while it could not be heard.
 ///
 /// # Errors
 /// The database failed.
-pub async fn beat(db: &Db, server: Server, held: Vec<Held>) -> Result<Vec<Uuid>, Error> {
+pub async fn beat(db: &Db, server: Server, held: Vec<Held>, tidy: Tidy) -> Result<Beat, Error> {
     let id = server.id;
-    let lost = db.observe("sessions.beat", move |tx| async move { beat_in(tx, server, held).await }.boxed()).await?;
+    let beat = db.observe("sessions.beat", move |tx| async move { beat_in(tx, server, held).await }.boxed()).await?;
+    if tidy == Tidy::NotYet {
+        return Ok(beat);
+    }
     for (node, session) in abandoned(db, id).await? {
         close(db, node, session).await?;
     }
@@ -331,23 +399,23 @@ pub async fn beat(db: &Db, server: Server, held: Vec<Held>) -> Result<Vec<Uuid>,
         .boxed()
     })
     .await
-    .map(|()| lost)
+    .map(|()| beat)
 }
 
-async fn beat_in(tx: &mut Unaudited, server: Server, held: Vec<Held>) -> Result<Vec<Uuid>, Error> {
+async fn beat_in(tx: &mut Unaudited, server: Server, held: Vec<Held>) -> Result<Beat, Error> {
     let now = tx.now();
     sqlx::query(
         "INSERT INTO servers (id, version, ring_address, start_time, heartbeat_time) VALUES ($1, $2, $3, $4, now()) \
          ON CONFLICT (id) DO UPDATE SET version = $2, ring_address = $3, heartbeat_time = now()",
     )
     .bind(server.id)
-    .bind(server.version)
-    .bind(server.ring_address)
+    .bind(&server.version)
+    .bind(&server.ring_address)
     .bind(now)
     .execute(tx.connection())
     .await?;
     if held.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Beat::default());
     }
     let nodes: Vec<Uuid> = held.iter().map(|held| held.node.uuid()).collect();
     // In one order everywhere, so that two servers never wait for each other in a circle.
@@ -363,15 +431,36 @@ async fn beat_in(tx: &mut Unaudited, server: Server, held: Vec<Held>) -> Result<
     .bind(held.iter().map(|held| held.heard).collect::<Vec<_>>())
     .execute(tx.connection())
     .await?;
-    let lost: Vec<Uuid> = sqlx::query_scalar(
+    let sessions: Vec<Uuid> = held.iter().map(|held| held.session).collect();
+    let entered_again: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "INSERT INTO node_sessions (node, session, server, remote_address, connect_time) \
+         SELECT h.node, h.session, $4, h.remote, $5 FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS h (node, session, remote) \
+         JOIN nodes n ON n.uid = h.node AND n.revoke_time IS NULL ON CONFLICT DO NOTHING RETURNING node, session",
+    )
+    .bind(&nodes)
+    .bind(&sessions)
+    .bind(held.iter().map(|held| held.remote_address.clone()).collect::<Vec<_>>())
+    .bind(server.id)
+    .bind(now)
+    .fetch_all(tx.connection())
+    .await?;
+    let taken: Vec<Uuid> = sqlx::query_scalar(
         "SELECT h.session FROM unnest($1::uuid[], $2::uuid[]) AS h (node, session) \
          WHERE NOT EXISTS (SELECT FROM node_sessions s WHERE s.node = h.node AND s.session = h.session)",
     )
     .bind(&nodes)
-    .bind(held.iter().map(|held| held.session).collect::<Vec<_>>())
+    .bind(&sessions)
     .fetch_all(tx.connection())
     .await?;
-    Ok(lost)
+    let entered_again: Vec<_> =
+        entered_again.into_iter().map(|(node, session)| (NodeUid::new(node), session)).collect();
+    for (node, _) in &entered_again {
+        rollouts::on_presence(tx, *node, Answer::Offline, Answer::Pending).await?;
+    }
+    for (node, _) in &entered_again {
+        nodes::observe(tx, *node, Observed { connected: Some(true), ..Observed::default() }).await?;
+    }
+    Ok(Beat { taken, entered_again })
 }
 
 /// The sessions of servers that are gone.

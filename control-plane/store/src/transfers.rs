@@ -15,6 +15,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 pub use grant::{Accepted, CreateTransfer, Granter, RefuseTransfer, create};
 pub use list::{Job, Jobs, TransferFilter, TransferPage, active, changed, jobs, nodes_with_new_jobs, page};
+pub(crate) use report::end_of_node;
 pub use report::{HasEnded, Reported, cancel, expire, report, show_counters};
 pub use standing::{Expiry, Standing};
 

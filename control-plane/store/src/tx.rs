@@ -10,16 +10,16 @@ use std::{fmt, time::Duration};
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use proto_model::Revision;
-use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+use sqlx::PgConnection;
 
-use crate::{Context, Error, Event};
+use crate::{Context, Error, Event, pool::Lease};
 
-/// How long PostgreSQL may take for BEGIN, COMMIT or ROLLBACK before the connection is given up: above the statement's own limit.
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long PostgreSQL may take for COMMIT or ROLLBACK before the connection is given up: a disk that syncs slowly, not a queue.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A transaction for what is observed, not decided: no audit record is written.
 pub struct Unaudited {
-    connection: PoolConnection<Postgres>,
+    connection: Lease,
     now: DateTime<Utc>,
     ring: bool,
 }
@@ -29,13 +29,19 @@ pub struct Tx {
     inner: Unaudited,
     context: Context,
     events: Vec<Event>,
+    after: Vec<AfterCommit>,
     discard: bool,
 }
 
+/// What is done once a transaction was committed: counting.
+pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
+
 impl Unaudited {
-    pub(crate) async fn begin(connection: PoolConnection<Postgres>, now: DateTime<Utc>) -> Result<Self, Error> {
+    pub(crate) async fn begin(mut connection: Lease, now: DateTime<Utc>) -> Result<Self, Error> {
+        // Until it is over: who drops this in between closes the connection, and PostgreSQL rolls back.
+        connection.soil();
         let mut begun = Self { connection, now: now.trunc_subsecs(3), ring: false };
-        begun.control("BEGIN").await?;
+        begun.control("BEGIN").await.map_err(|error| error.map_or(Error::TimedOut, Error::from))?;
         Ok(begun)
     }
 
@@ -68,37 +74,44 @@ impl Unaudited {
     }
 
     /// Whether the bell is to be rung.
-    pub(crate) async fn commit(mut self) -> Result<bool, Error> {
-        self.control("COMMIT").await?;
-        Ok(self.ring)
+    pub(crate) fn rings(&self) -> bool {
+        self.ring
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] where PostgreSQL did not say what became of it.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        let done = self.control("COMMIT").await;
+        done.map_err(|error| error.map_or(Error::OutcomeUnknown { source: None }, Error::of_commit))
     }
 
     pub(crate) async fn roll_back(mut self) {
         if let Err(error) = self.control("ROLLBACK").await {
+            let error = error.map_or(Error::TimedOut, Error::from);
             tracing::debug!(error = error.chain(), "a rollback failed; its connection is closed");
         }
     }
 
-    /// For a transaction whose state is not known: PostgreSQL rolls it back when its connection is gone.
-    pub(crate) fn give_up(mut self) {
-        self.connection.close_on_drop();
-    }
-
-    async fn control(&mut self, statement: &'static str) -> Result<(), Error> {
+    /// The connection stays soiled unless the statement succeeds; an error without a source is a time-out.
+    async fn control(&mut self, statement: &'static str) -> Result<(), Option<sqlx::Error>> {
         let done = tokio::time::timeout(CONTROL_TIMEOUT, sqlx::raw_sql(statement).execute(&mut *self.connection)).await;
-        let result = match done {
-            Ok(Ok(_done)) => return Ok(()),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_elapsed) => Err(Error::TimedOut),
-        };
-        self.connection.close_on_drop();
-        result
+        match done {
+            Ok(Ok(_done)) if statement == "BEGIN" => Ok(()),
+            Ok(Ok(_done)) => {
+                self.connection.clean();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Some(error)),
+            Err(_elapsed) => Err(None),
+        }
     }
 }
 
 impl Tx {
     pub(crate) fn new(inner: Unaudited, context: Context) -> Self {
-        Self { inner, context, events: Vec::new(), discard: false }
+        Self { inner, context, events: Vec::new(), after: Vec::new(), discard: false }
     }
 
     /// The same transaction, for functions that only observe.
@@ -146,9 +159,24 @@ impl Tx {
         self.discard = true;
     }
 
-    pub(crate) fn into_parts(self) -> (Unaudited, Context, Vec<Event>, bool) {
-        (self.inner, self.context, self.events, self.discard)
+    /// Does this once the transaction was committed, and not before.
+    pub(crate) fn after_commit(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.after.push(Box::new(what));
     }
+
+    pub(crate) fn into_parts(self) -> Parts {
+        let Self { inner, context, events, after, discard } = self;
+        Parts { inner, context, events, after, discard }
+    }
+}
+
+/// A transaction whose work is done.
+pub(crate) struct Parts {
+    pub(crate) inner: Unaudited,
+    pub(crate) context: Context,
+    pub(crate) events: Vec<Event>,
+    pub(crate) after: Vec<AfterCommit>,
+    pub(crate) discard: bool,
 }
 
 impl fmt::Debug for Unaudited {

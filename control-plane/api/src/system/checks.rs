@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use control_plane_pki::not_after_of;
-use control_plane_store::{audit_log, nodes, operation, sessions};
+use control_plane_store::{Cause, audit_log, nodes, operation, sessions};
 use foundation_merkle::{Checkpoint, VerifierKey, leaf_hash};
 use proto_rpc::v1::{Check, CheckCategory};
 
@@ -51,10 +51,15 @@ enum Found {
 
 async fn postgres(state: &State) -> Vec<Check> {
     const HINT: &str = "look at the server's log, and at PostgreSQL's";
+    let trouble = state.db.trouble();
     let reachable = match operation::database_version(&state.db).await {
         Ok(_version) => Found::Fine,
-        Err(error) => return vec![check("PostgreSQL answers", Found::Error(error.chain(), HINT))],
+        Err(error) => {
+            let hint = trouble.map_or(HINT, Cause::hint);
+            return vec![check("PostgreSQL answers", Found::Error(error.chain(), hint))];
+        }
     };
+    let writable = trouble.map_or(Found::Fine, |cause| Found::Error(cause.to_string(), cause.hint()));
     let migrated = match operation::migrations(&state.db).await {
         Ok(migrations) if migrations.missing > 0 => Found::Error(
             format!("{} migrations are missing", migrations.missing),
@@ -67,7 +72,11 @@ async fn postgres(state: &State) -> Vec<Check> {
         Ok(_) => Found::Fine,
         Err(error) => Found::Error(error.chain(), HINT),
     };
-    vec![check("PostgreSQL answers", reachable), check("the schema is that of this version", migrated)]
+    vec![
+        check("PostgreSQL answers", reachable),
+        check("PostgreSQL takes writes", writable),
+        check("the schema is that of this version", migrated),
+    ]
 }
 
 async fn audit(state: &State) -> Vec<Check> {

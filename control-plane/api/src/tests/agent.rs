@@ -70,12 +70,20 @@ impl Agent {
         .await
     }
 
-    /// The desired configuration of at least this generation.
+    /// The desired configuration of at least this generation; older ones are answered, since the next follows only then.
     pub(crate) async fn desired(&mut self, generation: u64) -> DesiredConfig {
-        self.hear("desired configuration", |message| match message {
-            server_message::Message::DesiredConfig(desired) if desired.generation >= generation => {
-                Some(desired.clone())
+        loop {
+            let desired = self.next_desired().await;
+            if desired.generation >= generation {
+                return desired;
             }
+            self.answer(&desired, Applied::Applied, &[]).await;
+        }
+    }
+
+    async fn next_desired(&mut self) -> DesiredConfig {
+        self.hear("desired configuration", |message| match message {
+            server_message::Message::DesiredConfig(desired) => Some(desired.clone()),
             _ => None,
         })
         .await

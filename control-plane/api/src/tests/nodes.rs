@@ -75,6 +75,10 @@ async fn a_mistake_is_answered_with_its_field() {
     );
     let filter = ListNodesRequest { filter: "state=HAPPY".to_owned(), ..ListNodesRequest::default() };
     assert_eq!(fields(&nodes.list_nodes(filter).await.unwrap_err()), ["filter"]);
+    // A key that no node has is most likely typed wrong: an empty list would hide that.
+    let filter = ListNodesRequest { filter: "stat=READY".to_owned(), ..ListNodesRequest::default() };
+    let refused = nodes.list_nodes(filter).await.unwrap_err();
+    assert!(refused.message().starts_with("filter: no node has a label \"stat\"; known are state"), "{refused:?}");
     let token = ListNodesRequest { page_token: "x".to_owned(), ..ListNodesRequest::default() };
     assert_eq!(fields(&nodes.list_nodes(token).await.unwrap_err()), ["page_token"]);
     let named = GetNodeRequest { name: "nodes/a\u{1b}[2J".to_owned() };

@@ -73,7 +73,7 @@ pub(super) fn run(
             ever_ready = true;
             answer(Ok(Started { socket_folder: cluster.folder.clone(), major: cluster.binaries.major }));
         });
-        match ended {
+        let reason = match ended {
             Ok(End::Stopped) => {
                 publish.send_replace(State::Stopped);
                 return answer(Err(StartError::Stopped));
@@ -87,6 +87,7 @@ pub(super) fn run(
                 if after >= STABLE {
                     backoff.reset();
                 }
+                log
             }
             Err(error) => {
                 tracing::error!(
@@ -94,9 +95,10 @@ pub(super) fn run(
                     error = &error as &dyn std::error::Error,
                     "PostgreSQL could not be started again"
                 );
+                error.to_string()
             }
-        }
-        publish.send_replace(State::Down);
+        };
+        publish.send_replace(State::Down { reason });
         if !matches!(stop.recv_timeout(backoff.next_delay()), Err(RecvTimeoutError::Timeout)) {
             publish.send_replace(State::Stopped);
             return;

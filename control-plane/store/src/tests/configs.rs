@@ -7,8 +7,9 @@ use super::world::World;
 use crate::{
     Context,
     configs::{self, Change, Expected, WriteError, Written},
+    nodes,
     rollouts::{Answer, Rollout, RolloutState},
-    sessions::{self, Opened, Opening, Server},
+    sessions::{self, Opened, Opening, Place, Server, Tidy},
 };
 
 pub(crate) struct Connected {
@@ -20,7 +21,7 @@ impl World {
     pub(crate) async fn server(&self) -> Uuid {
         let server = Server { id: Uuid::now_v7(), version: "0.0.0".to_owned(), ring_address: None };
         let id = server.id;
-        sessions::beat(&self.db, server, Vec::new()).await.unwrap();
+        sessions::beat(&self.db, server, Vec::new(), Tidy::Yes).await.unwrap();
         id
     }
 
@@ -76,7 +77,8 @@ impl World {
     async fn answer(&self, of: &Connected, generation: Generation, status: ApplyStatus, errors: &[&str]) {
         let errors = errors.iter().map(|error| (*error).to_owned()).collect();
         let applied = AppliedConfig { status, generation: generation.number, digest: None, errors };
-        sessions::answer(&self.db, of.node, generation, applied, Vec::new()).await.unwrap();
+        let place = sessions::answer(&self.db, of.node, of.session, generation, applied, Vec::new()).await.unwrap();
+        assert_eq!(place, Place::Held);
     }
 }
 
@@ -191,11 +193,54 @@ async fn sessions_of_a_server_that_is_gone_are_tidied_up_by_another() {
     let a = world.connect(gone, a, HostFacts::default()).await;
     world.sql(&format!("UPDATE servers SET heartbeat_time = now() - interval '1 hour' WHERE id = '{gone}'"));
     let server = Server { id: alive, version: "0.0.0".to_owned(), ring_address: None };
-    sessions::beat(&world.db, server.clone(), Vec::new()).await.unwrap();
+    // One that stood still itself says nothing of others.
+    sessions::beat(&world.db, server.clone(), Vec::new(), Tidy::NotYet).await.unwrap();
+    assert_eq!(world.sql("SELECT connected FROM nodes WHERE name = 'a'"), "t");
+    sessions::beat(&world.db, server.clone(), Vec::new(), Tidy::Yes).await.unwrap();
     assert_eq!(world.sql("SELECT state, connected FROM nodes WHERE name = 'a'"), "offline|f");
     assert_eq!(world.sql("SELECT count(*) FROM servers"), "1");
-    // The one that was taken for gone finds that its session has lost its place.
-    let held = sessions::Held { node: a.node, session: a.session, heard: world.clock.utc() };
-    let lost = sessions::beat(&world.db, Server { id: gone, ..server }, vec![held]).await.unwrap();
-    assert_eq!(lost, [a.session]);
+    // The one that was taken for gone has its session's place again, as long as no other has it.
+    let held = sessions::Held {
+        node: a.node,
+        session: a.session,
+        remote_address: "192.0.2.7:50000".to_owned(),
+        heard: world.clock.utc(),
+    };
+    let thawed = Server { id: gone, ..server };
+    let observed = || nodes::Observed { clock_skew_ms: Some(1), ..nodes::Observed::default() };
+    assert_eq!(sessions::observe(&world.db, a.node, a.session, observed()).await.unwrap(), Place::Lost);
+    let beat = sessions::beat(&world.db, thawed.clone(), vec![held.clone()], Tidy::NotYet).await.unwrap();
+    assert_eq!((beat.taken, beat.entered_again), (vec![], vec![(a.node, a.session)]));
+    assert_eq!(world.sql("SELECT connected FROM nodes WHERE name = 'a'"), "t");
+    assert_eq!(sessions::observe(&world.db, a.node, a.session, observed()).await.unwrap(), Place::Held);
+    let newer = world.connect(alive, a.node, HostFacts::default()).await;
+    let beat = sessions::beat(&world.db, thawed, vec![held], Tidy::NotYet).await.unwrap();
+    assert_eq!((beat.taken, beat.entered_again), (vec![a.session], vec![]));
+    assert_eq!(sessions::observe(&world.db, a.node, newer.session, observed()).await.unwrap(), Place::Held);
+}
+
+/// R10: what a server that stood still writes late does not replace what the node has said since, to another.
+#[tokio::test]
+async fn a_session_whose_place_is_taken_writes_nothing() {
+    let world = World::new().await;
+    let (frozen, alive) = (world.server().await, world.server().await);
+    let a = world.node("a").await.node.uid;
+    let old = world.connect(frozen, a, HostFacts::default()).await;
+    let written = world.set("configs/fleet", Some("enabled: true\n"), Expected::Absent).await.unwrap();
+    let new = world.connect(alive, a, HostFacts::default()).await;
+    world.answer(&new, written.config.generation, ApplyStatus::Applied, &[]).await;
+    let stale = AppliedConfig {
+        status: ApplyStatus::Rejected,
+        generation: written.config.generation.number,
+        digest: None,
+        errors: vec!["of yesterday".to_owned()],
+    };
+    let answered =
+        sessions::answer(&world.db, a, old.session, written.config.generation, stale.clone(), Vec::new()).await;
+    assert_eq!(answered.unwrap(), Place::Taken);
+    let observed = nodes::Observed { applied: Some(stale), ..nodes::Observed::default() };
+    assert_eq!(sessions::observe(&world.db, a, old.session, observed).await.unwrap(), Place::Taken);
+    sessions::close(&world.db, a, old.session).await.unwrap();
+    assert_eq!(world.sql("SELECT state FROM nodes WHERE name = 'a'"), "ready");
+    assert_eq!(world.rollout("configs/fleet").await.targets[0].answer, Answer::Applied);
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::world::World;
 use crate::{
-    Context,
+    Context, nodes,
     transfers::{self, Accepted, CreateTransfer, Granter, RefuseTransfer, Reported, Transfer, TransferFilter},
 };
 
@@ -135,10 +135,57 @@ async fn the_sender_leads_its_first_end_wins_and_ends_are_kept() {
     assert_eq!(ended.standing.state, TransferState::SucceededInPart);
     assert_eq!(ended.sender.unwrap().state, TransferState::SucceededInPart);
     assert_eq!(ended.receiver.unwrap().state, TransferState::Failed);
-    assert_eq!(world.sql("SELECT count(*) FROM audit_events WHERE action = 'transfer.end'"), "2");
+    // One record of the end, one of the word that differs; both in the transfer's trace.
+    let ends = "SELECT string_agg(detail ->> 'role' || ' ' || (detail ->> 'state'), ', ' ORDER BY sequence), \
+                count(DISTINCT trace_id), min(trace_id) FROM audit_events WHERE action = 'transfer.end'";
+    assert_eq!(world.sql(ends), "sender succeeded_in_part, receiver failed|1|0af7651916cd43dd8448eb211c80319c");
     for node in [a, b] {
         assert!(transfers::jobs(&world.db, node, None).await.unwrap().jobs.is_empty());
     }
+}
+
+#[tokio::test]
+async fn two_ends_that_agree_are_one_record_whoever_comes_first() {
+    let (world, a, b, first) = accepted().await;
+    let second = world.create(spec("a", "b")).await.unwrap().transfer.id;
+    let (sender, receiver, done) = (TransferRole::Sender, TransferRole::Receiver, TransferState::Succeeded);
+    for (node, id, role) in [(a, first, sender), (b, first, receiver), (b, second, receiver), (a, second, sender)] {
+        assert_eq!(world.report(node, id, role, done).await, Reported::Taken);
+        assert_eq!(world.report(node, id, role, done).await, Reported::Taken);
+    }
+    for id in [first, second] {
+        let ends = format!(
+            "SELECT count(*), min(detail ->> 'role') FROM audit_events WHERE resource = 'transfers/{id}' AND action = 'transfer.end'"
+        );
+        assert_eq!(world.sql(&ends), "1|sender");
+        let ended = world.transfer(id).await;
+        assert_eq!(ended.standing.state, done);
+        assert!(ended.has_ended(sender) && ended.has_ended(receiver));
+    }
+}
+
+#[tokio::test]
+async fn deleting_a_node_ends_what_names_it() {
+    let (world, a, _b, sent) = accepted().await;
+    world.node("c").await;
+    let received = world.create(spec("b", "a")).await.unwrap().transfer.id;
+    let other = world.create(spec("b", "c")).await.unwrap().transfer.id;
+    let told = transfers::jobs(&world.db, a, None).await.unwrap().until;
+    let (keys, node) = (world.keys.clone(), proto_model::NodeRef::from_resource_name("nodes/b").unwrap());
+    let delete = world.db.write("test", Context::system(), move |tx| {
+        Box::pin(async move { nodes::delete(tx, &keys, &node, None).await })
+    });
+    delete.await.unwrap();
+    for id in [sent, received, other] {
+        let ended = world.transfer(id).await.standing;
+        assert_eq!(ended.state, TransferState::Failed);
+        assert!(matches!(ended.error, Some(TransferError { reason, .. }) if reason == "NODE_REVOKED"));
+    }
+    // The end that is still there is told to stop.
+    let news = transfers::jobs(&world.db, a, Some(told)).await.unwrap().jobs;
+    assert_eq!((news.len(), news.iter().all(|job| job.cancel)), (2, true));
+    let events = "SELECT string_agg(action, ' ' ORDER BY sequence) FROM (SELECT * FROM audit_events ORDER BY sequence DESC LIMIT 4) AS newest";
+    assert_eq!(world.sql(events), "transfer.end transfer.end transfer.end node.delete");
 }
 
 #[tokio::test]

@@ -64,7 +64,8 @@ impl Transfer {
     }
 }
 
-/// Takes a node's report.
+/// Takes a node's report. The end of a transfer is one record in the audit log; what its other end says is a second one only where it
+/// says something else, and is stored beside it otherwise.
 ///
 /// # Errors
 /// The database failed; the report may come again.
@@ -75,42 +76,80 @@ pub async fn report(db: &Db, node: NodeUid, report: &TransferReport) -> Result<R
             .observe("transfers.progress", move |tx| async move { take_progress(tx, node, &report).await }.boxed())
             .await;
     }
-    let (reported, ended) = db
-        .write("transfers.end", Context::system(), move |tx| async move { take_end(tx, node, &report).await }.boxed())
-        .await?;
-    if let Some(transfer) = ended {
-        count(&transfer);
+    let quiet = report.clone();
+    let quiet =
+        db.observe("transfers.word", move |tx| async move { take_word(tx, node, &quiet).await }.boxed()).await?;
+    if let Some(reported) = quiet {
+        return Ok(reported);
     }
-    Ok(reported)
+    db.write("transfers.end", Context::system(), move |tx| async move { take_end(tx, node, &report).await }.boxed())
+        .await
 }
 
-/// An end is kept for good; the sender's first one is the transfer's. Returns the transfer where this ended it.
-async fn take_end(tx: &mut Tx, node: NodeUid, report: &TransferReport) -> Result<(Reported, Option<Transfer>), Error> {
-    let Some(mut transfer) = lock(tx.connection(), report.transfer).await? else {
-        tx.discard();
-        return Ok((Reported::Unknown, None));
-    };
+/// What may be said of an end by this node now; or why nothing is to be done.
+async fn open_end(
+    connection: &mut PgConnection,
+    node: NodeUid,
+    report: &TransferReport,
+) -> Result<Result<Transfer, Reported>, Error> {
+    let Some(transfer) = lock(connection, report.transfer).await? else { return Ok(Err(Reported::Unknown)) };
     if !transfer.is_end_of(node, report.role) {
-        tx.discard();
-        return Ok((Reported::NotItsOwn, None));
+        return Ok(Err(Reported::NotItsOwn));
     }
-    if transfer.has_ended(report.role) {
-        tx.discard();
-        return Ok((Reported::Taken, None));
+    Ok(if transfer.has_ended(report.role) { Err(Reported::Taken) } else { Ok(transfer) })
+}
+
+/// Takes an end that needs no record; `None` for one that does.
+async fn take_word(tx: &mut Unaudited, node: NodeUid, report: &TransferReport) -> Result<Option<Reported>, Error> {
+    let transfer = match open_end(tx.connection(), node, report).await? {
+        Ok(transfer) => transfer,
+        Err(reported) => return Ok(Some(reported)),
+    };
+    let now = tx.now();
+    if transfer.standing.on_report(report, now).is_some() || contradicts(&transfer, report) {
+        return Ok(None);
     }
+    write_end(tx.connection(), report, now).await?;
+    write_standing(tx, report.transfer, &transfer.standing, Moved { jobs: true }).await?;
+    Ok(Some(Reported::Taken))
+}
+
+/// Whether an end says something else than how the transfer ended.
+fn contradicts(transfer: &Transfer, report: &TransferReport) -> bool {
+    transfer.standing.state.is_end() && report.state != transfer.standing.state
+}
+
+/// An end is kept for good; the sender's first one is the transfer's.
+async fn take_end(tx: &mut Tx, node: NodeUid, report: &TransferReport) -> Result<Reported, Error> {
+    let mut transfer = match open_end(tx.connection(), node, report).await? {
+        Ok(transfer) => transfer,
+        Err(reported) => {
+            tx.discard();
+            return Ok(reported);
+        }
+    };
     let now = tx.now();
     write_end(tx.connection(), report, now).await?;
     let next = transfer.standing.on_report(report, now);
-    let ended = next.as_ref().is_some_and(|standing| standing.state.is_end());
-    let standing = next.unwrap_or_else(|| transfer.standing.clone());
+    let ends = next.as_ref().is_some_and(|standing| standing.state.is_end());
+    transfer.standing = next.unwrap_or(transfer.standing);
     tx.audit(end_event(&transfer, report));
-    write_standing(tx.unaudited(), report.transfer, &standing, Moved { jobs: true }).await?;
-    transfer.standing = standing;
-    match report.role {
-        TransferRole::Sender => transfer.sender = Some(Box::new(report.clone())),
-        TransferRole::Receiver => transfer.receiver = Some(Box::new(report.clone())),
+    // What the other end said before.
+    let other = match report.role {
+        TransferRole::Sender => TransferRole::Receiver,
+        TransferRole::Receiver => TransferRole::Sender,
+    };
+    if let Some(other) = transfer.end(other).filter(|other| other.state.is_end())
+        && ends
+        && contradicts(&transfer, other)
+    {
+        tx.audit(end_event(&transfer, other));
     }
-    Ok((Reported::Taken, ended.then_some(transfer)))
+    write_standing(tx.unaudited(), report.transfer, &transfer.standing, Moved { jobs: true }).await?;
+    if ends {
+        tx.after_commit(move || count(&transfer));
+    }
+    Ok(Reported::Taken)
 }
 
 fn end_event(transfer: &Transfer, report: &TransferReport) -> Event {
@@ -122,7 +161,8 @@ fn end_event(transfer: &Transfer, report: &TransferReport) -> Event {
         .with("node", node.resource_name())
         .with("role", role_word(report.role))
         .with("state", state_word(report.state))
-        .with("issueCount", report.issue_count);
+        .with("issueCount", report.issue_count)
+        .in_trace(&transfer.trace_id);
     match &report.error {
         Some(error) => event.with("reason", error.reason.clone()),
         None => event,
@@ -237,7 +277,8 @@ pub async fn cancel(tx: &mut Tx, id: TransferId) -> Result<Option<Result<Transfe
     write_standing(tx.unaudited(), id, &standing, Moved { jobs: true }).await?;
     transfer.standing = standing;
     transfer.update_time = tx.now();
-    count(&transfer);
+    let counted = transfer.clone();
+    tx.after_commit(move || count(&counted));
     Ok(Some(Ok(transfer)))
 }
 
@@ -250,24 +291,40 @@ pub async fn expire(db: &Db) -> Result<(), Error> {
     if db.read(move |connection| hopeless(connection, now).boxed()).await?.is_empty() {
         return Ok(());
     }
-    let ended = db.write("transfers.expire", Context::system(), |tx| end_hopeless(tx).boxed()).await?;
-    for transfer in &ended {
-        tracing::warn!(transfer = %transfer.id, error = ?transfer.standing.error, "Transfer can no longer go on");
-        count(transfer);
-    }
-    Ok(())
+    db.write("transfers.expire", Context::system(), |tx| {
+        async move {
+            let now = tx.now();
+            let found = hopeless(tx.connection(), now).await?;
+            end_without_a_report(tx, found).await
+        }
+        .boxed()
+    })
+    .await
 }
 
-async fn end_hopeless(tx: &mut Tx) -> Result<Vec<Transfer>, Error> {
+/// Ends what names a node that is being removed, as far as one transaction bears it; [`expire`] takes the rest. After the node's row
+/// was locked, and before any revision is taken.
+pub(crate) async fn end_of_node(tx: &mut Tx, node: NodeUid) -> Result<(), Error> {
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "SELECT id FROM transfers WHERE end_time IS NULL AND (source = $1 OR destination = $1) ORDER BY id LIMIT $2",
+    )
+    .bind(node.uuid())
+    .bind(MAX_EXPIRED_AT_ONCE)
+    .fetch_all(tx.connection())
+    .await?;
+    let found = ids.into_iter().map(|id| (TransferId::new(id), Expiry::NodeRevoked)).collect();
+    end_without_a_report(tx, found).await
+}
+
+async fn end_without_a_report(tx: &mut Tx, found: Vec<(TransferId, Expiry)>) -> Result<(), Error> {
     let now = tx.now();
     let mut ended = Vec::new();
-    for (id, revoked) in hopeless(tx.connection(), now).await? {
+    for (id, expiry) in found {
         let Some(mut transfer) = lock(tx.connection(), id).await? else { continue };
-        let expiry = if revoked { Expiry::NodeRevoked } else { Expiry::GrantExpired };
         let Some(standing) = transfer.standing.on_expiry(expiry, transfer.receiver.as_deref(), now) else { continue };
         let event = Event::new("transfer.end", id.resource_name()).with("state", state_word(standing.state));
         let reason = standing.error.as_ref().map_or_else(String::new, |error| error.reason.clone());
-        tx.audit(event.with("reason", reason));
+        tx.audit(event.with("reason", reason).in_trace(&transfer.trace_id));
         transfer.standing = standing;
         ended.push(transfer);
     }
@@ -275,13 +332,16 @@ async fn end_hopeless(tx: &mut Tx) -> Result<Vec<Transfer>, Error> {
     for transfer in &ended {
         write_standing(tx.unaudited(), transfer.id, &transfer.standing, Moved { jobs: true }).await?;
     }
-    if ended.is_empty() {
-        tx.discard();
-    }
-    Ok(ended)
+    tx.after_commit(move || {
+        for transfer in &ended {
+            tracing::warn!(transfer = %transfer.id, error = ?transfer.standing.error, "Transfer can no longer go on");
+            count(transfer);
+        }
+    });
+    Ok(())
 }
 
-async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<(TransferId, bool)>, Error> {
+async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<(TransferId, Expiry)>, Error> {
     let rows: Vec<(uuid::Uuid, bool)> = sqlx::query_as(
         "SELECT t.id, s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL FROM transfers t JOIN nodes s ON s.uid = t.source \
          JOIN nodes d ON d.uid = t.destination \
@@ -291,7 +351,8 @@ async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<V
     .bind(MAX_EXPIRED_AT_ONCE)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|(id, revoked)| (TransferId::new(id), revoked)).collect())
+    let expiry = |revoked| if revoked { Expiry::NodeRevoked } else { Expiry::GrantExpired };
+    Ok(rows.into_iter().map(|(id, revoked)| (TransferId::new(id), expiry(revoked))).collect())
 }
 
 /// Makes the counters appear before the first end, so that a rate has something to begin with.

@@ -8,7 +8,7 @@ use std::{
 
 use foundation_runtime::{Cancelled, Clock, DirLock, DirLockError, TaskGroup, durable, service_manager};
 
-use crate::ready;
+use crate::{backup::unfinished, ready};
 
 /// How long a predecessor that is stopping may take (D29).
 const PREDECESSOR: Duration = Duration::from_secs(30);
@@ -37,6 +37,15 @@ pub enum DataDirError {
     /// Another process holds it.
     #[error(transparent)]
     Lock(#[from] DirLockError),
+    /// A restore into it did not come to its end.
+    #[error(
+        "a restore into {path} did not come to its end, and nothing in it is complete: run the same `dwcp-control-plane restore` again",
+        path = path.display()
+    )]
+    UnfinishedRestore {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The start was broken off.
     #[error("the start was broken off")]
     Cancelled(#[from] Cancelled),
@@ -72,6 +81,9 @@ impl DataDir {
             }
             acquired => acquired?,
         };
+        if unfinished::is_marked(&path) {
+            return Err(DataDirError::UnfinishedRestore { path });
+        }
         ready::clear(&path).map_err(io)?;
         Ok(Self { path, _lock: lock })
     }

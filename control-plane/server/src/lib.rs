@@ -7,6 +7,7 @@ mod admin_files;
 mod advertise;
 mod anchor;
 mod backend;
+pub mod backup;
 mod connections;
 mod data_dir;
 mod grpc_listener;
@@ -25,7 +26,7 @@ mod tls;
 pub use admin_files::AdminFilesError;
 pub use anchor::AnchorError;
 pub use data_dir::DataDirError;
-pub use options::{Cli, Options};
+pub use options::{Cli, Command, Options};
 pub use run::{RunError, run};
 pub use tls::TlsError;
 

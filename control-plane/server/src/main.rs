@@ -3,7 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use clap::Parser as _;
-use control_plane_server::{Cli, Options, run};
+use control_plane_server::{Cli, Options, backup, options::Command, run};
 
 fn main() -> ExitCode {
     match start() {
@@ -16,11 +16,16 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<(), Box<dyn Error>> {
-    let options = Cli::parse().options()?;
+    let command = Cli::parse().command()?;
     // Another call's provider would be the same.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(options))
+    match command {
+        Command::Run(options) => runtime.block_on(serve(*options)),
+        Command::Backup(options) => Ok(runtime.block_on(backup::create(options))?),
+        Command::Restore(options) => Ok(runtime.block_on(backup::restore(options))?),
+        Command::OpenEpoch(options) => Ok(runtime.block_on(backup::open_epoch(options))?),
+    }
 }
 
 async fn serve(options: Options) -> Result<(), Box<dyn Error>> {

@@ -14,6 +14,11 @@ use control_plane_console::Rate;
 use foundation_telemetry::Format;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::backup::{
+    BackupOptions, EpochOptions, RestoreOptions,
+    options::{BackupArgs, EpochArgs, RestoreArgs},
+};
+
 /// The longest file of options that is read.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
@@ -50,6 +55,28 @@ enum Verb {
     /// Serves until it is told to stop.
     #[command(after_help = EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Writes all that a new host needs into one sealed file, also while the server runs.
+    #[command(after_help = crate::backup::options::BACKUP_EXAMPLES)]
+    Backup(Box<BackupArgs>),
+    /// Makes a data directory and a database of a backup, and opens a new epoch of the fleet.
+    #[command(after_help = crate::backup::options::RESTORE_EXAMPLES)]
+    Restore(Box<RestoreArgs>),
+    /// Opens a new epoch of the fleet in a database that was put back by other means; the server is stopped.
+    #[command(after_help = crate::backup::options::EPOCH_EXAMPLES)]
+    OpenEpoch(Box<EpochArgs>),
+}
+
+/// What the program is told to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// To serve.
+    Run(Box<Options>),
+    /// To make a backup.
+    Backup(BackupOptions),
+    /// To restore one.
+    Restore(RestoreOptions),
+    /// To open a new epoch.
+    OpenEpoch(EpochOptions),
 }
 
 /// The options of `run`.
@@ -277,21 +304,48 @@ pub enum OptionsError {
 }
 
 impl Cli {
-    /// The options of `run`, with those of the file below them.
+    /// What to do; options of the command line over those of the file.
     ///
     /// # Errors
     /// See [`OptionsError`].
-    pub fn options(self) -> Result<Options, OptionsError> {
-        let args = match self.command {
-            Some(Verb::Run(args)) => *args,
-            None => self.run,
-        };
-        let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
-        args.over(file)
+    pub fn command(self) -> Result<Command, OptionsError> {
+        Ok(match self.command {
+            Some(Verb::Run(args)) => Command::Run(Box::new(args.options()?)),
+            None => Command::Run(Box::new(self.run.options()?)),
+            Some(Verb::Backup(args)) => Command::Backup(args.options()?),
+            Some(Verb::Restore(args)) => Command::Restore(args.options()?),
+            Some(Verb::OpenEpoch(args)) => Command::OpenEpoch(args.options()?),
+        })
+    }
+}
+
+/// Where the state is: what all verbs must find alike.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) database: Database,
+}
+
+impl Place {
+    /// By the command line, and the server's file of options below it.
+    pub(crate) fn find(
+        config: Option<PathBuf>,
+        data_dir: Option<PathBuf>,
+        (database_url, database_url_file): (Option<String>, Option<PathBuf>),
+        postgres_bin: Option<PathBuf>,
+    ) -> Result<Self, OptionsError> {
+        let args = RunArgs { config, data_dir, database_url, database_url_file, postgres_bin, ..RunArgs::default() };
+        let options = args.options()?;
+        Ok(Self { data_dir: options.data_dir, database: options.database })
     }
 }
 
 impl RunArgs {
+    fn options(self) -> Result<Options, OptionsError> {
+        let file = self.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        self.over(file)
+    }
+
     fn over(self, file: Self) -> Result<Options, OptionsError> {
         // A URL given in one place goes before either form in the other.
         let (url, url_file) = match (self.database_url, self.database_url_file) {
@@ -434,7 +488,14 @@ mod tests {
     use super::*;
 
     fn options(arguments: &[&str]) -> Options {
-        Cli::try_parse_from(std::iter::once(&"dwcp-control-plane").chain(arguments)).unwrap().options().unwrap()
+        match command(&std::iter::once(&"dwcp-control-plane").chain(arguments).copied().collect::<Vec<_>>()) {
+            Ok(Command::Run(options)) => *options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn command(arguments: &[&str]) -> Result<Command, OptionsError> {
+        Cli::try_parse_from(arguments).unwrap().command()
     }
 
     #[test]
@@ -461,11 +522,24 @@ mod tests {
         assert_eq!(options(&["run", "--config", path, "--data-dir", "/srv/b"]).data_dir, Path::new("/srv/b"));
 
         fs::write(&file, "data-dir: /srv/a\nlisten: nowhere\n").unwrap();
-        let error = Cli::try_parse_from(["x", "--config", path]).unwrap().options().unwrap_err().to_string();
+        let error = command(&["x", "--config", path]).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
         fs::write(&file, "lisen: x\n").unwrap();
-        let error = Cli::try_parse_from(["x", "--config", path]).unwrap().options().unwrap_err().to_string();
+        let error = command(&["x", "--config", path]).unwrap_err().to_string();
         assert!(error.contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn a_backup_finds_the_state_where_the_server_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, url) = (dir.path().join("options.yaml"), dir.path().join("url"));
+        fs::write(&url, "postgresql://db.example/dwcp\n").unwrap();
+        fs::write(&file, format!("data-dir: /srv/a\ndatabase-url-file: {}\n", url.display())).unwrap();
+        let arguments = ["x", "backup", "--config", file.to_str().unwrap(), "--passphrase-file", "-", "-O", "out"];
+        let Ok(Command::Backup(options)) = command(&arguments) else { panic!("a backup") };
+        assert_eq!(options.data_dir, Path::new("/srv/a"));
+        assert_eq!(options.database, Database::External { url: "postgresql://db.example/dwcp".to_owned() });
+        assert!(Cli::try_parse_from(["x", "backup", "-O", "out"]).is_err(), "a passphrase is needed");
     }
 
     #[test]

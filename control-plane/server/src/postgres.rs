@@ -214,7 +214,7 @@ impl Postgres {
     /// What a client needs to connect, as a URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://{ROLE}@{}/{DATABASE}", percent_encode(&self.socket_folder))
+        url_of(&self.socket_folder)
     }
 
     /// Stops it (PostgreSQL's fast shutdown) and waits until it has ended.
@@ -226,6 +226,33 @@ impl Postgres {
         // The thread closes its end when it is over, also by a panic.
         let _closed: Result<(), oneshot::error::RecvError> = self.ended.await;
     }
+}
+
+/// What a client needs to connect to the cluster of a data directory, whoever runs it.
+#[must_use]
+pub fn url(data_dir: &Path) -> String {
+    url_of(&data_dir.join(FOLDER))
+}
+
+/// Whether there is a cluster in a data directory.
+#[must_use]
+pub fn exists(data_dir: &Path) -> bool {
+    data_dir.join(FOLDER).join("data").join("PG_VERSION").exists()
+}
+
+/// Stops what a cluster left running that is about to be removed.
+///
+/// # Errors
+/// It does not stop.
+pub fn clear_leftovers(data_dir: &Path, clock: &Clock) -> Result<(), StartError> {
+    leftovers::clear(&data_dir.join(FOLDER).join("data"), clock)
+}
+
+/// The cluster's folder in a data directory.
+const FOLDER: &str = "postgres";
+
+fn url_of(socket_folder: &Path) -> String {
+    format!("postgres://{ROLE}@{}/{DATABASE}", percent_encode(socket_folder))
 }
 
 /// A path as the host of a URL.

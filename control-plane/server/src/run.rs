@@ -18,8 +18,8 @@ use control_plane_pki::{SealError, SealKey};
 use control_plane_store::{Db, Error as StoreError, Keys, KeysError, MigrateError, Refusals};
 use dataplane_dht::{RingNode, RingOptions, ipv4_listen};
 use foundation_runtime::{
-    Clock, Hangups, LocalSocket, OnEnd, PortsError, RememberedPorts, SocketAccess, Stop, TaskGroup, service_manager,
-    stop_signal,
+    Clock, Hangups, LocalSocket, OnEnd, PortsError, RememberedPorts, SocketAccess, Stop, Stops, TaskGroup,
+    service_manager,
 };
 use foundation_telemetry::{Telemetry, TraceLayer};
 use nix::unistd::Uid;
@@ -138,24 +138,26 @@ pub enum RunError {
 pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError> {
     let clock = Clock::system();
     let tasks = TaskGroup::new("server");
+    // One listener for all of its life: no wish to stop is lost between two places that wait for one.
+    let mut stops = Stops::listen().map_err(RunError::Signals)?;
     let dir = DataDir::open(&options.data_dir, &clock, &tasks).await?;
     let bound = Bound::bind(&options, &dir)?;
     let database = tokio::select! {
         opened = OpenDatabase::open(&options.database, &dir, &clock, &tasks) => opened?,
         // PostgreSQL, where it was begun, ends with its handle.
-        stop = stop_signal() => return stop.map(drop).map_err(RunError::Signals),
+        _stop = stops.next() => return Ok(()),
     };
     let parts = Ground { options: &options, dir: &dir, database: &database, telemetry, clock: &clock, tasks: &tasks };
     let ended = tokio::select! {
         started = Server::start(&parts, bound) => match started {
             Ok(server) => {
-                let ended = server.serve(&tasks).await;
+                let ended = server.serve(&mut stops, &tasks).await;
                 server.stop().await;
                 ended
             }
             Err(error) => Err(error),
         },
-        stop = stop_signal() => stop.map(drop).map_err(RunError::Signals),
+        _stop = stops.next() => Ok(()),
     };
     if let Err(unfinished) = tasks.shutdown(FINISH_TASKS).await {
         tracing::warn!(component = "server", tasks = unfinished.names.join(", "), "Some tasks had to be cut short");
@@ -286,10 +288,9 @@ impl Server {
     }
 
     /// Until it is told to stop, or cannot go on.
-    async fn serve(&self, tasks: &TaskGroup) -> Result<(), RunError> {
+    async fn serve(&self, stops: &mut Stops, tasks: &TaskGroup) -> Result<(), RunError> {
         tokio::select! {
-            stop = stop_signal() => {
-                let stop = stop.map_err(RunError::Signals)?;
+            stop = stops.next() => {
                 let signal = match stop { Stop::Interrupt => "SIGINT", Stop::Terminate => "SIGTERM" };
                 tracing::info!(component = "server", signal, "Stopping");
                 Ok(())

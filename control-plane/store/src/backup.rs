@@ -378,6 +378,29 @@ async fn begin(options: &Options) -> Result<(PgPool, Transaction<'static, Postgr
     Ok((pool, transaction))
 }
 
+/// Refuses a database that has something in it.
+///
+/// # Errors
+/// [`RestoreError::NotEmpty`], or the database failed.
+pub async fn require_empty_database(options: &Options) -> Result<(), RestoreError> {
+    require_empty(&mut connect(options).await?).await
+}
+
+/// Whether this database is what the restore of this number made of it.
+///
+/// # Errors
+/// The database failed.
+pub async fn holds_restore(options: &Options, restore: &str) -> Result<bool, Error> {
+    let mut connection = connect(options).await?;
+    let exists: bool =
+        sqlx::query_scalar("SELECT to_regclass('audit_events') IS NOT NULL").fetch_one(&mut connection).await?;
+    if !exists {
+        return Ok(false);
+    }
+    let select = "SELECT EXISTS (SELECT FROM audit_events WHERE action = $1 AND detail ->> 'restore' = $2)";
+    Ok(sqlx::query_scalar(select).bind(epoch::RESTORE).bind(restore).fetch_one(&mut connection).await?)
+}
+
 async fn require_empty(connection: &mut PgConnection) -> Result<(), RestoreError> {
     let (count, example): (i64, Option<String>) = sqlx::query_as(
         "SELECT count(*), min(relname::text) FROM pg_class \

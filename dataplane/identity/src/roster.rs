@@ -3,6 +3,10 @@
 //! An update arrives in parts; it counts once the part with the head has come, and then only whole: every signature
 //! verifies, nothing lies beyond the head, and the members are as many as the head says. A host that missed something
 //! therefore finds out, and asks for all.
+//!
+//! A control plane that was restored from a backup may not know of a revocation that this host saw (D12). Such an entry is
+//! carried over into the new epoch: it stays in force here, and is given back to the control plane, until that has a newer
+//! entry of the member.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -76,6 +80,8 @@ pub(crate) struct Roster {
     head: Option<Arc<(RosterHead, Signed)>>,
     pending: Vec<Arc<Kept>>,
     pending_full: bool,
+    /// Revocations of an earlier epoch that the roster in force does not have.
+    carried: BTreeMap<NodeUid, Arc<Kept>>,
 }
 
 /// What an update did.
@@ -117,9 +123,42 @@ impl Roster {
         }
         let Some(signed) = &update.head else { return Ok(Applied::Pending) };
         let head = roster::open_head(key, signed).map_err(refused)?;
-        self.entries = self.merged(&head)?;
+        let merged = self.merged(&head)?;
+        let before = std::mem::replace(&mut self.entries, merged);
+        if self.pending_full {
+            for (uid, kept) in before.into_iter().filter(|(_, kept)| kept.entry.revoked) {
+                self.carried.entry(uid).or_insert(kept);
+            }
+        }
+        self.drop_outdated();
         self.head = Some(Arc::new((head, signed.clone())));
         Ok(Applied::InForce)
+    }
+
+    /// A member's newer entry, or the same one, takes the place of what was carried over.
+    fn drop_outdated(&mut self) {
+        let entries = &self.entries;
+        self.carried.retain(|uid, kept| {
+            entries.get(uid).is_none_or(|present| position_of(&present.entry) < position_of(&kept.entry))
+        });
+    }
+
+    /// Takes back what was carried over before a restart; what is not a signed revocation is left out.
+    pub(crate) fn carry(&mut self, key: &VerifyingKey, entries: &[Signed]) {
+        for signed in entries.iter().take(MAX_ENTRIES) {
+            match roster::open_entry(key, signed) {
+                Ok(entry) if entry.revoked => {
+                    self.carried.insert(entry.uid, Arc::new(Kept { entry, signed: signed.clone() }));
+                }
+                Ok(_) | Err(_) => tracing::warn!("A kept revocation cannot be read and is left out"),
+            }
+        }
+        self.drop_outdated();
+    }
+
+    /// The revocations that the control plane does not know of, as they were signed.
+    pub(crate) fn carried(&self) -> Vec<Signed> {
+        self.carried.values().map(|kept| kept.signed.clone()).collect()
     }
 
     fn merged(&self, head: &RosterHead) -> Result<BTreeMap<NodeUid, Arc<Kept>>, RosterError> {
@@ -161,7 +200,8 @@ impl Roster {
 
     /// The members that are not revoked.
     pub(crate) fn active(&self) -> impl Iterator<Item = &RosterEntry> {
-        self.entries.values().map(|kept| &kept.entry).filter(|entry| !entry.revoked)
+        let entries = self.entries.values().map(|kept| &kept.entry);
+        entries.filter(|entry| !entry.revoked && !self.carried.contains_key(&entry.uid))
     }
 
     /// All of what is in force, as an update.

@@ -1,4 +1,5 @@
-//! What a host trusts, on disk: `trust.bin` (the bundle) and `roster.bin` (signed entries and head).
+//! What a host trusts, on disk: `trust.bin` (the bundle), `roster.bin` (signed entries and head), and `revocations.bin`
+//! (signed revocations that a restored control plane does not know of).
 //!
 //! The roster is verified by the roster key when it is read as when it arrives, and written before anybody sees it. One
 //! that does not verify on disk is set aside with a warning: the host then knows nobody until the control plane has sent
@@ -13,8 +14,9 @@ use std::{
 use arc_swap::ArcSwap;
 use foundation_runtime::durable;
 use prost::Message;
-use proto_model::TrustBundle;
+use proto_model::{Epoch, TrustBundle};
 use proto_rpc::agent as rpc;
+use proto_wire::Signed;
 
 use crate::{
     Membership, RosterError, RosterUpdate,
@@ -26,6 +28,9 @@ const TRUST_FILE: &str = "trust.bin";
 
 /// The roster's file.
 const ROSTER_FILE: &str = "roster.bin";
+
+/// The revocations' file; there only while there are any.
+const REVOCATIONS_FILE: &str = "revocations.bin";
 
 /// The bundle and the roster of a data directory. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -60,6 +65,17 @@ pub enum TrustStoreError {
     /// A bundle of another fleet.
     #[error("the trust bundle is another fleet's")]
     OtherFleet,
+    /// A bundle of an epoch that this host has left behind.
+    #[error(
+        "the control plane is in epoch {offered}, and this host has seen epoch {seen}: an older database runs there; restore it with \
+         `dwcp-control-plane restore --epoch {next}`, or open that epoch in it with `open-epoch`", next = seen.value() + 1
+    )]
+    OlderEpoch {
+        /// What is offered.
+        offered: Epoch,
+        /// What was seen.
+        seen: Epoch,
+    },
     /// The roster update was refused.
     #[error("the roster update was refused")]
     Roster(#[from] RosterError),
@@ -76,7 +92,12 @@ impl TrustStore {
         let damaged = || TrustStoreError::Damaged { path: path.clone() };
         let bundle = rpc::TrustBundle::decode(bytes.as_slice()).map_err(|_malformed| damaged())?;
         let bundle = TrustBundle::try_from(bundle).map_err(|_malformed| damaged())?;
-        let roster = load_roster(&dir.join(ROSTER_FILE), &bundle)?;
+        let mut roster = load_roster(&dir.join(ROSTER_FILE), &bundle)?;
+        if let Some(bytes) = read(&dir.join(REVOCATIONS_FILE))? {
+            let kept = rpc::RosterUpdate::decode(bytes.as_slice()).map_err(|_malformed| RosterError::Malformed);
+            let kept = kept.and_then(RosterUpdate::try_from).unwrap_or_default();
+            roster.carry(&roster_key(&bundle), &kept.entries);
+        }
         Ok(Some(Self::new(dir, bundle, roster)))
     }
 
@@ -85,8 +106,10 @@ impl TrustStore {
     /// # Errors
     /// What the file system answers.
     pub fn create(dir: &Path, bundle: TrustBundle) -> Result<Self, TrustStoreError> {
-        let path = dir.join(ROSTER_FILE);
-        durable::remove(&path).map_err(|source| TrustStoreError::Io { path, source })?;
+        for file in [ROSTER_FILE, REVOCATIONS_FILE] {
+            let path = dir.join(file);
+            durable::remove(&path).map_err(|source| TrustStoreError::Io { path, source })?;
+        }
         write(&dir.join(TRUST_FILE), &rpc::TrustBundle::from(bundle.clone()).encode_to_vec())?;
         Ok(Self::new(dir, bundle, Roster::default()))
     }
@@ -109,14 +132,23 @@ impl TrustStore {
         &self.0.membership
     }
 
+    /// Revocations that the control plane does not know of since it was restored, as they were signed: to be given back to it.
+    #[must_use]
+    pub fn revocations_to_replay(&self) -> Vec<Signed> {
+        self.0.roster.lock().unwrap_or_else(PoisonError::into_inner).carried()
+    }
+
     /// Takes a newer bundle of the same fleet, from an authenticated session. Blocks on the disk.
     ///
     /// # Errors
-    /// Another fleet's is refused; or what the file system answers.
+    /// Another fleet's and one of an earlier epoch are refused; or what the file system answers.
     pub fn replace_bundle(&self, bundle: TrustBundle) -> Result<(), TrustStoreError> {
         let present = self.bundle();
         if bundle.fleet != present.fleet {
             return Err(TrustStoreError::OtherFleet);
+        }
+        if bundle.epoch < present.epoch {
+            return Err(TrustStoreError::OlderEpoch { offered: bundle.epoch, seen: present.epoch });
         }
         if bundle == *present {
             return Ok(());
@@ -137,12 +169,22 @@ impl TrustStore {
         let applied =
             next.apply(&roster_key(&self.bundle()), update).inspect_err(|_refused| roster.forget_pending())?;
         if applied == Applied::InForce {
+            // First, so that a revocation is never on neither list.
+            keep_carried(&self.0.dir.join(REVOCATIONS_FILE), next.carried())?;
             write(&self.0.dir.join(ROSTER_FILE), &rpc::RosterUpdate::from(next.to_update()).encode_to_vec())?;
             self.0.membership.publish(&next);
         }
         *roster = next;
         Ok(())
     }
+}
+
+fn keep_carried(path: &Path, entries: Vec<Signed>) -> Result<(), TrustStoreError> {
+    if entries.is_empty() {
+        return durable::remove(path).map_err(|source| TrustStoreError::Io { path: path.to_path_buf(), source });
+    }
+    let kept = RosterUpdate { full: false, entries, head: None };
+    write(path, &rpc::RosterUpdate::from(kept).encode_to_vec())
 }
 
 fn load_roster(path: &Path, bundle: &TrustBundle) -> Result<Roster, TrustStoreError> {

@@ -18,5 +18,5 @@ pub use dir_lock::{DirLock, DirLockError};
 pub use local_socket::{LocalSocket, SocketAccess};
 pub use port_holder::{PortHolder, Protocol};
 pub use ports::{PortsError, RememberedPorts};
-pub use signals::{Hangups, Stop, stop_signal};
+pub use signals::{Hangups, Stop, Stops, stop_signal};
 pub use task_group::{Cancelled, OnEnd, TaskGroup, Unfinished};

@@ -13,17 +13,37 @@ pub enum Stop {
     Terminate,
 }
 
-/// Waits for a wish to stop.
+/// The stream of wishes to stop. A program that waits in several places listens once: between two listeners a wish would be lost.
+#[derive(Debug)]
+pub struct Stops {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stops {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// The signals cannot be listened to.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one. Cancel safe.
+    pub async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.terminate.recv() => Stop::Terminate,
+        }
+    }
+}
+
+/// Waits for a wish to stop, from now on.
 ///
 /// # Errors
 /// The signals cannot be listened to.
 pub async fn stop_signal() -> io::Result<Stop> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => Stop::Interrupt,
-        _ = terminate.recv() => Stop::Terminate,
-    })
+    Ok(Stops::listen()?.next().await)
 }
 
 /// The stream of SIGHUPs.

@@ -39,7 +39,7 @@ impl Cluster {
     /// Makes what is missing of the cluster.
     pub(super) fn prepare(data_dir: &Path, given: Option<&Path>) -> Result<Self, StartError> {
         let data_dir = data_dir.canonicalize().map_err(io_error("find", data_dir))?;
-        let folder = data_dir.join("postgres");
+        let folder = data_dir.join(super::FOLDER);
         let data = folder.join("data");
         let socket = folder.join(SOCKET);
         if socket.as_os_str().len() > MAX_SOCKET_PATH {

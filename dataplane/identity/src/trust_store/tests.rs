@@ -102,3 +102,39 @@ fn a_host_without_a_certificate_has_not_joined() {
     crate::NodeKey::load_or_create(dir.path()).unwrap();
     assert!(Identity::open(dir.path()).unwrap().is_none());
 }
+
+#[test]
+fn a_revocation_that_a_restored_control_plane_forgot_stays_in_force_until_it_knows_better() {
+    let (dir, _, fleet, a, b) = fleet_of_two();
+    let backup = fleet.roster_after(RosterSequence::default());
+    a.trust().apply(&backup).unwrap();
+    fleet.revoke(&b);
+    a.trust().apply(&fleet.roster_after(RosterSequence::default())).unwrap();
+    // The same entries as in the backup, under a head of the next epoch.
+    let head = |sequence: u64, members| {
+        let time = proto_model::from_unix_ms(0).unwrap();
+        let epoch = Epoch::new(2);
+        fleet.sign_head(&proto_model::RosterHead { epoch, sequence: RosterSequence::new(sequence), members, time })
+    };
+    a.trust().apply(&RosterUpdate { head: Some(head(2, 2)), ..backup.clone() }).unwrap();
+    for store in [a.trust().clone(), TrustStore::load(dir.path()).unwrap().unwrap()] {
+        assert_eq!(store.membership().position().epoch, Epoch::new(2));
+        assert!(store.membership().by_uid(&b.uid()).is_none(), "still out");
+        let replay = store.revocations_to_replay();
+        let key = *fleet.bundle().roster_key.verifying_key();
+        let entry = proto_wire::roster::open_entry(&key, &replay[0]).unwrap();
+        assert_eq!((replay.len(), entry.uid, entry.revoked), (1, b.uid(), true));
+    }
+    // It is told, and revokes the node in its own epoch.
+    let key = *fleet.bundle().roster_key.verifying_key();
+    let entry = proto_wire::roster::open_entry(&key, &a.trust().revocations_to_replay()[0]).unwrap();
+    let entry = proto_model::RosterEntry { epoch: Epoch::new(2), sequence: RosterSequence::new(3), ..entry };
+    let update = RosterUpdate { full: false, entries: vec![fleet.sign_entry(&entry)], head: Some(head(3, 1)) };
+    a.trust().apply(&update).unwrap();
+    assert!(a.trust().revocations_to_replay().is_empty() && !dir.path().join(REVOCATIONS_FILE).exists());
+    assert!(a.membership().by_uid(&b.uid()).is_none());
+    // And the way back to the first epoch is closed.
+    a.trust().replace_bundle(TrustBundle { epoch: Epoch::new(2), ..fleet.bundle() }).unwrap();
+    let back = a.trust().replace_bundle(fleet.bundle());
+    assert!(matches!(back, Err(TrustStoreError::OlderEpoch { .. })), "{back:?}");
+}

@@ -85,6 +85,7 @@ impl DataDir {
             return Err(DataDirError::UnfinishedRestore { path });
         }
         ready::clear(&path).map_err(io)?;
+        durable::sweep(&path).map_err(io)?;
         Ok(Self { path, _lock: lock })
     }
 

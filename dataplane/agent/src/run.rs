@@ -18,7 +18,7 @@ use dataplane_hde::Meter;
 use dataplane_identity::{Identity, IdentityError, NodeKey, NodeKeyError};
 use dataplane_local_store::LocalStore;
 use foundation_runtime::{
-    Clock, DirLock, DirLockError, Hangups, OnEnd, PortsError, RememberedPorts, TaskGroup, service_manager,
+    Clock, DirLock, DirLockError, Hangups, OnEnd, PortsError, RememberedPorts, TaskGroup, durable, service_manager,
 };
 use foundation_telemetry::{Format, InitError, Options as TelemetryOptions, Telemetry};
 use proto_model::config::{AgentConfig, Diagnostic, LogFormat};
@@ -112,6 +112,7 @@ pub enum RunError {
 pub async fn run(args: RunArgs, clock: Clock, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let dir = data_dir::prepare(args.data_dir.clone())?;
     let lock = lock(&dir, &clock).await?;
+    durable::sweep(&dir).map_err(|source| RunError::Io { path: dir.clone(), source })?;
     let host = layers::read(&args)?;
     let configuration = Configuration::restore(&dir, host).map_err(RunError::Configuration)?;
     let telemetry = set_up_telemetry(&configuration, &dir)?;

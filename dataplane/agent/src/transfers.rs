@@ -59,6 +59,8 @@ struct Shared {
     receiving: Arc<Semaphore>,
     /// Senders that run or wait for their turn. The token withdraws one that waits.
     senders: Mutex<HashMap<TransferId, CancellationToken>>,
+    /// What arrives, until its end is reported; twice while one attempt takes over from another.
+    receivers: Mutex<Vec<TransferId>>,
 }
 
 impl Movers {
@@ -85,6 +87,7 @@ impl Movers {
             sending: Arc::new(Semaphore::new(concurrent)),
             receiving: Arc::new(Semaphore::new(concurrent)),
             senders: Mutex::default(),
+            receivers: Mutex::default(),
         }));
         let accepting = movers.clone();
         tasks.spawn("accept transfers", OnEnd::Fatal, async move { accepting.accept().await });
@@ -134,7 +137,9 @@ impl Movers {
         }
         match (job.role, job.cancel) {
             (role, true) => {
-                self.0.transfers.cancel(job.transfer, role);
+                if !self.0.transfers.cancel(job.transfer, role) {
+                    self.say_again(job.transfer, role);
+                }
                 if let (TransferRole::Sender, Some(token)) = (role, self.senders().get(&job.transfer)) {
                     token.cancel();
                 }
@@ -144,9 +149,30 @@ impl Movers {
                 let traceparent = Traceparent::from_optional_text(&job.traceparent);
                 self.send(job.transfer, SendJob { authority, traceparent });
             }
-            // The grant comes with the sender's first frame.
-            (TransferRole::Receiver, false) => {}
+            // The grant comes with the sender's first frame. What has ended here before was kept from being said by a crash.
+            (TransferRole::Receiver, false) => self.say_again(job.transfer, TransferRole::Receiver),
         }
+    }
+
+    /// Reports the end that is kept of a transfer, where there is one.
+    fn say_again(&self, transfer: TransferId, role: TransferRole) {
+        // Who still has it in hand says more of it than what is kept.
+        if self.receivers().contains(&transfer) || self.senders().contains_key(&transfer) {
+            return;
+        }
+        let movers = self.clone();
+        self.0.tasks.spawn("say an end again", OnEnd::Expected, async move {
+            let transfers = movers.0.transfers.clone();
+            match movers.0.tasks.blocking("read an end", move || transfers.ended(transfer, role)).await {
+                Ok(Ok(Some(report))) if !movers.0.reports.is_ended(transfer, role) => {
+                    movers.0.reports.end(report).await
+                }
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(component = "transfer", %transfer, %error, "the end of a transfer cannot be read");
+                }
+            }
+        });
     }
 
     /// Sends as soon as there is room; a transfer that is sent already is left alone.
@@ -213,8 +239,12 @@ impl Movers {
     async fn receive(&self, incoming: IncomingChannel) {
         let peer = incoming.channel.peer;
         let link = Link::of_channel(incoming.channel, self.0.endpoint.present_session(&peer));
-        let forwarding = self.clone();
-        let received = self.0.transfers.receive(link, move |reports| forwarding.forward(reports)).await;
+        let mut begun = Begun { movers: self.clone(), transfer: None };
+        let began = |reports: watch::Receiver<TransferReport>| {
+            begun.begin(reports.borrow().transfer);
+            self.forward(reports);
+        };
+        let received = self.0.transfers.receive(link, began).await;
         match received {
             Received::Ended(report) => self.0.reports.end(report).await,
             Received::Interrupted(report) => self.0.reports.progress(report),
@@ -244,6 +274,10 @@ impl Movers {
         });
     }
 
+    fn receivers(&self) -> MutexGuard<'_, Vec<TransferId>> {
+        self.0.receivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn senders(&self) -> MutexGuard<'_, HashMap<TransferId, CancellationToken>> {
         self.0.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,6 +286,28 @@ impl Movers {
 impl std::fmt::Debug for Movers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Movers").field("running", &self.running()).finish_non_exhaustive()
+    }
+}
+
+/// A receiver's entry, from its beginning until its end is reported.
+struct Begun {
+    movers: Movers,
+    transfer: Option<TransferId>,
+}
+
+impl Begun {
+    fn begin(&mut self, transfer: TransferId) {
+        self.transfer = Some(transfer);
+        self.movers.receivers().push(transfer);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut receivers = self.movers.receivers();
+        if let Some(at) = self.transfer.and_then(|transfer| receivers.iter().position(|one| *one == transfer)) {
+            receivers.swap_remove(at);
+        }
     }
 }
 

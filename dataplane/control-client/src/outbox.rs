@@ -29,6 +29,7 @@ impl Outbox {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let dir = dir.join("reports");
         durable::create_dir(&dir, 0o700)?;
+        durable::sweep(&dir)?;
         let mut ends = BTreeMap::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();

@@ -56,6 +56,7 @@ impl TransferFolder {
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         durable::create_dir(&path, 0o700)?;
         durable::create_dir(&path.join("ended"), 0o700)?;
+        durable::sweep(&path.join("ended"))?;
         Ok(Self(path))
     }
 

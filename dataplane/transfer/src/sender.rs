@@ -43,7 +43,7 @@ use crate::{
     report::{Counted, Reporter, state_of},
     service::{Shared, Transfers, Turn},
     stop::Stop,
-    tally::Tally,
+    tally::{Spent, Tally},
 };
 
 /// The first pause after a link broke.
@@ -52,6 +52,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_CORRUPTED: u32 = 5;
 /// What a job is kept as.
 const JOB_FILE: &str = "job";
+/// What all attempts so far have spent.
+const SPENT_FILE: &str = "spent";
 /// Written before the last frame: whoever finds it knows that a receiver which has ended has ended well.
 const FINISHING_FILE: &str = "finishing";
 
@@ -285,8 +287,9 @@ impl Trying<'_> {
     async fn run(&mut self) -> Sent {
         let mut backoff = Backoff::new(FIRST_PAUSE, self.shared.settings.load().retry_interval);
         let mut corrupted = 0;
+        let mut spent = self.spent();
         loop {
-            let tally = Arc::new(Tally::default());
+            let tally = Arc::new(Tally::after(spent));
             self.counted.set_waiting(false);
             let result = Box::pin(self.attempt(&tally)).await;
             let stop = match result {
@@ -315,6 +318,7 @@ impl Trying<'_> {
             if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 {
                 backoff.reset();
             }
+            spent = tally.spent();
             self.counted.set_waiting(true);
             let pause = backoff.next_delay();
             tracing::info!(transfer = %self.checked.id, reason = %stop.reason, message = %stop.message, ?pause, "a transfer waits to go on");
@@ -383,6 +387,12 @@ impl Trying<'_> {
     fn grant_over(&self) -> Option<Stop> {
         let Authority::Grant(signed) = &self.checked.authority else { return None };
         check_grant(self.shared, signed, self.shared.clock.utc()).err().filter(|stop| !stop.temporary)
+    }
+
+    /// What was spent before this program was started.
+    fn spent(&self) -> Spent {
+        let folder = self.shared.folder.of(self.checked.id, TransferRole::Sender);
+        fs::read(folder.join(SPENT_FILE)).map(|bytes| Spent::from_bytes(&bytes)).unwrap_or_default()
     }
 
     /// The digest of the tree, where all of it was sent before.

@@ -29,9 +29,36 @@ pub(crate) struct Tally {
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) files_deleted: AtomicU64,
     pub(crate) totals_final: AtomicBool,
+    /// What earlier attempts encoded and sent: it was spent, also where it arrived in vain.
+    before: Spent,
     issue_count: AtomicU64,
     issues: Mutex<Vec<TransferIssue>>,
     planned: Mutex<Vec<PlannedChange>>,
+}
+
+/// What a sender has spent on a transfer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    pub(crate) encoded_in: u64,
+    pub(crate) sent: u64,
+}
+
+impl Spent {
+    /// As it is kept, also by one that is killed.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.encoded_in.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.sent.to_le_bytes());
+        bytes
+    }
+
+    /// What was kept; nothing where that is not of its form.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let Some((encoded_in, sent)) = bytes.split_first_chunk().and_then(|(a, b)| Some((a, b.first_chunk()?))) else {
+            return Self::default();
+        };
+        Self { encoded_in: u64::from_le_bytes(*encoded_in), sent: u64::from_le_bytes(*sent) }
+    }
 }
 
 pub(crate) fn add(counter: &AtomicU64, more: u64) {
@@ -39,6 +66,19 @@ pub(crate) fn add(counter: &AtomicU64, more: u64) {
 }
 
 impl Tally {
+    /// Counts an attempt that follows others.
+    pub(crate) fn after(before: Spent) -> Self {
+        Self { before, ..Self::default() }
+    }
+
+    /// What was spent in this attempt and those before it.
+    pub(crate) fn spent(&self) -> Spent {
+        Spent {
+            encoded_in: self.before.encoded_in.saturating_add(self.bytes_encoded_in.load(Relaxed)),
+            sent: self.before.sent.saturating_add(self.bytes_sent.load(Relaxed)),
+        }
+    }
+
     /// Writes an issue down: all are counted, the first ones kept.
     pub(crate) fn issue(&self, path: &[u8], reason: &str, message: impl Into<String>) {
         add(&self.issue_count, 1);
@@ -92,6 +132,7 @@ impl Tally {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         let (total, done) = (read(&self.bytes_total), read(&self.bytes_done));
         let totals_final = self.totals_final.load(Relaxed);
+        let spent = self.spent();
         let left = Duration::try_from_secs_f64(float(total.saturating_sub(done)) / rate).ok();
         TransferProgress {
             files_total: read(&self.files_total),
@@ -99,8 +140,8 @@ impl Tally {
             bytes_total: total.into(),
             bytes_done: done.into(),
             bytes_reused: read(&self.bytes_reused).into(),
-            bytes_encoded_in: read(&self.bytes_encoded_in).into(),
-            bytes_sent: read(&self.bytes_sent).into(),
+            bytes_encoded_in: spent.encoded_in.into(),
+            bytes_sent: spent.sent.into(),
             rate_bytes_per_second: rate,
             eta: left.filter(|_| totals_final && rate > 0.0),
             totals_final,

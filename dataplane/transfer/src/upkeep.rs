@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
-use proto_model::{TransferId, TransferRole, TransferState};
+use proto_model::{TransferId, TransferReport, TransferRole, TransferState};
 
 use crate::{
     ends::TransferFolder,
@@ -27,6 +27,19 @@ impl Transfers {
         let sweeping = Arc::clone(&shared);
         shared.tasks.spawn("transfer sweep", OnEnd::Expected, sweep(sweeping));
         Ok(Self(shared))
+    }
+
+    /// How a transfer ended at this end, as far as it is kept; none where it did not. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What is kept cannot be read.
+    pub fn ended(&self, id: TransferId, role: TransferRole) -> io::Result<Option<TransferReport>> {
+        let Some(end) = self.0.folder.end(id, role)? else { return Ok(None) };
+        let mut report = TransferReport::new(id, role);
+        report.state = end.state.parse().unwrap_or(TransferState::Failed);
+        report.tree_digest = end.tree_digest.and_then(|digest| digest.parse().ok());
+        report.end_time = Some(self.0.clock.utc());
+        Ok(Some(report))
     }
 
     /// Stops a transfer for good at this end, whether it runs or has broken off. Files that are in place stay. False where

@@ -7,6 +7,10 @@ use std::{
     path::Path,
 };
 
+/// What a temporary name ends with, after a dot and so many digits.
+const TEMPORARY_END: &[u8] = b".new";
+const TEMPORARY_DIGITS: usize = 16;
+
 /// Puts `bytes` at `path` with the permission bits `mode`: whoever opens it sees the old contents or the new, never a part.
 ///
 /// # Errors
@@ -15,7 +19,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = parent(path)?;
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut temporary = name.to_os_string();
-    temporary.push(format!(".{:016x}.new", rand::random::<u64>()));
+    temporary.push(format!(".{:0TEMPORARY_DIGITS$x}.new", rand::random::<u64>()));
     let temporary = folder.join(temporary);
     let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
@@ -57,6 +61,29 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes what a death in the midst of [`replace`] left in a folder: to be called before anything in it is replaced.
+///
+/// # Errors
+/// What the file system answers.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if is_temporary(entry.file_name().as_encoded_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file has a name of those that [`replace`] writes to before it renames.
+fn is_temporary(name: &[u8]) -> bool {
+    let Some(rest) = name.strip_suffix(TEMPORARY_END) else { return false };
+    let Some((before, number)) = rest.len().checked_sub(TEMPORARY_DIGITS).map(|at| rest.split_at(at)) else {
+        return false;
+    };
+    before.len() > 1 && before.ends_with(b".") && number.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Makes renames in a folder durable.
 ///
 /// # Errors
@@ -91,6 +118,17 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_death_left_of_a_replacement_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.0123456789abcdef.new", "a", "a.new", "0123456789abcdef.new", "a.0123456789abcdeg.new"] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        sweep(dir.path()).unwrap();
+        assert!(!dir.path().join("a.0123456789abcdef.new").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
     }
 
     #[test]

@@ -136,6 +136,14 @@ impl Agent {
         Ok(())
     }
 
+    /// Fails when it has ended by itself.
+    ///
+    /// # Errors
+    /// With its output, where it ended.
+    pub fn check_alive(&mut self) -> Result<()> {
+        self.process.check_alive()
+    }
+
     /// The options, to be changed before a restart.
     pub fn options_mut(&mut self) -> &mut AgentOptions {
         &mut self.options

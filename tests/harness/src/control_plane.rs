@@ -106,6 +106,14 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Fails when it has ended by itself.
+    ///
+    /// # Errors
+    /// With its output, where it ended.
+    pub fn check_alive(&mut self) -> Result<()> {
+        self.process.check_alive()
+    }
+
     /// `HOST:PORT` of gRPC.
     #[must_use]
     pub fn grpc(&self) -> String {

@@ -226,6 +226,19 @@ async fn a_cancelled_transfer_is_cancelled_once_and_told_to_both_ends() {
 }
 
 #[tokio::test]
+async fn a_receiver_whose_end_did_not_come_is_told_until_it_does() {
+    let (world, a, b, id) = accepted().await;
+    world.report(a, id, TransferRole::Sender, TransferState::Succeeded).await;
+    assert!(transfers::jobs(&world.db, a, None).await.unwrap().jobs.is_empty());
+    let jobs = transfers::jobs(&world.db, b, None).await.unwrap().jobs;
+    assert!(
+        matches!(jobs.as_slice(), [job] if job.transfer == id && job.role == TransferRole::Receiver && !job.cancel)
+    );
+    world.report(b, id, TransferRole::Receiver, TransferState::Succeeded).await;
+    assert!(transfers::jobs(&world.db, b, None).await.unwrap().jobs.is_empty());
+}
+
+#[tokio::test]
 async fn a_transfer_whose_grant_is_over_ends() {
     let (world, _a, b, id) = accepted().await;
     let second = world.create(spec("a", "b")).await.unwrap().transfer.id;

@@ -132,7 +132,8 @@ pub struct Jobs {
 }
 
 /// What a node should move, as far as it changed after a revision; with none, all of it. A job goes on until the end of its node was
-/// stored; one that ended without success is told as to be stopped.
+/// stored; one that ended without success is told as to be stopped. A receiver whose end did not come is told until it does, so that
+/// what a crash kept it from saying is said.
 ///
 /// # Errors
 /// The database failed.
@@ -149,12 +150,12 @@ async fn read_jobs(
 ) -> Result<Jobs, Error> {
     let newest = newest_revision(connection).await?;
     let rows = sqlx::query(
-        "SELECT t.id, e.role, t.grant_payload, t.grant_signature, t.traceparent, t.end_time IS NOT NULL AS stop, \
+        "SELECT t.id, e.role, t.grant_payload, t.grant_signature, t.traceparent, t.end_time IS NOT NULL AND t.state IN ('failed', 'cancelled') AS stop, \
          t.job_revision FROM transfers t \
          CROSS JOIN LATERAL (VALUES ('sender', t.source), ('receiver', t.destination)) AS e (role, node) \
          LEFT JOIN transfer_ends x ON x.transfer = t.id AND x.role = e.role \
          WHERE (t.source = $1 OR t.destination = $1) AND e.node = $1 AND t.job_revision > $2 AND t.grant_expire_time > $3 \
-         AND NOT coalesce(x.ended, false) AND (t.end_time IS NULL OR t.state IN ('failed', 'cancelled')) \
+         AND NOT coalesce(x.ended, false) AND (t.end_time IS NULL OR e.role = 'receiver' OR t.state IN ('failed', 'cancelled')) \
          ORDER BY t.job_revision, e.role LIMIT $4",
     )
     .bind(node.uuid())

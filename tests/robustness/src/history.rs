@@ -1,0 +1,70 @@
+//! What happened, a line of JSON each: kept where something was wrong, so that it can be read again.
+
+use std::{
+    fs::File,
+    io::{LineWriter, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use foundation_runtime::Clock;
+use serde_json::{Value, json};
+
+/// The history of one campaign.
+#[derive(Debug)]
+pub struct History {
+    path: PathBuf,
+    clock: Clock,
+    start: Instant,
+    out: Mutex<LineWriter<File>>,
+    violations: Mutex<Vec<String>>,
+}
+
+impl History {
+    /// An empty one, in this file.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new(path: &Path) -> Result<Self> {
+        let clock = Clock::system();
+        let start = clock.now();
+        let out = Mutex::new(LineWriter::new(File::create(path)?));
+        Ok(Self { path: path.to_path_buf(), clock, start, out, violations: Mutex::default() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How long it goes on.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.clock.now().duration_since(self.start)
+    }
+
+    /// Writes an event down.
+    #[allow(clippy::needless_pass_by_value, reason = "made for it, by a macro")]
+    pub fn note(&self, what: &str, detail: Value) {
+        let line = json!({"at_ms": self.elapsed().as_millis(), "what": what, "detail": detail});
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        // A history that cannot be written shows itself by its missing lines.
+        drop(writeln!(out, "{line}"));
+    }
+
+    /// Something that must never be.
+    pub fn violation(&self, what: impl Into<String>) {
+        let what = what.into();
+        self.note("violation", json!(what));
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// All that must never have been.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

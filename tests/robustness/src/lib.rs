@@ -1,0 +1,29 @@
+//! What a real fleet does when it is killed, paused and lied to by its disk, at moments that a printed seed chooses.
+//!
+//! Operators write and files move all the time ([`Operators`], [`Movers`]), a [`Nemesis`] kills, and between its phases all must come
+//! together again in a bounded time. Every call is kept with what became of it (acknowledged, failed, unknown, repeated), and at
+//! the end each acknowledged one must be there once, and each unknown one at most once. A [`Watcher`] reads what stands under final
+//! names all along: each file carries its own digest.
+
+mod campaign;
+mod check;
+mod files;
+mod history;
+mod movers;
+mod nemesis;
+mod operators;
+mod postgres;
+mod probe;
+mod rig;
+mod watcher;
+
+pub use campaign::{Options, Summary, run};
+pub use files::{change_tree, file_is_whole, write_file};
+pub use history::History;
+pub use movers::{Moved, Movers};
+pub use nemesis::{Counts, Nemesis};
+pub use operators::{Operators, Outcome, Write, WriteKind};
+pub use postgres::Postgres;
+pub use probe::{agent_digest, http_get};
+pub use rig::{Mode, Rig};
+pub use watcher::Watcher;

@@ -116,10 +116,8 @@ impl Movers {
                 }
                 Err(_away) => {}
             }
-            anyhow::ensure!(
-                history.elapsed() < begun + LIMIT || self.operators.stopped.load(SeqCst),
-                "{name} does not end: {last:?}"
-            );
+            let patient = history.elapsed() < begun + LIMIT && !self.operators.stopped.load(SeqCst);
+            anyhow::ensure!(patient, "{name} does not end: {last:?}");
             thread::sleep(LOOK_AGAIN);
         }
         anyhow::bail!("never")

@@ -195,9 +195,7 @@ impl Nemesis {
 
     /// Brings back what is dead. A database that is paused would hold a start up.
     fn raise(&mut self, rig: &mut Rig) -> Result<()> {
-        if !self.dead_servers.is_empty() || rig.postgres.as_mut().is_some_and(|postgres| !postgres.is_running()) {
-            self.wake(rig, true);
-        }
+        self.wake(rig, true);
         if let Some(postgres) = &mut rig.postgres {
             postgres.restart().context("PostgreSQL does not come back")?;
         }

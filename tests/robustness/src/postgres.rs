@@ -147,7 +147,8 @@ impl Postgres {
             if !self.is_running() {
                 self.child = spawn(&self.bin, &self.dir)?;
             }
-            let asked = Command::new(self.bin.join("pg_isready")).arg("-q").arg("-h").arg(&self.dir).status()?;
+            let asked =
+                Command::new(self.bin.join("pg_isready")).args(["-q", "-U", "dwcp", "-h"]).arg(&self.dir).status()?;
             Ok(asked.success().then_some(()))
         })
     }

@@ -304,5 +304,5 @@ impl Part<'_> {
 /// For a successor of this program: a sum for people, so it need not be durable, and one torn by a crash counts as none.
 fn keep_spent(sending: &Arc<Sending>) -> Result<(), Stop> {
     let spent = sending.tally.spent().to_bytes();
-    fs::write(sending.folder.join(super::SPENT_FILE), spent).map_err(|error| own(&error))
+    fs::write(sending.folder.join(super::SPENT_FILE), spent).map_err(|error| sending.own(&error))
 }

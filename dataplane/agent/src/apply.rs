@@ -133,6 +133,10 @@ pub(crate) fn transfer_settings(config: &AgentConfig) -> Settings {
         retry_interval: config.transfer.retry_interval,
         reserve: config.storage.reserve,
         hde: hde_options(config),
+        stall_timeout: config.transfer.stall_timeout,
+        receive_budget: config.limits.receive_budget,
+        basis_budget: config.limits.basis_budget,
+        manifest_bytes: config.limits.manifest_size,
     }
 }
 

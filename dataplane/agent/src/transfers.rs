@@ -18,7 +18,7 @@ use dataplane_transfer::{Connector, Link, Received, SendAuthority, SendJob, Sent
 use foundation_runtime::{OnEnd, TaskGroup};
 use futures::future::BoxFuture;
 use proto_model::{DirectRequest, PublicKey, Traceparent, TransferId, TransferReport, TransferRole};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use connector::AmstConnector;
@@ -57,6 +57,9 @@ struct Shared {
     /// How many may send, and how many may receive, at once: `limits.concurrent_transfers` each.
     sending: Arc<Semaphore>,
     receiving: Arc<Semaphore>,
+    /// How many each peer sends here: at most half of all, so that no peer keeps the others away.
+    receiving_from: Mutex<HashMap<PublicKey, usize>>,
+    most_from_one: usize,
     /// Senders that run or wait for their turn. The token withdraws one that waits.
     senders: Mutex<HashMap<TransferId, CancellationToken>>,
     /// What arrives, until its end is reported; twice while one attempt takes over from another.
@@ -86,6 +89,8 @@ impl Movers {
             tasks: tasks.clone(),
             sending: Arc::new(Semaphore::new(concurrent)),
             receiving: Arc::new(Semaphore::new(concurrent)),
+            receiving_from: Mutex::default(),
+            most_from_one: concurrent.div_ceil(2),
             senders: Mutex::default(),
             receivers: Mutex::default(),
         }));
@@ -222,7 +227,8 @@ impl Movers {
                 () = self.0.tasks.cancelled() => return,
             };
             let Some(incoming) = incoming else { return };
-            let Ok(turn) = Arc::clone(&self.0.receiving).try_acquire_owned() else {
+            let turn = self.turn_of(incoming.channel.peer);
+            let Some(turn) = turn else {
                 // Dropped: the sender finds it abandoned, and comes back later.
                 tracing::warn!(component = "transfer", "limits.concurrent_transfers is reached; a sender has to wait");
                 metrics::counter!("dwcp_transfers_deferred_total").increment(1);
@@ -234,6 +240,19 @@ impl Movers {
                 drop(turn);
             });
         }
+    }
+
+    /// A place to receive in, until it is dropped.
+    fn turn_of(&self, peer: PublicKey) -> Option<Receiving> {
+        let turn = Arc::clone(&self.0.receiving).try_acquire_owned().ok()?;
+        let mut from = self.0.receiving_from.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = from.entry(peer).or_default();
+        if *count >= self.0.most_from_one {
+            return None;
+        }
+        *count += 1;
+        drop(from);
+        Some(Receiving { movers: self.clone(), peer, _turn: turn })
     }
 
     async fn receive(&self, incoming: IncomingChannel) {
@@ -307,6 +326,25 @@ impl Drop for Begun {
         let mut receivers = self.movers.receivers();
         if let Some(at) = self.transfer.and_then(|transfer| receivers.iter().position(|one| *one == transfer)) {
             receivers.swap_remove(at);
+        }
+    }
+}
+
+/// A place to receive in, until it is dropped.
+struct Receiving {
+    movers: Movers,
+    peer: PublicKey,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        let mut from = self.movers.0.receiving_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = from.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                from.remove(&self.peer);
+            }
         }
     }
 }

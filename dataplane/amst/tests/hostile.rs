@@ -188,3 +188,24 @@ async fn a_malformed_greeting_gets_no_session() {
     assert!(soon(receive.read_to_end(100)).await.is_err());
     assert!(attack.endpoint.sessions().is_empty());
 }
+
+#[tokio::test]
+async fn credit_without_measure_harms_nobody() {
+    let attack = Attack::begin().await;
+    let (mut session, mut answers) = attack.greet().await;
+    let (_, channel, _control) = attack.open_channel(0).await;
+    let credit = |total: u64| frame(&[[1].as_slice(), &0_u64.to_le_bytes(), &total.to_le_bytes()].concat());
+    // As much as a semaphore holds, and then the rest of what a number holds, while pieces that were paid for still wait.
+    session.write_all(&credit(u64::MAX >> 3)).await.unwrap();
+    let pieces = channel.channel.pieces_tx.clone();
+    let waiting = (0..300).map(|number| pieces.send(number, vec![0; 100_000].into()));
+    let mut waiting = Box::pin(futures::future::join_all(waiting));
+    // Nobody takes the streams: from the hundredth on they wait.
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut waiting).await.is_err());
+    session.write_all(&credit(u64::MAX)).await.unwrap();
+    session.write_all(&frame(&[[3].as_slice(), &5_u64.to_le_bytes()].concat())).await.unwrap();
+    while soon(read_frame(&mut answers)).await != [[4].as_slice(), &5_u64.to_le_bytes()].concat() {}
+    attack.connection.close(VarInt::from_u32(0), b"");
+    let sent = soon(waiting).await;
+    assert!(sent.iter().any(Result::is_err));
+}

@@ -45,12 +45,8 @@ impl BasisIndex {
     /// # Errors
     /// Where these do not fit one another, or are beyond the bounds.
     pub fn new(block_bytes: u32, size: u64, digests: &[u8]) -> Result<Self, BasisError> {
-        if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=crate::MAX_SEGMENT_BYTES).contains(&block_bytes) {
-            return Err(BasisError::Block(block_bytes));
-        }
-        let blocks = size.div_ceil(u64::from(block_bytes));
-        let count = usize::try_from(blocks).ok().filter(|count| *count <= MAX_BASIS_BLOCKS);
-        let count = count.ok_or(BasisError::TooMany(blocks))?;
+        let blocks = Self::blocks(block_bytes, size)?;
+        let count = usize::try_from(blocks).map_err(|_more| BasisError::TooMany(blocks))?;
         if digests.len() != count * DIGEST_BYTES {
             return Err(BasisError::Digests { digest_bytes: digests.len(), blocks });
         }
@@ -59,6 +55,19 @@ impl BasisIndex {
             first.entry(prefix(digest)).or_insert(number);
         }
         Ok(Self { block_bytes, size, digests: digests.into(), first })
+    }
+
+    /// How many blocks a basis of this size has: known before its digests are taken.
+    ///
+    /// # Errors
+    /// Where the block is none, or there are too many.
+    pub fn blocks(block_bytes: u32, size: u64) -> Result<u64, BasisError> {
+        if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=crate::MAX_SEGMENT_BYTES).contains(&block_bytes) {
+            return Err(BasisError::Block(block_bytes));
+        }
+        let blocks = size.div_ceil(u64::from(block_bytes));
+        let fits = usize::try_from(blocks).is_ok_and(|blocks| blocks <= MAX_BASIS_BLOCKS);
+        if fits { Ok(blocks) } else { Err(BasisError::TooMany(blocks)) }
     }
 
     /// Bytes of a block.

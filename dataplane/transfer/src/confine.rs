@@ -68,9 +68,11 @@ impl Folder {
         self.file(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
     }
 
-    /// A file below this one, which is there already, for reading and writing.
+    /// A file below this one, which is there already, for reading and writing. One that has another name, perhaps outside, is
+    /// none that was made here: somebody put it in the place of ours.
     pub(crate) fn write(&self, path: &[u8]) -> io::Result<File> {
-        self.file(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
+        let file = self.file(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+        if rustix::fs::fstat(&file)?.st_nlink == 1 { Ok(file) } else { Err(io::Error::from(Errno::MLINK)) }
     }
 
     /// A new file below this one.

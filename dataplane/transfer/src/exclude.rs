@@ -14,6 +14,11 @@ pub(crate) const TEMPORARY: &[u8] = b".dwcp-";
 /// How every temporary name ends.
 pub(crate) const TEMPORARY_END: &[u8] = b".part";
 
+/// Whether a name is one of files under way: none that a tree may have.
+pub(crate) fn is_temporary(name: &[u8]) -> bool {
+    name.starts_with(TEMPORARY) && name.ends_with(TEMPORARY_END)
+}
+
 /// Compiled patterns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Excludes(GlobSet);
@@ -45,8 +50,7 @@ impl Excludes {
     /// Whether the entry at this path is left alone; its folders have been asked about before.
     pub(crate) fn covers(&self, path: &[u8]) -> bool {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-        let ours = name.starts_with(TEMPORARY) && name.ends_with(TEMPORARY_END);
-        ours || (!self.0.is_empty() && self.0.is_match(Path::new(OsStr::from_bytes(path))))
+        is_temporary(name) || (!self.0.is_empty() && self.0.is_match(Path::new(OsStr::from_bytes(path))))
     }
 }
 

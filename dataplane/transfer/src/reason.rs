@@ -46,6 +46,8 @@ pub(crate) mod end {
     pub(crate) const NO_SPACE: &str = "NO_SPACE";
     /// More than the grant allows.
     pub(crate) const TOO_MANY_BYTES: &str = "TOO_MANY_BYTES";
+    /// The tree has more entries than this host takes down.
+    pub(crate) const MANIFEST_TOO_LARGE: &str = "MANIFEST_TOO_LARGE";
     /// The peer does not keep to the protocol.
     pub(crate) const PROTOCOL_VIOLATION: &str = "PROTOCOL_VIOLATION";
     /// What arrives does not verify.

@@ -8,6 +8,7 @@ mod admission;
 mod compare;
 mod conclude;
 mod contents;
+mod decoders;
 mod delete;
 mod files;
 mod incoming;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 pub(crate) use admission::check_grant;
+pub(crate) use decoders::Decoders;
 pub(crate) use remains::{discard, over};
 
 use crate::{
@@ -92,6 +94,7 @@ async fn receive(
     open: Box<Open>,
     began: impl FnOnce(watch::Receiver<TransferReport>) + Send,
 ) -> Received {
+    let peer = shared.name_of(&link.peer);
     let (admitted, turn) = match consent(&shared, &link, &open).await {
         Ok(consent) => consent,
         Err(stop) => return refuse(link, &stop).await,
@@ -130,7 +133,7 @@ async fn receive(
             if !stop.known_there {
                 say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
             }
-            reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
+            reporter.say(TransferState::Waiting, &tally, None, Some(stop.naming(&peer).to_error()));
             Received::Interrupted(reporter.last())
         }
         Err(stop) => {
@@ -142,9 +145,10 @@ async fn receive(
             if !stop.known_there {
                 say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
             }
-            Received::Ended(reporter.end(state, &tally, Some(stop.to_error()), None))
+            Received::Ended(reporter.end(state, &tally, Some(stop.naming(&peer).to_error()), None))
         }
     };
+    shared.decoders.rest();
     log(&received);
     if let Received::Ended(report) = &received {
         counted.ended(report);

@@ -4,6 +4,7 @@
 //! somebody cancels. Each attempt walks the sources, tells the receiver what there is, and sends what it asks for.
 
 mod answers;
+mod basis_memory;
 mod board;
 mod bundle;
 mod file;
@@ -50,6 +51,8 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Attempts in a row that may end because something did not verify: more is no accident.
 const MAX_CORRUPTED: u32 = 5;
+/// How often it is looked whether the grant still holds.
+const GRANT_CHECK: Duration = Duration::from_secs(30);
 /// What a job is kept as.
 const JOB_FILE: &str = "job";
 /// What all attempts so far have spent.
@@ -292,6 +295,7 @@ impl Trying<'_> {
             let tally = Arc::new(Tally::after(spent));
             self.counted.set_waiting(false);
             let result = Box::pin(self.attempt(&tally)).await;
+            let result = result.map_err(|stop| stop.naming(&self.shared.name_of(&self.checked.peer)));
             let stop = match result {
                 Ok(finished) => return self.succeeded(&tally, &finished),
                 Err(stop) if stop.reason == end::ALREADY_FINISHED => match self.finishing() {
@@ -363,6 +367,7 @@ impl Trying<'_> {
         let result = tokio::select! {
             result = Box::pin(attempt.run(&mut link)) => result,
             stopped = self.stopped() => Err(stopped),
+            over = self.until_over() => Err(over),
         };
         // What still runs stops sending.
         group.cancel();
@@ -381,6 +386,16 @@ impl Trying<'_> {
         tokio::select! {
             () = self.turn.cancel.cancelled() => Stop::final_(end::CANCELLED, "the transfer was cancelled"),
             () = self.shared.tasks.cancelled() => stopping(),
+        }
+    }
+
+    /// Waits until the grant is over: an attempt may be drawn out by the other end.
+    async fn until_over(&self) -> Stop {
+        loop {
+            if let Some(over) = self.grant_over() {
+                return over;
+            }
+            tokio::time::sleep(GRANT_CHECK).await;
         }
     }
 

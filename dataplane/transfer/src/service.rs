@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use foundation_runtime::{Clock, TaskGroup};
 use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ends::TransferFolder, reason::end, roots::Roots, stop::Stop};
+use crate::{ends::TransferFolder, reason::end, receiver::Decoders, roots::Roots, stop::Stop};
 
 /// How long a new attempt waits for the one before it to let go.
 const TAKE_OVER: Duration = Duration::from_secs(30);
@@ -32,10 +32,19 @@ pub struct Settings {
     pub reserve: ByteCount,
     /// How segments are encoded.
     pub hde: dataplane_hde::Options,
+    /// How long an end of a transfer may say nothing, or take nothing, while something is expected of it.
+    pub stall_timeout: Duration,
+    /// Memory for parts of segments that wait for their other parts, of all transfers.
+    pub receive_budget: ByteCount,
+    /// Memory for what receivers say of their old versions, of all transfers.
+    pub basis_budget: ByteCount,
+    /// What a sender may say of its tree: all pages of the manifest.
+    pub manifest_bytes: ByteCount,
 }
 
 impl Default for Settings {
-    /// Segments of 1 MiB; 64 MiB under way, which is a gigabit a second over half a second; retries within a minute; a GiB free.
+    /// Segments of 1 MiB; 64 MiB under way, which is a gigabit a second over half a second; retries within a minute; a GiB free;
+    /// a manifest of 4 GiB, which is some forty million entries.
     fn default() -> Self {
         Self {
             segment_bytes: 1 << 20,
@@ -43,6 +52,10 @@ impl Default for Settings {
             retry_interval: Duration::from_secs(60),
             reserve: ByteCount::new(1 << 30),
             hde: dataplane_hde::Options::default(),
+            stall_timeout: Duration::from_secs(600),
+            receive_budget: ByteCount::new(128 << 20),
+            basis_budget: ByteCount::new(256 << 20),
+            manifest_bytes: ByteCount::new(4 << 30),
         }
     }
 }
@@ -79,6 +92,12 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) tasks: TaskGroup,
     running: Mutex<HashMap<(TransferId, TransferRole), Running>>,
+    /// What decodes.
+    pub(crate) decoders: Decoders,
+    /// Bytes of segments that wait for their other parts.
+    pub(crate) assembling: Arc<AtomicUsize>,
+    /// Bytes of what receivers said of their old versions.
+    pub(crate) bases: Arc<AtomicUsize>,
     /// Bytes that running transfers were promised, by file system.
     promised: Mutex<HashMap<u64, u64>>,
 }
@@ -122,11 +141,22 @@ impl Transfers {
     /// How many transfers run at this host.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.running()
     }
 }
 
 impl Shared {
+    /// How many transfers run at this host.
+    pub(crate) fn running(&self) -> usize {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// A peer as people know it: its name in the fleet, or its node id.
+    pub(crate) fn name_of(&self, peer: &PublicKey) -> String {
+        let member = self.trust.membership().by_key(peer);
+        member.map_or_else(|| peer.node_id().to_string(), |member| member.name.to_string())
+    }
+
     pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> Self {
         Self {
             folder,
@@ -138,6 +168,9 @@ impl Shared {
             clock,
             tasks,
             running: Mutex::default(),
+            decoders: Decoders::default(),
+            assembling: Arc::default(),
+            bases: Arc::default(),
             promised: Mutex::default(),
         }
     }

@@ -60,6 +60,21 @@ impl Stop {
         Self::temporary(end::NO_SPACE, message)
     }
 
+    /// The same, for this host's own people, with the name of the other end where it is to blame.
+    pub(crate) fn naming(self, peer: &str) -> Self {
+        let message = match self.reason.as_str() {
+            end::PROTOCOL_VIOLATION if self.known_there => {
+                format!("{peer} says that this host does not keep to the protocol: {}", self.message)
+            }
+            end::PROTOCOL_VIOLATION => format!("{peer} does not keep to the protocol: {}", self.message),
+            end::CORRUPTED | end::TREE_MISMATCH | end::STALLED | end::MANIFEST_TOO_LARGE => {
+                format!("with {peer}: {}", self.message)
+            }
+            _ => return self,
+        };
+        Self { message, ..self }
+    }
+
     pub(crate) fn to_abort(&self) -> Abort {
         Abort { reason: self.reason.clone(), message: self.message.clone(), temporary: self.temporary }
     }

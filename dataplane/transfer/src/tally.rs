@@ -94,7 +94,8 @@ impl Tally {
 
     /// Takes over what the other end left out.
     pub(crate) fn their_issues(&self, theirs: &[TransferIssue], count: u64) {
-        add(&self.issue_count, count);
+        // Whatever the other end counts, ours stay counted.
+        let _before = self.issue_count.fetch_update(Relaxed, Relaxed, |ours| Some(ours.saturating_add(count)));
         let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
         let room = TransferIssue::MAX_REPORTED.saturating_sub(issues.len());
         issues.extend(theirs.iter().take(room).cloned());
@@ -139,7 +140,8 @@ impl Tally {
             files_done: read(&self.files_done),
             bytes_total: total.into(),
             bytes_done: done.into(),
-            bytes_reused: read(&self.bytes_reused).into(),
+            // The other end says what it holds: not more than there is.
+            bytes_reused: read(&self.bytes_reused).min(total).into(),
             bytes_encoded_in: spent.encoded_in.into(),
             bytes_sent: spent.sent.into(),
             rate_bytes_per_second: rate,

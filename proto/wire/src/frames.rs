@@ -1,6 +1,7 @@
 //! Control frames between the two agents of a transfer, parsed and bounded.
 
 mod convert;
+mod count;
 
 use prost::Message;
 use proto_model::{DirectRequest, InvalidField, PlannedChange, Traceparent, TransferId, TransferIssue};
@@ -13,6 +14,9 @@ use crate::{
 
 /// A control frame: a manifest page of 1 MiB, and what stands around it.
 pub const MAX_FRAME_BYTES: usize = (1 << 20) + (16 << 10);
+/// Values of one repeated field in a frame, of all its messages together: as many as a page has entries, and more than any
+/// other list has.
+const MAX_REPEATED: usize = crate::manifest::MAX_PAGE_ENTRIES;
 /// Features in an opening frame.
 const MAX_FEATURES: usize = 32;
 /// Lists of issues and planned changes are cut to this, so that the frame that carries both stays below its bound.
@@ -217,6 +221,9 @@ pub enum BadFrame {
     /// Longer than [`MAX_FRAME_BYTES`].
     #[error("a control frame of {0} bytes is too long")]
     TooLong(usize),
+    /// A list with more values than any has.
+    #[error("the control frame has a list with too many values")]
+    TooMany,
     /// Not an encoded message, or one of the future.
     #[error("the control frame cannot be decoded, or is of a kind that is not known")]
     Encoding,
@@ -262,7 +269,7 @@ impl SenderFrame {
     /// [`BadFrame`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BadFrame> {
         use rpc::sender_frame::Frame;
-        check_length(bytes)?;
+        check(bytes, count::OF_SENDER)?;
         let frame = rpc::SenderFrame::decode(bytes).map_err(|_bytes| BadFrame::Encoding)?;
         Ok(match frame.frame.ok_or(BadFrame::Encoding)? {
             Frame::Open(open) => Self::Open(Box::new(open.try_into()?)),
@@ -301,7 +308,7 @@ impl ReceiverFrame {
     /// [`BadFrame`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BadFrame> {
         use rpc::receiver_frame::Frame;
-        check_length(bytes)?;
+        check(bytes, count::OF_RECEIVER)?;
         let frame = rpc::ReceiverFrame::decode(bytes).map_err(|_bytes| BadFrame::Encoding)?;
         Ok(match frame.frame.ok_or(BadFrame::Encoding)? {
             Frame::Opened(opened) => Self::Opened(opened.try_into()?),
@@ -320,8 +327,17 @@ impl ReceiverFrame {
     }
 }
 
-fn check_length(bytes: &[u8]) -> Result<(), BadFrame> {
-    if bytes.len() > MAX_FRAME_BYTES { Err(BadFrame::TooLong(bytes.len())) } else { Ok(()) }
+/// Refuses what would take far more memory than it has bytes, before anything is made of it.
+fn check(bytes: &[u8], repeated: &[&[u32]]) -> Result<(), BadFrame> {
+    if bytes.len() > MAX_FRAME_BYTES {
+        return Err(BadFrame::TooLong(bytes.len()));
+    }
+    for path in repeated {
+        if count::count(bytes, path).ok_or(BadFrame::Encoding)? > MAX_REPEATED {
+            return Err(BadFrame::TooMany);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,11 @@ use crate::tree_path::{BadPath, TreePath, order};
 pub const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Entries of a page: an entry takes 20 bytes and more, so a page cannot hold more; a decoder's memory rests on it.
 pub const MAX_PAGE_ENTRIES: usize = MAX_PAGE_BYTES / 16;
+/// Pages of a tree: so many whatever their size, since the first ones may go out early, and from then on one for each
+/// [`PAGE_SHARE`] bytes of all pages. What both ends keep of a page in memory rests on it.
+pub const FREE_PAGES: u64 = 4096;
+/// See [`FREE_PAGES`]: a page that is full has far more.
+pub const PAGE_SHARE: u64 = 64 << 10;
 /// Entries of a tree: 2^32, so that a bit for each is at most 512 MiB and an index is never near an overflow.
 pub const MAX_ENTRIES: u64 = 1 << 32;
 /// The size of a file: 2^56 bytes, so that no sum over a tree overflows.
@@ -120,6 +125,9 @@ pub enum BadPage {
     /// Empty, too many entries, or not the page that comes next.
     #[error("the page does not follow the one before it, or is empty or too large")]
     Sequence,
+    /// See [`FREE_PAGES`].
+    #[error("the manifest comes in too many small pages")]
+    SmallPages,
 }
 
 /// Takes entries until a page is full.
@@ -199,7 +207,12 @@ fn is_target(target: &[u8]) -> bool {
 pub struct PageReader {
     next_index: u64,
     bytes: u64,
+    pages: u64,
+    encoded_bytes: u64,
     last: Option<(TreePath, bool)>,
+    /// Lengths of the beginnings of the last path that are paths of files or links: a folder of that name may still come in
+    /// order, after names like `name-x`, and must not.
+    taken: Vec<usize>,
     hasher: blake3::Hasher,
 }
 
@@ -213,11 +226,18 @@ impl PageReader {
         if first_index != self.next_index || page.entries.is_empty() || page.entries.len() > MAX_PAGE_ENTRIES {
             return Err(BadPage::Sequence);
         }
-        self.hasher.update(&page.encode_to_vec());
+        let encoded = page.encode_to_vec();
+        self.pages += 1;
+        self.encoded_bytes += u64::try_from(encoded.len()).unwrap_or(u64::MAX);
+        if self.pages > FREE_PAGES + self.encoded_bytes / PAGE_SHARE {
+            return Err(BadPage::SmallPages);
+        }
+        self.hasher.update(&encoded);
         let mut entries = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
             let entry = decode_entry(entry, self.next_index)?;
             self.check_place(&entry)?;
+            self.check_name(&entry)?;
             self.next_index += 1;
             self.bytes = self.bytes.checked_add(entry.size()).ok_or(BadPage::Range(self.next_index))?;
             self.last = Some((entry.path.clone(), entry.is_folder()));
@@ -245,6 +265,20 @@ impl PageReader {
         if in_tree { Ok(()) } else { Err(BadPage::Orphan(index)) }
     }
 
+    /// One path is one entry.
+    fn check_name(&mut self, entry: &Entry) -> Result<(), BadPage> {
+        let path = entry.path.as_bytes();
+        let last = self.last.as_ref().map(|(last, _)| last.as_bytes()).unwrap_or_default();
+        let common = last.iter().zip(path).take_while(|(left, right)| left == right).count();
+        self.taken.retain(|taken| *taken <= common);
+        if entry.is_folder() {
+            let twice = self.taken.contains(&path.len());
+            return if twice { Err(BadPage::Order(self.next_index)) } else { Ok(()) };
+        }
+        self.taken.push(path.len());
+        Ok(())
+    }
+
     /// Entries so far.
     #[must_use]
     pub fn entries(&self) -> u64 {
@@ -255,6 +289,12 @@ impl PageReader {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes of all pages so far.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> u64 {
+        self.encoded_bytes
     }
 
     /// BLAKE3 over the encoded pages so far.
@@ -335,10 +375,25 @@ mod tests {
             Ok(5)
         );
         assert_eq!(read(&[file("a"), file("a")]), Err(BadPage::Order(1)));
+        assert_eq!(read(&[file("a"), folder("a")]), Err(BadPage::Order(1)));
+        assert_eq!(read(&[file("a"), file("a-"), file("a.b"), folder("a")]), Err(BadPage::Order(3)));
+        assert_eq!(read(&[file("a"), file("a.b"), folder("a.c"), folder("b")]).map(|all| all.len()), Ok(4));
         assert_eq!(read(&[file("a"), file("a/b")]), Err(BadPage::Orphan(1)));
         assert_eq!(read(&[folder("a"), file("b/c")]), Err(BadPage::Orphan(1)));
         assert_eq!(read(&[file("b/c")]), Err(BadPage::Orphan(0)));
         assert_eq!(read(&[folder("a"), file("a/b/c")]), Err(BadPage::Orphan(1)));
+    }
+
+    #[test]
+    fn refuses_pages_without_end_that_say_nothing() {
+        let mut reader = PageReader::default();
+        let mut page = |index: u64| {
+            let entries = vec![encode_entry(&file(&format!("{index:0>8}")))];
+            reader.next_page(peer::ManifestPage { first_index: index, entries })
+        };
+        // An entry of 30 bytes each: what is kept of a page would soon be more than the page.
+        let first_refused = (0..2 * FREE_PAGES).find(|index| page(*index).is_err());
+        assert!(first_refused.is_some_and(|index| (FREE_PAGES..FREE_PAGES + 10).contains(&index)), "{first_refused:?}");
     }
 
     #[test]

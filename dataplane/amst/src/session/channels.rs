@@ -27,6 +27,10 @@ const PRIORITY: i32 = 1;
 /// Pieces that wait for their reader before those that read them off the wire wait too; their bytes are bounded by credit.
 const MAX_WAITING_PIECES: usize = 64;
 
+/// Credit that is kept of what a peer grants: far above what can be under way, and far below what a semaphore holds, so that no
+/// number that a peer says makes giving some of it back a fault.
+const MAX_CREDIT: usize = 1 << 40;
+
 /// How long the answer to an opening is waited for, and the opening after its stream: only a program in trouble takes long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -61,7 +65,7 @@ impl ChannelState {
     pub(super) fn credit(&self, total: u64) {
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
         let more = total.saturating_sub(*granted);
-        let room = Semaphore::MAX_PERMITS - self.credit.available_permits();
+        let room = MAX_CREDIT.saturating_sub(self.credit.available_permits());
         *granted += more;
         self.credit.add_permits(usize::try_from(more).unwrap_or(usize::MAX).min(room));
     }
@@ -144,7 +148,9 @@ impl Session {
             receiving.pieces = None;
             receiving.window.close();
         }
-        self.0.outbox.not_wanted(channel.id);
+        if !self.0.outbox.not_wanted(channel.id) {
+            self.close(CloseReason::Protocol("it opens channels and takes no answers".to_owned()));
+        }
         self.end(channel, |ends| ends.receiver = false);
     }
 

@@ -22,6 +22,10 @@ const PRIORITY: i32 = 2;
 /// Pongs that wait to be written, at most; a peer that asks faster than it reads loses the oldest.
 const MAX_PONGS: usize = 64;
 
+/// Channels that ended and whose end the peer does not take note of, at most: whoever opens one after another and reads nothing
+/// is cut off.
+const MAX_NOT_WANTED: usize = 4096;
+
 /// What waits to be written. Of credit only the newest counts, so this is bounded by the number of channels.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -32,7 +36,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Default)]
 struct Waiting {
     credit: BTreeMap<u64, u64>,
-    /// Channels are bounded by the streams that the peer allows.
+    /// See [`MAX_NOT_WANTED`].
     not_wanted: Vec<u64>,
     pings: VecDeque<u64>,
     pongs: VecDeque<u64>,
@@ -48,11 +52,17 @@ impl Outbox {
         });
     }
 
-    pub(super) fn not_wanted(&self, channel: u64) {
+    /// False where the peer has not read for so long that there is no room for it.
+    pub(super) fn not_wanted(&self, channel: u64) -> bool {
+        let mut room = true;
         self.put(|waiting| {
             waiting.credit.remove(&channel);
-            waiting.not_wanted.push(channel);
+            room = waiting.not_wanted.len() < MAX_NOT_WANTED;
+            if room {
+                waiting.not_wanted.push(channel);
+            }
         });
+        room
     }
 
     pub(super) fn ping(&self, number: u64) {

@@ -7,6 +7,7 @@ use proto_wire::{
     grant,
 };
 
+use super::remains::sender_of;
 use crate::{confine::Folder, reason::end, service::Shared, stop::Stop};
 
 /// Clocks may differ by this much (D4).
@@ -16,6 +17,8 @@ pub(crate) const SKEW: TimeDelta = TimeDelta::minutes(5);
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) transfer: TransferId,
+    /// Whose it is.
+    pub(crate) sender: PublicKey,
     pub(crate) options: TransferOptions,
     /// Where it is received.
     pub(crate) destination: RootPath,
@@ -56,6 +59,10 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
             let member = shared.trust.membership().by_key(&peer);
             let member = member.ok_or_else(|| Stop::final_(end::NOT_ACCEPTED, "the sender is not in the fleet"))?;
             shared.roots.load().accepting(&request.destination_path, &member)?;
+            if sender_of(shared, request.transfer).is_some_and(|sender| sender != peer) {
+                // A direct send chooses its own name, and must not take another's.
+                return Err(Stop::final_(end::NOT_ACCEPTED, "the transfer of this name is another node's"));
+            }
             let request = request.clone();
             Right { options: request.options, destination: request.destination_path, not_after: None }
         }
@@ -63,7 +70,7 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
     not_ended(shared, open.transfer)?;
     let target = target(shared, &right.destination, right.options.dry_run)?;
     let Right { options, destination, not_after } = right;
-    Ok(Admitted { transfer: open.transfer, options, destination, target, not_after })
+    Ok(Admitted { transfer: open.transfer, sender: peer, options, destination, target, not_after })
 }
 
 /// Refuses a transfer that has ended here (D16).

@@ -184,6 +184,10 @@ impl Comparer {
         if !equal || (receiving.options.checksum && bytes > 0 && !receiving.options.dry_run) {
             return self.want(index, entry, bytes, PlannedAction::Replace, old);
         }
+        // A mode is set in place, and a file with further names has them elsewhere: it is replaced.
+        if found.is_some_and(|stat| mode(stat) != entry.mode && stat.st_nlink > 1) {
+            return self.want(index, entry, bytes, PlannedAction::Replace, old);
+        }
         self.answer.equal_files += 1;
         self.answer.equal_bytes += bytes;
         receiving.verified(bytes, bytes);

@@ -24,6 +24,8 @@ use proto_model::TransferId;
 pub(super) const MAX_BEGUN: usize = 8192;
 /// Runs of segments of one file: what a window can leave open, many times over.
 const MAX_RUNS: usize = 65_536;
+/// Runs of all files that are begun: a window leaves at most a thousand open in each of the hundred files that are under way.
+const MAX_ALL_RUNS: usize = 2 * MAX_RUNS;
 /// Segments of a file: 64 TiB in segments of 1 MiB.
 pub(crate) const MAX_SEGMENTS: u64 = 1 << 26;
 
@@ -37,7 +39,25 @@ pub(super) struct Files {
     pub(super) outstanding: u64,
     active: HashMap<u64, Active>,
     /// Ends that overtook the pieces of their files.
-    early_ends: HashMap<u64, FileEnd>,
+    early_ends: HashMap<u64, Ending>,
+    /// Runs of segments of all files that are begun.
+    runs: usize,
+}
+
+/// What is kept of a file's end: nothing whose length the sender chooses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) root: [u8; 32],
+    attempt: u8,
+    /// Size, mode and time as it was read, where these are others than the manifest's.
+    pub(super) changed: Option<(u64, u32, Mtime)>,
+}
+
+impl From<&FileEnd> for Ending {
+    fn from(end: &FileEnd) -> Self {
+        let changed = end.entry.as_ref().map(|entry| (entry.size(), entry.mode, entry.mtime));
+        Self { root: end.root, attempt: end.attempt, changed }
+    }
 }
 
 /// A file that is begun.
@@ -96,6 +116,8 @@ pub(super) struct Target {
     pub(super) sparse: bool,
     /// Whether the temporary file is to be made, and what the journal is to say of it.
     pub(super) create: Option<FileKey>,
+    /// Bytes that a second reading has more than the manifest says: nobody has promised them yet.
+    pub(super) grown: u64,
 }
 
 /// What there is of a file that is given up.
@@ -106,7 +128,7 @@ pub(super) struct Aborted {
     /// How the sender read it, where it has said so.
     pub(super) moved: Option<Moved>,
     /// The same, where that came before any piece.
-    pub(super) early_end: Option<FileEnd>,
+    pub(super) early_end: Option<Ending>,
 }
 
 /// A file's dirty segments.
@@ -151,7 +173,15 @@ impl Files {
             }
         }
         self.begun.insert(file);
+        self.runs += active.claimed.runs();
         self.active.insert(file, active);
+    }
+
+    /// What is begun of a file is over.
+    fn take_active(&mut self, file: u64) -> Option<Active> {
+        let active = self.active.remove(&file)?;
+        self.runs = self.runs.saturating_sub(active.claimed.runs());
+        Some(active)
     }
 
     /// Whether a file is still being received under this number.
@@ -177,7 +207,7 @@ impl Files {
             return Ok(None);
         }
         match self.active.get(&file) {
-            Some(active) if active.attempt < attempt => Ok(self.active.remove(&file).map(|active| active.number)),
+            Some(active) if active.attempt < attempt => Ok(self.take_active(file).map(|active| active.number)),
             _ => Err(Stop::violation(format!("file {file} came twice"))),
         }
     }
@@ -197,10 +227,11 @@ impl Files {
             Some(active) if header.attempt < active.attempt => return Ok(Claim::Drop),
             Some(active) => header.attempt > active.attempt,
         };
-        let mut before = None;
+        let (mut before, mut grown) = (None, 0);
         if begin_anew {
             self.may_begin(file)?;
             let mut entry = entry()?;
+            grown = header.file_bytes.saturating_sub(entry.size());
             if header.attempt == 0 && header.file_bytes != entry.size() {
                 return Err(Stop::violation(format!("file {file} has another size than the manifest says")));
             }
@@ -213,15 +244,22 @@ impl Files {
             }
             entry.kind = Kind::File { size: header.file_bytes };
             self.begun.insert(file);
-            before = self.active.insert(file, Active::new(entry, header.attempt, next(), segments));
+            before = self.take_active(file);
+            self.active.insert(file, Active::new(entry, header.attempt, next(), segments));
         }
         if let Some(end) = self.early_ends.remove(&file) {
-            self.end(&end)?;
+            self.ending(file, end)?;
         }
         // An end alone completes no file that has segments left; who sends more of one that is complete is no honest sender.
         let active = self.active.get_mut(&file).ok_or_else(|| Stop::violation(format!("file {file} came twice")))?;
+        let runs = active.claimed.runs();
+        let target = active.claim(header)?;
+        self.runs = (self.runs + active.claimed.runs()).saturating_sub(runs);
+        if self.runs > MAX_ALL_RUNS {
+            return Err(Stop::violation("files come in too many separate parts"));
+        }
         let before = before.filter(|before| before.created).map(|before| before.number);
-        active.claim(header).map(|target| Claim::Write(target, before))
+        Ok(Claim::Write(Target { grown, ..target }, before))
     }
 
     /// A segment is written; gives the file where it is whole.
@@ -240,30 +278,36 @@ impl Files {
     /// A segment did not verify: it may come again.
     pub(super) fn unclaim(&mut self, file: u64, target: &Target, segment: u64) {
         if let Some(active) = self.active.get_mut(&file).filter(|active| active.number == target.number) {
+            let before = active.claimed.runs();
             active.claimed.remove(segment);
+            self.runs = (self.runs + active.claimed.runs()).saturating_sub(before);
         }
     }
 
     /// All segments of a file were handed over at the other end.
     pub(super) fn end(&mut self, end: &FileEnd) -> Result<Whether, Stop> {
-        let file = end.file;
+        self.ending(end.file, end.into())
+    }
+
+    fn ending(&mut self, file: u64, end: Ending) -> Result<Whether, Stop> {
         let attempt = self.active.get(&file).map(|active| active.attempt);
         if attempt.map_or(!self.begun.contains(file), |attempt| attempt < end.attempt) {
             self.may_begin(file)?;
             if self.early_ends.len() >= MAX_BEGUN {
                 return Err(Stop::violation("more files are ended than a window holds"));
             }
-            self.early_ends.insert(file, end.clone());
+            self.early_ends.insert(file, end);
             return Ok(Whether::NotYet);
         }
         let Some(active) = self.active.get_mut(&file).filter(|active| active.attempt == end.attempt) else {
             return Ok(Whether::NotYet);
         };
-        if end.entry.as_ref().is_some_and(|entry| entry.size() != active.segments.file_bytes) {
+        if end.changed.is_some_and(|(size, ..)| size != active.segments.file_bytes) {
             return Err(Stop::violation(format!("file {file} ends with another size than its pieces have")));
         }
-        let entry = end.entry.as_ref().unwrap_or(&active.entry);
-        active.end = Some(Ended { root: end.root, mode: entry.mode, mtime: entry.mtime });
+        let (mode, mtime) =
+            end.changed.map_or((active.entry.mode, active.entry.mtime), |(_, mode, mtime)| (mode, mtime));
+        active.end = Some(Ended { root: end.root, mode, mtime });
         Ok(self.whole(file))
     }
 
@@ -272,7 +316,7 @@ impl Files {
         let complete = active.written.count() == active.segments.count();
         let (Some(end), true) = (active.end, complete) else { return Whether::NotYet };
         let root = active.hasher.root();
-        let active = self.active.remove(&file).expect("just looked up");
+        let active = self.take_active(file).expect("just looked up");
         if root != Some(end.root) {
             return Whether::Corrupted(active.entry.path, active.number);
         }
@@ -284,7 +328,7 @@ impl Files {
     pub(super) fn abort(&mut self, file: u64) -> Aborted {
         self.begun.insert(file);
         let early_end = self.early_ends.remove(&file);
-        let Some(active) = self.active.remove(&file) else { return Aborted { begun: None, moved: None, early_end } };
+        let Some(active) = self.take_active(file) else { return Aborted { begun: None, moved: None, early_end } };
         let moved = active.end.map(|end| active.moved(end));
         let begun = active.created.then_some((active.entry.path, active.number));
         Aborted { begun, moved, early_end }
@@ -371,6 +415,7 @@ impl Active {
             fresh: self.fresh,
             sparse: self.entry.holes > 0,
             create: create.then(key),
+            grown: 0,
         })
     }
 }

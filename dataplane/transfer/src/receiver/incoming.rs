@@ -14,8 +14,9 @@ use std::{
 use super::{
     compare::read_small,
     contents::{Contents, clear, wide, write},
+    decoders::{DecoderPlace, Room, Worker},
     files::{Claim, Target, Whether, Whole, temporary_name},
-    state::Receiving,
+    state::{After, Receiving},
 };
 use crate::{
     confine::set_file,
@@ -25,7 +26,7 @@ use crate::{
     tally::add,
 };
 use bytes::Bytes;
-use dataplane_hde::{DecodeError, Decoder};
+use dataplane_hde::DecodeError;
 use proto_wire::{
     TreePath,
     frames::{FileAborted, FileEnd, ReceiverFrame},
@@ -36,22 +37,16 @@ use proto_wire::{
     },
 };
 
-/// Parts of segments that wait for their other parts: so much, besides what the transport holds.
+/// Parts of segments that wait for their other parts, besides what the transport holds: as much as a sender may have under way.
 const MAX_WAITING_BYTES: usize = 64 << 20;
+/// What a segment costs that waits, besides its parts.
+const WAITING_OVERHEAD: usize = 512;
 /// Segments that were asked for again: more is no accident.
 const MAX_RESENDS: u64 = 1000;
-
-/// What one blocking thread decodes with.
-#[derive(Debug, Default)]
-struct Worker {
-    decoder: Decoder,
-    decoded: Vec<u8>,
-}
 
 /// Takes pieces, on any number of threads.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    workers: Mutex<Vec<Worker>>,
     waiting: Mutex<Waiting>,
     resends: AtomicU64,
     decoded_in: AtomicU64,
@@ -70,7 +65,7 @@ struct Whose {
 #[derive(Debug, Default)]
 struct Waiting {
     parts: HashMap<Whose, Vec<Option<Vec<u8>>>>,
-    bytes: usize,
+    room: Room,
 }
 
 impl Incoming {
@@ -80,55 +75,75 @@ impl Incoming {
         span.record("dwcp.hde.output_bytes", self.decoded_out.load(Relaxed));
     }
 
-    /// Takes a piece; returns when it is written, or known not to be needed.
-    pub(super) fn piece(&self, receiving: &Receiving, piece: &Bytes) -> Result<(), Stop> {
+    /// Takes a piece; returns when it is written, or known not to be needed, with what is to be done with it then.
+    pub(super) fn piece(&self, receiving: &Receiving, piece: &Bytes, place: &DecoderPlace) -> Result<After, Stop> {
+        let mut after = After::default();
         let (header, part) = Header::parse(piece)?;
-        let Some(encoded) = self.assemble(&header, part)? else { return Ok(()) };
-        let mut worker = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let taken = self.segment(receiving, &header, &encoded, &mut worker);
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-        taken
+        let Some(encoded) = self.assemble(receiving, &header, part)? else { return Ok(after) };
+        let mut worker = receiving.shared.decoders.take(place);
+        let taken = self.segment(receiving, &header, &encoded, &mut worker, &mut after);
+        receiving.shared.decoders.give(worker);
+        taken.map(|()| after)
     }
 
-    fn segment(&self, receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+    fn segment(
+        &self,
+        receiving: &Receiving,
+        header: &Header,
+        encoded: &[u8],
+        worker: &mut Worker,
+        after: &mut After,
+    ) -> Result<(), Stop> {
         self.decoded_in.fetch_add(u64::try_from(encoded.len()).unwrap_or_default(), Relaxed);
         self.decoded_out.fetch_add(header.decoded_bytes.into(), Relaxed);
         match header.kind {
-            PieceKind::Segment => self.aligned(receiving, header, encoded, worker),
-            PieceKind::Bundle => bundle(receiving, header, encoded, worker),
-            PieceKind::Known => self.known(receiving, header, encoded, worker),
+            PieceKind::Segment => self.aligned(receiving, header, encoded, worker, after),
+            PieceKind::Bundle => bundle(receiving, header, encoded, worker, after),
+            PieceKind::Known => self.known(receiving, header, encoded, worker, after),
         }
     }
 
     /// The whole encoded segment, once all of its parts are there.
-    fn assemble(&self, header: &Header, part: Bytes) -> Result<Option<Bytes>, Stop> {
+    fn assemble(&self, receiving: &Receiving, header: &Header, part: Bytes) -> Result<Option<Bytes>, Stop> {
         if header.parts == 1 {
             return Ok(Some(part));
         }
         let key = Whose { kind: header.kind, file: header.file, segment: header.segment, attempt: header.attempt };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.bytes + part.len() > MAX_WAITING_BYTES {
+        let begun = waiting.parts.contains_key(&key);
+        let cost = part.len() + if begun { 0 } else { WAITING_OVERHEAD };
+        if waiting.room.bytes() + cost > MAX_WAITING_BYTES {
             return Err(Stop::violation("too many segments wait for their other parts"));
+        }
+        if !waiting.room.grow(&receiving.shared.assembling, cost, &receiving.shared) {
+            let message = "too many segments of all transfers wait here for their other parts (limits.receive_budget)";
+            return Err(Stop::temporary(end::BUSY, message));
         }
         let parts = waiting.parts.entry(key).or_insert_with(|| vec![None; usize::from(header.parts)]);
         let place = parts.get_mut(usize::from(header.part)).filter(|place| place.is_none());
         let Some(place) = place else { return Err(Stop::violation("a part of a segment came twice")) };
         // Copied, so that what waits does not hold the transport's memory.
         *place = Some(part.to_vec());
-        waiting.bytes += part.len();
         let complete = waiting.parts.get(&key).is_some_and(|parts| parts.iter().all(Option::is_some));
         if !complete {
             return Ok(None);
         }
         let whole = waiting.parts.remove(&key).unwrap_or_default().into_iter().flatten().collect::<Vec<_>>().concat();
-        waiting.bytes -= whole.len();
+        waiting.room.shrink(whole.len() + WAITING_OVERHEAD);
         if u32::try_from(whole.len()) != Ok(header.encoded_bytes) {
             return Err(Stop::violation("the parts of a segment do not fit one another"));
         }
         Ok(Some(whole.into()))
     }
 
-    fn aligned(&self, receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+    fn aligned(
+        &self,
+        receiving: &Receiving,
+        header: &Header,
+        encoded: &[u8],
+        worker: &mut Worker,
+        after: &mut After,
+    ) -> Result<(), Stop> {
         let Some(target) = begin(receiving, header)? else { return Ok(()) };
         let bytes = target.segments.len(header.segment).unwrap_or_default();
         let mut basis = Basis::of(receiving, &target.path);
@@ -143,7 +158,7 @@ impl Incoming {
             Err(error) => return Err(Stop::violation(error.to_string())),
         };
         if !verified {
-            return self.resend(receiving, header.file, &target, header.segment);
+            return self.resend(receiving, header.file, &target, header.segment, after);
         }
         let verified = Verified {
             segment: header.segment,
@@ -151,10 +166,17 @@ impl Incoming {
             contents: Contents::Bytes(&worker.decoded),
             reused,
         };
-        write_segment(receiving, header.file, &target, &verified)
+        write_segment(receiving, header.file, &target, &verified, after)
     }
 
-    fn known(&self, receiving: &Receiving, header: &Header, list: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+    fn known(
+        &self,
+        receiving: &Receiving,
+        header: &Header,
+        list: &[u8],
+        worker: &mut Worker,
+        after: &mut After,
+    ) -> Result<(), Stop> {
         if blake3::hash(list).as_bytes() != &header.value {
             return Err(Stop::temporary(end::CORRUPTED, "a list of segments did not verify"));
         }
@@ -169,41 +191,52 @@ impl Incoming {
                 Source::Basis { offset } => Basis::of(receiving, &target.path).read(offset, &mut worker.decoded),
             };
             if read.is_err() || target.segments.value(segment, &worker.decoded) != value {
-                self.resend(receiving, header.file, &target, segment)?;
+                self.resend(receiving, header.file, &target, segment, after)?;
                 continue;
             }
             let (contents, reused) = match source {
                 Source::Zeros => (Contents::Zeros(bytes), 0),
                 Source::Basis { .. } => (Contents::Bytes(&worker.decoded), wide(bytes)),
             };
-            write_segment(receiving, header.file, &target, &Verified { segment, value, contents, reused })?;
+            write_segment(receiving, header.file, &target, &Verified { segment, value, contents, reused }, after)?;
         }
         Ok(())
     }
 
-    fn resend(&self, receiving: &Receiving, file: u64, target: &Target, segment: u64) -> Result<(), Stop> {
+    fn resend(
+        &self,
+        receiving: &Receiving,
+        file: u64,
+        target: &Target,
+        segment: u64,
+        after: &mut After,
+    ) -> Result<(), Stop> {
         if self.resends.fetch_add(1, Relaxed) >= MAX_RESENDS {
             return Err(Stop::temporary(end::CORRUPTED, "too many segments did not verify"));
         }
         tracing::warn!(transfer = %receiving.id, file, segment, "a segment did not verify and is asked for again");
         receiving.files().unclaim(file, target, segment);
-        receiving.send(ReceiverFrame::Resend { file, segment })
+        after.frames.push(ReceiverFrame::Resend { file, segment });
+        Ok(())
     }
 
     /// All segments of a file have been sent.
-    pub(super) fn end(receiving: &Receiving, end: &FileEnd) -> Result<(), Stop> {
+    pub(super) fn end(receiving: &Receiving, end: &FileEnd) -> Result<After, Stop> {
+        let mut after = After::default();
         if receiving.options.checksum && end.attempt == 0 && end.entry.is_none() {
             let entry = receiving.pages.entry(end.file).map_err(|error| receiving.own(&error))?;
             // Files of this size are sent without an end: this one is not sent at all.
             if let Some(entry) = entry.filter(|entry| entry.size() <= SMALL_FILE_BYTES) {
-                return equal(receiving, end, &entry);
+                return equal(receiving, end, &entry).map(|()| after);
             }
         }
         let whether = receiving.files().end(end)?;
         if receiving.is_left_out(end.file) {
-            return receiving.ended_elsewhere(end);
+            receiving.ended_elsewhere(end.file, end.into())?;
+            return Ok(after);
         }
-        settle(receiving, end.file, whether)
+        settle(receiving, end.file, whether, &mut after)?;
+        Ok(after)
     }
 
     /// A file cannot be read at the source.
@@ -253,6 +286,7 @@ fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop>
     if header.kind == PieceKind::Segment && usize::try_from(header.decoded_bytes) != Ok(expected) {
         return Err(Stop::violation(format!("segment {} of file {} has a wrong length", header.segment, header.file)));
     }
+    receiving.count(target.grown)?;
     let Some(key) = &target.create else { return Ok(Some(target)) };
     // Made while the files are locked: whoever has the next segment finds it.
     let made = make(receiving, &target.path, target.number, target.segments.file_bytes);
@@ -281,7 +315,13 @@ struct Verified<'a> {
     reused: u64,
 }
 
-fn write_segment(receiving: &Receiving, file: u64, target: &Target, verified: &Verified<'_>) -> Result<(), Stop> {
+fn write_segment(
+    receiving: &Receiving,
+    file: u64,
+    target: &Target,
+    verified: &Verified<'_>,
+    after: &mut After,
+) -> Result<(), Stop> {
     let &Verified { segment, value, contents, reused } = verified;
     let len = wide(contents.len());
     // Of a sparse file only its data was promised room.
@@ -307,16 +347,17 @@ fn write_segment(receiving: &Receiving, file: u64, target: &Target, verified: &V
     drop(taken);
     receiving.verified(len, reused);
     let whether = receiving.files().written(file, target, segment, value);
-    settle(receiving, file, whether)
+    settle(receiving, file, whether, after)
 }
 
 /// Hands a file on that is whole.
-fn settle(receiving: &Receiving, file: u64, whether: Whether) -> Result<(), Stop> {
+fn settle(receiving: &Receiving, file: u64, whether: Whether, after: &mut After) -> Result<(), Stop> {
     match whether {
         Whether::NotYet => Ok(()),
         Whether::Whole(path, number, moved) => {
             let temporary = temporary_name(receiving.id, number);
-            receiving.hand_on(Whole { file, path, temporary, moved })
+            after.whole.push(Whole { file, path, temporary, moved });
+            Ok(())
         }
         Whether::Corrupted(path, number) => {
             // Gone, so that the next attempt does not go on with it.
@@ -328,7 +369,13 @@ fn settle(receiving: &Receiving, file: u64, whether: Whether) -> Result<(), Stop
     }
 }
 
-fn bundle(receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut Worker) -> Result<(), Stop> {
+fn bundle(
+    receiving: &Receiving,
+    header: &Header,
+    encoded: &[u8],
+    worker: &mut Worker,
+    after: &mut After,
+) -> Result<(), Stop> {
     let bytes = usize::try_from(header.decoded_bytes).unwrap_or(usize::MAX);
     let files = usize::try_from(header.segment).unwrap_or(usize::MAX);
     if files > MAX_BUNDLE_FILES || bytes < files * BUNDLE_ROW_BYTES {
@@ -342,12 +389,12 @@ fn bundle(receiving: &Receiving, header: &Header, encoded: &[u8], worker: &mut W
         return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));
     }
     for (row, contents) in read_bundle(&worker.decoded, header.segment)? {
-        small(receiving, &row, contents)?;
+        small(receiving, &row, contents, after)?;
     }
     Ok(())
 }
 
-fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), Stop> {
+fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8], after: &mut After) -> Result<(), Stop> {
     let file = row.file;
     let entry = receiving.pages.entry(file).map_err(|error| receiving.own(&error))?;
     let entry = entry.ok_or_else(|| Stop::violation(format!("there is no entry {file}")))?;
@@ -366,6 +413,7 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), 
         return receiving.not_made(file, Some(moved));
     }
     let before = receiving.files().begin_small(file, row.attempt)?;
+    receiving.count(size.saturating_sub(entry.size()))?;
     if let Some(number) = before {
         receiving.remove_temporary(&entry.path, number);
     }
@@ -380,7 +428,8 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8]) -> Result<(), 
     }
     drop(taken);
     receiving.verified(size, 0);
-    receiving.hand_on(Whole { file, path: entry.path, temporary, moved })
+    after.whole.push(Whole { file, path: entry.path, temporary, moved });
+    Ok(())
 }
 
 /// Keeps a small file of which the sender says that it has the same: compared once more, so that nothing is believed.

@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foundation_runtime::durable;
-use proto_model::{RootPath, TransferId, TransferRole, TransferState};
+use proto_model::{PublicKey, RootPath, TransferId, TransferRole, TransferState};
 use proto_wire::tree_path::MAX_DEPTH;
 use serde::{Deserialize, Serialize};
 
@@ -20,18 +20,32 @@ const DIRECT: TimeDelta = TimeDelta::days(7);
 struct Remains {
     destination: String,
     not_after_ms: i64,
+    /// Whose transfer it is; not said by earlier versions.
+    #[serde(default)]
+    sender: String,
 }
 
-/// Writes it down, before anything is made.
+/// Until when a transfer may go on.
+pub(super) fn until(not_after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> DateTime<Utc> {
+    not_after.unwrap_or(now + DIRECT)
+}
+
+/// Writes it down, before anything is made: where it goes, whose it is, until when.
 pub(super) fn write_down(
     folder: &Path,
-    destination: &RootPath,
-    not_after: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
+    (destination, sender, not_after): (&RootPath, PublicKey, DateTime<Utc>),
 ) -> io::Result<()> {
-    let not_after = not_after.unwrap_or(now + DIRECT);
-    let remains = Remains { destination: destination.to_string(), not_after_ms: not_after.timestamp_millis() };
+    let remains = Remains {
+        destination: destination.to_string(),
+        not_after_ms: not_after.timestamp_millis(),
+        sender: hex::encode(sender.as_bytes()),
+    };
     durable::replace(&folder.join(FILE), &serde_json::to_vec(&remains).map_err(io::Error::from)?, 0o600)
+}
+
+/// Whose a transfer is that broke off, or runs, here.
+pub(super) fn sender_of(shared: &Shared, id: TransferId) -> Option<PublicKey> {
+    read(shared, id)?.sender.parse().ok()
 }
 
 fn read(shared: &Shared, id: TransferId) -> Option<Remains> {

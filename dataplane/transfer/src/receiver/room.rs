@@ -38,11 +38,7 @@ impl Receiving {
     /// Keeps room for a file of which so many bytes are here already, or breaks off before its first byte.
     pub(super) fn promise(&self, entry: &Entry, held: u64) -> Result<(), Stop> {
         let bytes = entry.size();
-        let wanted = self.wanted_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if let Some(max) = self.options.max_bytes.filter(|max| wanted > max.bytes()) {
-            let message = format!("the grant allows {} bytes to arrive, and the sender has more", max.bytes());
-            return Err(Stop::final_(end::TOO_MANY_BYTES, message));
-        }
+        self.count(bytes)?;
         let missing = blocks(bytes.saturating_sub(entry.holes).saturating_sub(held));
         let needed = self.missing_bytes.fetch_add(missing, Relaxed).saturating_add(missing);
         let space = self.space()?;
@@ -51,6 +47,18 @@ impl Receiving {
         }
         self.promised.fetch_add(missing, Relaxed);
         Ok(())
+    }
+
+    /// Counts bytes that arrive against the grant's bound: those of the manifest, and what a second reading has more.
+    pub(super) fn count(&self, bytes: u64) -> Result<(), Stop> {
+        let wanted = self.wanted_bytes.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        match self.options.max_bytes.filter(|max| wanted > max.bytes()) {
+            Some(max) => {
+                let message = format!("the grant allows {} bytes to arrive, and the sender has more", max.bytes());
+                Err(Stop::final_(end::TOO_MANY_BYTES, message))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Takes room for bytes that are written next.

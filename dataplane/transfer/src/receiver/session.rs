@@ -14,25 +14,27 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use proto_model::{TransferRole, TransferState};
 use proto_wire::{
     frames::{FileAborted, FileEnd, Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame},
-    manifest::PageReader,
+    manifest::{Page, PageReader},
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::field::Empty;
 
 use super::{
-    admission::Admitted,
+    admission::{Admitted, SKEW},
     compare::Comparer,
     conclude::{clean, conclude},
+    decoders::threads,
     files::{Files, Whole, temporary_name},
     incoming::Incoming,
     publish::{BATCH_FILES, publish},
-    remains::write_down,
+    remains::{sender_of, until, write_down},
     state::Receiving,
     stopping,
 };
 use crate::{
     confine::Folder,
-    exclude::Excludes,
+    ends::remove_folder,
+    exclude::{Excludes, is_temporary},
     journal::Journal,
     link::{ControlIn, ControlOut, HOLES, Link, PiecesIn},
     page_store::PageStore,
@@ -49,8 +51,8 @@ const FRAMES: usize = 16;
 const WHOLE_FILES: usize = 2 * BATCH_FILES;
 /// How often what was written becomes durable and is written down: what a break may cost.
 const JOURNAL_EVERY: Duration = Duration::from_secs(2);
-/// How long a sender may send nothing at all while something is still expected of it.
-const STALLED: Duration = Duration::from_secs(600);
+/// How often the sender hears that this end lives, also where there is nothing new to say.
+const SAY_SOMETHING: Duration = Duration::from_secs(15);
 
 pub(super) struct Attempt {
     pub(super) shared: Arc<Shared>,
@@ -121,9 +123,14 @@ impl Attempt {
         let excludes = Excludes::new(&admitted.options.exclude);
         let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
         let own = |error: &std::io::Error| shared.own("receiver", error);
+        if sender_of(&shared, id).is_some_and(|sender| sender != admitted.sender) {
+            // Whoever named this transfer his own had no grant: it is its sender's now.
+            remove_folder(&shared.folder.of(id, TransferRole::Receiver)).map_err(|error| own(&error))?;
+        }
         let folder = shared.folder.make(id, TransferRole::Receiver).map_err(|error| own(&error))?;
-        let (now, not_after) = (shared.clock.utc(), admitted.not_after);
-        write_down(&folder, &admitted.destination, not_after, now).map_err(|error| own(&error))?;
+        let now = shared.clock.utc();
+        let note = (&admitted.destination, admitted.sender, until(admitted.not_after, now));
+        write_down(&folder, note).map_err(|error| own(&error))?;
         let journal = Journal::open(&folder).map_err(|error| own(&error))?;
         let pages = PageStore::create(&folder).map_err(|error| own(&error))?;
         let stat = admitted.target.as_ref().map(Folder::own_stat).transpose().map_err(|error| own(&error))?;
@@ -138,6 +145,7 @@ impl Attempt {
             device: stat.map_or(0, |stat| stat.st_dev),
             pages,
             resuming: journal.is_resuming(),
+            not_after: until(admitted.not_after, now),
             journal: Mutex::new(journal),
             files: Mutex::new(Files::default()),
             tally,
@@ -244,7 +252,8 @@ impl Part<'_> {
             .blocking("transfer page", move |receiving| {
                 let before = reader.bytes();
                 // Checked first, so that only what was checked is written down.
-                reader.next_page(page.clone())?;
+                let checked = reader.next_page(page.clone())?;
+                check_page(receiving, &checked, reader.encoded_bytes())?;
                 receiving.pages.append(&page).map_err(|error| receiving.own(&error))?;
                 let more = reader.bytes() - before;
                 Ok((reader, more))
@@ -274,7 +283,8 @@ impl Part<'_> {
     }
 
     async fn file_end(&self, end: FileEnd) -> Result<(), Stop> {
-        self.blocking("transfer file end", move |receiving| Incoming::end(receiving, &end)).await
+        let after = self.blocking("transfer file end", move |receiving| Incoming::end(receiving, &end)).await?;
+        self.receiving.follow_up(after).await
     }
 
     async fn file_aborted(&self, aborted: FileAborted) -> Result<(), Stop> {
@@ -295,9 +305,11 @@ impl Part<'_> {
         opened: Opened,
         mut frames: mpsc::Receiver<ReceiverFrame>,
     ) -> Result<(), Stop> {
+        let patience = self.receiving.shared.settings.load().stall_timeout;
         control.send(&ReceiverFrame::Opened(opened).encode()).await?;
         while let Some(frame) = frames.recv().await {
-            control.send(&frame.encode()).await?;
+            let sent = tokio::time::timeout(patience, control.send(&frame.encode())).await;
+            sent.map_err(|_elapsed| Stop::temporary(end::STALLED, "the sender takes nothing that is said to it"))??;
         }
         std::future::pending().await
     }
@@ -324,7 +336,7 @@ impl Part<'_> {
     }
 
     async fn take_pieces(&self, pieces: &mut dyn PiecesIn, incoming: &Arc<Incoming>) -> Result<(), Stop> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        let threads = threads();
         let mut busy = FuturesUnordered::new();
         let mut open = true;
         loop {
@@ -344,7 +356,10 @@ impl Part<'_> {
     }
 
     async fn take(&self, incoming: Arc<Incoming>, piece: Bytes) -> Result<(), Stop> {
-        self.blocking("transfer piece", move |receiving| incoming.piece(receiving, &piece)).await
+        let Some(place) = self.receiving.shared.decoders.place().await else { return Err(stopping()) };
+        let take = move |receiving: &Arc<Receiving>| incoming.piece(receiving, &piece, &place);
+        let after = self.blocking("transfer piece", take).await?;
+        self.receiving.follow_up(after).await
     }
 
     async fn publish(&self, mut whole: mpsc::Receiver<Whole>) -> Result<(), Stop> {
@@ -366,30 +381,35 @@ impl Part<'_> {
     }
 
     async fn report(&self, reporter: &Reporter, path: &super::super::link::PathOf) -> Result<(), Stop> {
-        let tally = &self.receiving.tally;
-        let mut said = (0, 0);
+        let (tally, clock) = (&self.receiving.tally, &self.receiving.shared.clock);
+        let (mut said, mut said_at) = ((0, 0), clock.now());
         loop {
             reporter.say(TransferState::Running, tally, path(), None);
             let now = (tally.bytes_done.load(Relaxed), tally.files_done.load(Relaxed));
-            if now != said {
+            if now != said || clock.now().saturating_duration_since(said_at) >= SAY_SOMETHING {
                 let (bytes_verified, files_published) = now;
                 // Where the sender does not read, this may wait for the next time.
                 let frame = ReceiverFrame::Progress { bytes_verified, files_published };
                 if self.receiving.frames.try_send(frame).is_ok() {
-                    said = now;
+                    (said, said_at) = (now, clock.now());
                 }
+            }
+            if self.receiving.not_after + SKEW < clock.utc() {
+                return Err(Stop::final_(end::GRANT_EXPIRED, "the grant ended while the transfer went on"));
             }
             tokio::time::sleep(EVERY).await;
         }
     }
 
     async fn watch_for_stalls(&self) -> Result<(), Stop> {
+        let patience = self.receiving.shared.settings.load().stall_timeout;
         loop {
             self.board.alive.store(false, Relaxed);
-            tokio::time::sleep(STALLED).await;
+            tokio::time::sleep(patience).await;
             let comparing = self.board.compared.load(Relaxed) < self.pages_so_far();
             if !self.board.alive.load(Relaxed) && !comparing {
-                return Err(Stop::temporary(end::STALLED, "nothing came from the sender for ten minutes"));
+                let message = format!("nothing came from the sender for {} s", patience.as_secs());
+                return Err(Stop::temporary(end::STALLED, message));
             }
         }
     }
@@ -416,6 +436,22 @@ impl Part<'_> {
         let compared = self.board.compared.load(Relaxed) == self.pages_so_far();
         (compared && self.receiving.files().outstanding == 0).then_some((manifest, digest))
     }
+}
+
+/// What a page may not have, though each of its entries is well formed.
+fn check_page(receiving: &Receiving, page: &Page, manifest_bytes: u64) -> Result<(), Stop> {
+    if let Some(entry) = page.entries.iter().find(|entry| is_temporary(entry.path.name())) {
+        let path = proto_model::escape(entry.path.as_bytes());
+        return Err(Stop::violation(format!("{path} has a name of files that are under way")));
+    }
+    let most = receiving.shared.settings.load().manifest_bytes;
+    if manifest_bytes > most.bytes() {
+        metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.manifest_size").increment(1);
+        let message =
+            format!("the list of entries is longer than {most} (limits.manifest_size); send the tree in parts");
+        return Err(Stop::final_(end::MANIFEST_TOO_LARGE, message));
+    }
+    Ok(())
 }
 
 /// Makes what was written durable, then writes down that it is held.

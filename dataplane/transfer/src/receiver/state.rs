@@ -8,22 +8,19 @@ use std::{
     },
 };
 
+use chrono::{DateTime, Utc};
 use proto_model::{RootPath, TransferId, TransferOptions};
-use proto_wire::{
-    TreePath,
-    frames::{FileEnd, ReceiverFrame},
-    manifest::Entry,
-};
+use proto_wire::{TreePath, frames::ReceiverFrame};
 use tokio::sync::mpsc;
 
-use super::files::{Files, Whole, temporary_name};
+use super::files::{Ending, Files, Whole, temporary_name};
 use crate::{
     bit_set::BitSet,
     confine::Folder,
     exclude::Excludes,
     journal::{FileNumber, Journal},
     page_store::{Fate, Moved, PageStore},
-    reason::issue,
+    reason::{end, issue},
     service::Shared,
     stop::{Stop, is_full},
     tally::{Tally, add},
@@ -41,6 +38,8 @@ pub(super) struct Receiving {
     pub(super) tells_holes: bool,
     /// Where it is received, as the grant names it.
     pub(super) destination: RootPath,
+    /// Until when it may go on.
+    pub(super) not_after: DateTime<Utc>,
     /// None only where a dry run has nothing to compare with.
     pub(super) target: Option<Folder>,
     /// The target's file system, where it is promised room.
@@ -93,9 +92,15 @@ impl Receiving {
         self.frames.blocking_send(frame).map_err(|_closed| gone())
     }
 
-    /// Hands a whole file on, from a blocking thread.
-    pub(super) fn hand_on(&self, whole: Whole) -> Result<(), Stop> {
-        self.whole.blocking_send(whole).map_err(|_closed| gone())
+    /// Does what is left to do, without holding a thread or a decoder while the sender does not read.
+    pub(super) async fn follow_up(&self, after: After) -> Result<(), Stop> {
+        for whole in after.whole {
+            self.whole.send(whole).await.map_err(|_closed| gone())?;
+        }
+        for frame in after.frames {
+            self.frames.send(frame).await.map_err(|_closed| gone())?;
+        }
+        Ok(())
     }
 
     /// Whether an entry is not in place, by whichever end's fault.
@@ -128,19 +133,21 @@ impl Receiving {
         }
         match (aborted.moved, aborted.early_end) {
             (Some(moved), _) => self.not_made(file, Some(moved)),
-            (None, Some(end)) => self.ended_elsewhere(&end),
+            (None, Some(end)) => self.ended_elsewhere(file, end),
             (None, None) => Ok(()),
         }
     }
 
     /// Writes down how the sender read a file that is not in place here.
-    pub(super) fn ended_elsewhere(&self, end: &FileEnd) -> Result<(), Stop> {
-        let entry = match &end.entry {
-            Some(entry) => Some(entry.clone()),
-            None => self.pages.entry(end.file).map_err(|error| self.own(&error))?,
+    pub(super) fn ended_elsewhere(&self, file: u64, end: Ending) -> Result<(), Stop> {
+        let as_told = || -> Result<_, Stop> {
+            let entry = self.pages.entry(file).map_err(|error| self.own(&error))?;
+            Ok(entry.map(|entry| (entry.size(), entry.mode, entry.mtime)))
         };
-        let moved = |entry: Entry| Moved { root: end.root, size: entry.size(), mode: entry.mode, mtime: entry.mtime };
-        entry.map_or(Ok(()), |entry| self.not_made(end.file, Some(moved(entry))))
+        let read = end.changed.map_or_else(as_told, |changed| Ok(Some(changed)))?;
+        read.map_or(Ok(()), |(size, mode, mtime)| {
+            self.not_made(file, Some(Moved { root: end.root, size, mode, mtime }))
+        })
     }
 
     /// Writes down how the sender knows an entry that is not in place here.
@@ -172,6 +179,15 @@ impl Receiving {
     }
 }
 
+/// What is left to do once a piece, or a file's end, is taken.
+#[derive(Debug, Default)]
+pub(super) struct After {
+    /// To be put in place.
+    pub(super) whole: Vec<Whole>,
+    /// To be said to the sender.
+    pub(super) frames: Vec<ReceiverFrame>,
+}
+
 impl Drop for Receiving {
     fn drop(&mut self) {
         self.shared.release(self.device, self.promised.load(Relaxed));
@@ -180,5 +196,5 @@ impl Drop for Receiving {
 
 /// The parts of the attempt are being taken down; whoever sees this is not heard any more.
 pub(super) fn gone() -> Stop {
-    Stop::temporary(crate::reason::end::SHUTDOWN, "the attempt is over")
+    Stop::temporary(end::SHUTDOWN, "the attempt is over")
 }

@@ -17,5 +17,11 @@ pub(super) struct Board {
     pub(super) walked: AtomicBool,
     /// Segments that are to be sent again: file and number.
     pub(super) resends: Mutex<Vec<(u64, u64)>>,
+    /// How many were asked for again so far.
+    pub(super) resent: AtomicU64,
+    /// Bytes of answers so far.
+    pub(super) answer_bytes: AtomicU64,
+    /// The digest of the tree, once the receiver is told that all of it was sent.
+    pub(super) finished: Mutex<Option<[u8; 32]>>,
     pub(super) bell: Notify,
 }

@@ -13,6 +13,7 @@ use proto_wire::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    basis_memory::BasisMemory,
     bundle,
     segment::{Prepared, Task, prepare, send_known},
     state::{Seen, Sending},
@@ -38,6 +39,8 @@ pub(super) struct Wish {
     pub(super) entry: Entry,
     pub(super) held: Vec<(u64, [u8; 32])>,
     pub(super) basis: Option<Arc<BasisIndex>>,
+    /// For as long as the basis is used.
+    pub(super) _memory: BasisMemory,
 }
 
 /// Why one reading of a file came to nothing.
@@ -61,56 +64,82 @@ impl From<Stop> for Failed {
 pub(super) struct Gathering {
     file: u64,
     held: Vec<(u64, [u8; 32])>,
-    basis_bytes: u64,
-    block_bytes: u32,
-    digests: Vec<u8>,
+    basis: Basis,
+}
+
+/// What is said of an old version.
+#[derive(Debug)]
+enum Basis {
+    None,
+    /// There is one, but no memory for it: all of the file travels.
+    Ignored,
+    Said {
+        bytes: u64,
+        block_bytes: u32,
+        digests: Vec<u8>,
+        memory: BasisMemory,
+    },
 }
 
 impl Gathering {
     /// Adds a part; `entry` is the file's.
-    pub(super) fn add(before: Option<Self>, part: WantedFile, entry: &Entry) -> Result<Self, Stop> {
+    pub(super) fn add(before: Option<Self>, part: WantedFile, entry: &Entry, sending: &Sending) -> Result<Self, Stop> {
         let bad = |why: &str| Stop::violation(format!("what the receiver says of file {} {why}", part.file));
-        let mut all = before.unwrap_or(Self {
-            file: part.file,
-            held: Vec::new(),
-            basis_bytes: part.basis_bytes,
-            block_bytes: part.basis_block_bytes,
-            digests: Vec::new(),
-        });
+        let mut all = before.unwrap_or(Self { file: part.file, held: Vec::new(), basis: Basis::None });
         if all.file != part.file {
             return Err(bad("is mixed with another file"));
         }
-        if part.basis_bytes > 0 && all.basis_bytes == 0 {
-            (all.basis_bytes, all.block_bytes) = (part.basis_bytes, part.basis_block_bytes);
-        }
-        if part.basis_bytes > 0 && (part.basis_bytes, part.basis_block_bytes) != (all.basis_bytes, all.block_bytes) {
-            return Err(bad("contradicts itself"));
-        }
-        // What a receiver may say is bounded by the file that it is said of.
-        if all.basis_bytes > entry.size().saturating_mul(4) {
-            return Err(bad("is more than it needs to"));
-        }
-        all.digests.extend_from_slice(&part.basis_digests);
         all.held.extend_from_slice(&part.held);
-        let blocks = all.basis_bytes.div_ceil(u64::from(all.block_bytes.max(1)));
-        let digests = u64::try_from(all.digests.len() / 32).unwrap_or(u64::MAX);
-        let held = u64::try_from(all.held.len()).unwrap_or(u64::MAX);
-        if digests > blocks || held > entry.size().div_ceil(64 << 10) {
+        let segments = Segments { file_bytes: entry.size(), segment_bytes: sending.segment_bytes };
+        // What a receiver may say is bounded by the file that it is said of.
+        if u64::try_from(all.held.len()).unwrap_or(u64::MAX) > segments.count() {
             return Err(bad("is more than it needs to"));
+        }
+        if part.basis_bytes == 0 {
+            return if part.basis_digests.is_empty() { Ok(all) } else { Err(bad("contradicts itself")) };
+        }
+        let blocks =
+            BasisIndex::blocks(part.basis_block_bytes, part.basis_bytes).map_err(|_bound| bad("is out of range"))?;
+        if part.basis_bytes > entry.size().saturating_mul(4) {
+            return Err(bad("is more than it needs to"));
+        }
+        if matches!(all.basis, Basis::None) {
+            let (bytes, block_bytes) = (part.basis_bytes, part.basis_block_bytes);
+            all.basis = BasisMemory::take(&sending.shared, blocks).map_or(Basis::Ignored, |memory| Basis::Said {
+                bytes,
+                block_bytes,
+                digests: Vec::new(),
+                memory,
+            });
+        }
+        if let Basis::Said { bytes, block_bytes, digests, .. } = &mut all.basis {
+            if (part.basis_bytes, part.basis_block_bytes) != (*bytes, *block_bytes) {
+                return Err(bad("contradicts itself"));
+            }
+            digests.extend_from_slice(&part.basis_digests);
+            if u64::try_from(digests.len() / 32).unwrap_or(u64::MAX) > blocks {
+                return Err(bad("is more than it needs to"));
+            }
         }
         Ok(all)
     }
 
     /// The digest of the whole file that the receiver has, where it said that.
     pub(super) fn whole(&self, entry: &Entry) -> Option<[u8; 32]> {
-        let one = self.basis_bytes == entry.size() && self.basis_bytes <= u64::from(self.block_bytes);
-        self.digests.as_slice().try_into().ok().filter(|_| one)
+        let Basis::Said { bytes, block_bytes, digests, .. } = &self.basis else { return None };
+        let one = *bytes == entry.size() && *bytes <= u64::from(*block_bytes);
+        digests.as_slice().try_into().ok().filter(|_| one)
     }
 
     pub(super) fn finish(self, entry: Entry) -> Result<Wish, Stop> {
-        let basis = (self.basis_bytes > 0).then(|| BasisIndex::new(self.block_bytes, self.basis_bytes, &self.digests));
-        let basis = basis.transpose().map_err(|error| Stop::violation(error.to_string()))?;
-        Ok(Wish { file: self.file, entry, held: self.held, basis: basis.map(Arc::new) })
+        let (basis, memory) = match self.basis {
+            Basis::None | Basis::Ignored => (None, BasisMemory::default()),
+            Basis::Said { bytes, block_bytes, digests, memory } => {
+                let index = BasisIndex::new(block_bytes, bytes, &digests);
+                (Some(Arc::new(index.map_err(|error| Stop::violation(error.to_string()))?)), memory)
+            }
+        };
+        Ok(Wish { file: self.file, entry, held: self.held, basis, _memory: memory })
     }
 }
 

@@ -14,6 +14,7 @@ use proto_wire::{
 };
 
 use super::{
+    basis_memory::BasisMemory,
     board::Board,
     bundle,
     bundle::Bundle,
@@ -62,7 +63,7 @@ impl Jobs {
             if self.gathering.is_none() && !self.asked.insert(index) {
                 return Err(Stop::violation("the receiver asks for a file twice"));
             }
-            let gathering = Gathering::add(self.gathering.take(), part, &entry)?;
+            let gathering = Gathering::add(self.gathering.take(), part, &entry, &sending)?;
             if more {
                 self.gathering = Some(gathering);
                 continue;
@@ -105,7 +106,7 @@ impl Jobs {
             drop(room);
             for (file, entry) in grown {
                 // It is no small file any more: its second reading is one of segments.
-                let wish = Wish { file, entry, held: Vec::new(), basis: None };
+                let wish = Wish { file, entry, held: Vec::new(), basis: None, _memory: BasisMemory::default() };
                 Box::pin(file::send_from(Arc::clone(&sending), wish, 1)).await?;
             }
             Ok(())
@@ -117,6 +118,9 @@ impl Jobs {
     pub(super) async fn resend(&mut self) -> Result<(), Stop> {
         let resends = std::mem::take(&mut *self.board.resends.lock().unwrap_or_else(PoisonError::into_inner));
         for (file, segment) in resends {
+            if !self.asked.contains(file) {
+                return Err(Stop::violation(format!("the receiver asks again for file {file}, which it did not want")));
+            }
             let again = file::send_again(Arc::clone(&self.sending), file, segment);
             self.start("transfer segment again", again, JOBS).await?;
         }

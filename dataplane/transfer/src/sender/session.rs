@@ -10,7 +10,10 @@ use foundation_runtime::{Cancelled, TaskGroup, durable};
 use foundation_telemetry::propagation;
 use futures::StreamExt;
 use proto_model::{Digest, Traceparent, TransferRole, TransferState};
-use proto_wire::frames::{Finished, Open, Opened, ReceiverFrame, SenderFrame, Wanted};
+use proto_wire::{
+    frames::{Finished, MAX_FRAME_BYTES, Open, Opened, ReceiverFrame, SenderFrame, Wanted},
+    piece::MIN_SEGMENT_BYTES,
+};
 use tokio::sync::mpsc;
 use tracing::field::Empty;
 
@@ -45,8 +48,12 @@ const FRAMES: usize = 8;
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
 /// A window that holds less than a few segments stands still most of the time.
 const MIN_WINDOW_BYTES: u64 = 8 << 20;
-/// Segments that the receiver may ask for again.
-const MAX_RESENDS: usize = 1000;
+/// Segments that the receiver may ask for again, in all: it gives up by itself at so many.
+const MAX_RESENDS: u64 = 1000;
+/// What a receiver says of a file, besides what it holds of it.
+const ANSWER_BYTES_OF_FILE: u64 = 128;
+/// What it says of each [`MIN_SEGMENT_BYTES`] of a file: a segment that it holds, and four blocks of an old version.
+const ANSWER_BYTES_OF_SEGMENT: u64 = 192;
 
 pub(super) struct Attempt<'a> {
     pub(super) shared: Arc<Shared>,
@@ -75,6 +82,7 @@ impl Attempt<'_> {
                 part.walk(excludes),
                 part.send_wanted(),
                 part.report(self.reporter, &link.path),
+                part.watch_for_stalls(),
             )
         };
         let result = tokio::select! {
@@ -176,8 +184,22 @@ impl Part<'_> {
     ) -> Result<(), Stop> {
         while let Some(frame) = frames.recv().await {
             control.send(&frame.encode()).await?;
+            self.sending.alive.store(true, Relaxed);
         }
         std::future::pending().await
+    }
+
+    /// Gives up where the receiver neither says nor takes anything.
+    async fn watch_for_stalls(&self) -> Result<(), Stop> {
+        let patience = self.sending.shared.settings.load().stall_timeout;
+        loop {
+            self.sending.alive.store(false, Relaxed);
+            tokio::time::sleep(patience).await;
+            if !self.sending.alive.load(Relaxed) {
+                let message = format!("nothing came from the receiver for {} s", patience.as_secs());
+                return Err(Stop::temporary(end::STALLED, message));
+            }
+        }
     }
 
     /// Walks the sources: pages go to the disk and to the receiver.
@@ -194,12 +216,13 @@ impl Part<'_> {
         let tally = &self.sending.tally;
         loop {
             let bytes = control.recv().await?.ok_or_else(gone)?;
+            self.sending.alive.store(true, Relaxed);
             match ReceiverFrame::decode(&bytes)? {
                 ReceiverFrame::Opened(_) => return Err(Stop::violation("a second consent came")),
                 ReceiverFrame::Wanted(wanted) => self.wanted(&wanted, bytes).await?,
                 ReceiverFrame::Published(_) => {}
                 ReceiverFrame::Resend { file, segment } => self.resend(file, segment)?,
-                ReceiverFrame::Finished(finished) => return Ok(finished),
+                ReceiverFrame::Finished(finished) => return self.finished(finished),
                 ReceiverFrame::Abort(abort) => return Err(abort.into()),
                 ReceiverFrame::Progress { bytes_verified, files_published } => {
                     // Not more than there is: numbers of the other end are for people only.
@@ -210,9 +233,36 @@ impl Part<'_> {
         }
     }
 
+    /// The receiver's last word, where it may be one: it was told that all was sent, and holds the same tree.
+    fn finished(&self, finished: Finished) -> Result<Finished, Stop> {
+        let ours = *self.board.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = ours.ok_or_else(|| Stop::violation("the receiver finished before everything was sent"))?;
+        let whole = finished.issue_count == 0 && !self.sending.options.dry_run;
+        if whole && finished.tree_digest != ours {
+            let message = "the receiver holds another tree than the one that was sent";
+            return Err(Stop::final_(end::TREE_MISMATCH, message));
+        }
+        Ok(finished)
+    }
+
+    /// Whether so many bytes of answers can be honest: they wait on this end's disk.
+    fn may_answer(&self, bytes: usize) -> Result<(), Stop> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let so_far = self.board.answer_bytes.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        let tally = &self.sending.tally;
+        let files = tally.files_total.load(Relaxed).saturating_mul(ANSWER_BYTES_OF_FILE);
+        let segments = tally.bytes_total.load(Relaxed) / u64::from(MIN_SEGMENT_BYTES);
+        let most = files.saturating_add(segments.saturating_mul(ANSWER_BYTES_OF_SEGMENT));
+        if so_far > most.saturating_add(u64::try_from(MAX_FRAME_BYTES).unwrap_or(u64::MAX)) {
+            return Err(Stop::violation("the receiver says more than there is to say of the tree"));
+        }
+        Ok(())
+    }
+
     async fn wanted(&self, wanted: &Wanted, bytes: bytes::Bytes) -> Result<(), Stop> {
         add(&self.sending.tally.bytes_reused, wanted.equal_bytes);
         if !wanted.files.is_empty() {
+            self.may_answer(bytes.len())?;
             self.sending
                 .blocking("transfer answers", move |sending| {
                     sending.answers.append(&bytes).map_err(|error| sending.own(&error))
@@ -232,7 +282,7 @@ impl Part<'_> {
 
     fn resend(&self, file: u64, segment: u64) -> Result<(), Stop> {
         let mut resends = self.board.resends.lock().unwrap_or_else(PoisonError::into_inner);
-        if resends.len() >= MAX_RESENDS {
+        if self.board.resent.fetch_add(1, Relaxed) >= MAX_RESENDS {
             return Err(Stop::violation("the receiver asks for too many segments again"));
         }
         resends.push((file, segment));
@@ -297,6 +347,7 @@ impl Part<'_> {
                 Ok(digest)
             })
             .await?;
+        *self.board.finished.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree_digest);
         self.sending.frame(SenderFrame::Finish { tree_digest }).await
     }
 }

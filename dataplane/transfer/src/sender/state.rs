@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Sending {
     workers: Mutex<Vec<Worker>>,
     /// Files that were read a second time.
     pub(super) second: Mutex<HashSet<u64>>,
+    /// Something came from the receiver, or was taken by it.
+    pub(super) alive: AtomicBool,
 }
 
 /// What one blocking thread encodes with.
@@ -120,6 +122,7 @@ impl Sending {
             threads: Semaphore::new(threads),
             workers: Mutex::default(),
             second: Mutex::default(),
+            alive: AtomicBool::new(true),
         })
     }
 
@@ -189,6 +192,7 @@ impl Sending {
             let number = self.next_piece.fetch_add(1, Relaxed);
             self.unless_cancelled(self.pieces.send(number, piece)).await??;
             add(&self.tally.bytes_sent, len);
+            self.alive.store(true, Relaxed);
         }
         Ok(())
     }

@@ -134,6 +134,15 @@ impl Bed {
         Self { fleet, a, b, stranger }
     }
 
+    /// The key of a third member, C.
+    pub(crate) fn third(&self) -> PublicKey {
+        let dir = self.a.outside.join("third");
+        fs::create_dir(&dir).unwrap();
+        let third = self.fleet.node(&dir, "c");
+        self.fleet.share([&self.a.identity, &self.b.identity]);
+        third.public_key()
+    }
+
     /// A grant from A to B that holds now.
     pub(crate) fn grant(&self, sources: &[&str], destination: &str, options: TransferOptions) -> Grant {
         let now = Clock::system().utc();
@@ -183,6 +192,30 @@ impl Bed {
 
 pub(crate) fn id() -> TransferId {
     TransferId::new(uuid::Uuid::now_v7())
+}
+
+/// Gives the far end of a link to whoever plays the receiver.
+pub(crate) struct Caught {
+    from: PublicKey,
+    links: mpsc::Sender<Link>,
+}
+
+impl Caught {
+    pub(crate) fn new(from: PublicKey) -> (Arc<Self>, mpsc::Receiver<Link>) {
+        let (links, caught) = mpsc::channel(16);
+        (Arc::new(Self { from, links }), caught)
+    }
+}
+
+impl Connector for Caught {
+    fn connect(&self, peer: PublicKey) -> BoxFuture<'_, Result<Link, LinkError>> {
+        let (ours, theirs, _) = pair(self.from, peer, Faults::default());
+        async move {
+            drop(self.links.send(theirs).await);
+            Ok(ours)
+        }
+        .boxed()
+    }
 }
 
 /// What a link does to what it carries.

@@ -1,5 +1,7 @@
 //! A sender that has the right to send, and lies: it gets one clear refusal.
 
+use std::collections::VecDeque;
+
 use dataplane_transfer::{Link, Received};
 use proto_model::{Grant, PublicKey, TransferOptions, TransferState};
 use proto_rpc::peer as rpc;
@@ -16,6 +18,8 @@ use crate::bed::{Bed, Faults, PATIENCE, noise, pair, tree};
 pub(crate) struct Liar {
     link: Link,
     outcome: tokio::task::JoinHandle<Received>,
+    /// What the receiver said and nobody waited for yet.
+    heard: VecDeque<ReceiverFrame>,
 }
 
 /// What the liar does.
@@ -24,6 +28,16 @@ pub(crate) enum Step {
     /// Waits until the receiver has asked for something.
     Wanted,
     Piece(Header, Vec<u8>),
+    /// Only one part of it.
+    Part(Header, Vec<u8>, usize),
+    /// A piece, whatever its bytes.
+    Raw(Vec<u8>),
+    /// Waits until the receiver has put something in place.
+    Published,
+    /// Waits until the receiver has asked for a segment again.
+    Resent,
+    /// Goes away without a word.
+    HangUp,
 }
 
 pub(crate) fn opening(bed: &Bed, grant: &Grant) -> Step {
@@ -43,66 +57,103 @@ impl Liar {
         let to = bed.b.transfers.clone();
         #[allow(clippy::disallowed_methods, reason = "the test waits for it")]
         let outcome = tokio::spawn(async move { Box::pin(to.receive(theirs, |_reports| {})).await });
-        Self { link, outcome }
+        Self { link, outcome, heard: VecDeque::new() }
     }
 
-    /// Does all steps, then hangs up when the receiver has.
+    /// Does all steps, hears the receiver's last word, and hangs up.
     pub(crate) async fn run(mut self, steps: Vec<Step>) -> Received {
+        let whole = |header: Header, encoded: &[u8]| header.pieces([&[0; HEADER_BYTES], encoded].concat()).unwrap();
         for step in steps {
-            let sent = match step {
-                Step::Frame(frame) => self.link.control_out.send(&frame).await,
-                Step::Wanted => self.wanted().await,
-                Step::Piece(header, encoded) => {
-                    let pieces = header.pieces([[0; HEADER_BYTES].as_slice(), &encoded].concat()).unwrap();
-                    self.link.pieces_out.send(0, pieces[0].clone()).await
-                }
+            let goes_on = match step {
+                Step::Frame(frame) => self.say(Some(frame), None).await,
+                Step::Wanted => self.until(|frame| matches!(frame, ReceiverFrame::Wanted(_))).await,
+                Step::Published => self.until(|frame| matches!(frame, ReceiverFrame::Published(_))).await,
+                Step::Resent => self.until(|frame| matches!(frame, ReceiverFrame::Resend { .. })).await,
+                Step::Piece(header, encoded) => self.say(None, Some(whole(header, &encoded)[0].clone())).await,
+                Step::Part(header, encoded, part) => self.say(None, Some(whole(header, &encoded)[part].clone())).await,
+                Step::Raw(bytes) => self.say(None, Some(bytes.into())).await,
+                Step::HangUp => false,
             };
-            if sent.is_err() {
-                break;
+            if !goes_on {
+                return self.hang_up().await;
             }
         }
-        let Self { mut link, outcome } = self;
+        self.until(|frame| matches!(frame, ReceiverFrame::Finished(_))).await;
+        self.hang_up().await
+    }
+
+    async fn hang_up(self) -> Received {
+        drop(self.link);
+        tokio::time::timeout(PATIENCE, self.outcome).await.unwrap().unwrap()
+    }
+
+    /// Says a frame or sends a piece, with an ear for the receiver; false once it has given up.
+    async fn say(&mut self, frame: Option<Vec<u8>>, piece: Option<bytes::Bytes>) -> bool {
+        let Link { control_out, control_in, pieces_out, .. } = &mut self.link;
+        let send = async {
+            match (frame, piece) {
+                (Some(frame), _) => control_out.send(&frame).await,
+                (None, Some(piece)) => pieces_out.send(0, piece).await,
+                (None, None) => Ok(()),
+            }
+        };
+        tokio::pin!(send);
+        loop {
+            tokio::select! {
+                sent = &mut send => return sent.is_ok(),
+                frame = control_in.recv() => {
+                    let Ok(Some(frame)) = frame else { return false };
+                    let frame = ReceiverFrame::decode(&frame).unwrap();
+                    if matches!(frame, ReceiverFrame::Abort(_)) {
+                        return false;
+                    }
+                    self.heard.push_back(frame);
+                }
+            }
+        }
+    }
+
+    /// Waits for a frame; false where the receiver gives up before.
+    async fn until(&mut self, wanted: fn(&ReceiverFrame) -> bool) -> bool {
         let hear = async {
-            while let Ok(Some(frame)) = link.control_in.recv().await {
-                let frame = ReceiverFrame::decode(&frame);
-                if matches!(frame, Ok(ReceiverFrame::Abort(_) | ReceiverFrame::Finished(_))) {
-                    break;
+            loop {
+                let frame = match self.heard.pop_front() {
+                    Some(frame) => frame,
+                    None => match self.link.control_in.recv().await {
+                        Ok(Some(frame)) => ReceiverFrame::decode(&frame).unwrap(),
+                        Ok(None) | Err(_) => return false,
+                    },
+                };
+                if wanted(&frame) {
+                    return true;
+                }
+                if matches!(frame, ReceiverFrame::Abort(_)) {
+                    return false;
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, hear).await.unwrap();
-        drop(link);
-        tokio::time::timeout(PATIENCE, outcome).await.unwrap().unwrap()
-    }
-
-    async fn wanted(&mut self) -> Result<(), dataplane_transfer::LinkError> {
-        while let Some(frame) = self.link.control_in.recv().await? {
-            if matches!(ReceiverFrame::decode(&frame), Ok(ReceiverFrame::Wanted(_) | ReceiverFrame::Abort(_))) {
-                break;
-            }
-        }
-        Ok(())
+        tokio::time::timeout(PATIENCE, hear).await.unwrap()
     }
 }
 
-const FILE_BYTES: u64 = 200_000;
+pub(crate) const FILE_BYTES: u64 = 200_000;
 
-fn entry(path: &str, size: u64) -> Entry {
+pub(crate) fn entry(path: &str, size: u64) -> Entry {
     let path = TreePath::parse(path.as_bytes()).unwrap();
     Entry { path, kind: Kind::File { size }, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 }, holes: 0 }
 }
 
-fn page(entries: &[Entry]) -> rpc::ManifestPage {
+pub(crate) fn page(entries: &[Entry]) -> rpc::ManifestPage {
     let mut builder = PageBuilder::default();
     entries.iter().for_each(|entry| assert!(builder.push(entry).is_none()));
     builder.finish().unwrap()
 }
 
-fn page_frame(page: &rpc::ManifestPage) -> Step {
+pub(crate) fn page_frame(page: &rpc::ManifestPage) -> Step {
     Step::Frame(SenderFrame::Page(page.clone()).encode())
 }
 
-fn manifest_end(page: &rpc::ManifestPage) -> Step {
+pub(crate) fn manifest_end(page: &rpc::ManifestPage) -> Step {
     let mut reader = PageReader::default();
     reader.next_page(page.clone()).unwrap();
     let end = ManifestEnd {
@@ -117,7 +168,7 @@ fn manifest_end(page: &rpc::ManifestPage) -> Step {
     Step::Frame(SenderFrame::ManifestEnd(end).encode())
 }
 
-fn segment(file: u64, segment: u64) -> Step {
+pub(crate) fn segment(file: u64, segment: u64) -> Step {
     let bytes = noise(segment, 65_536);
     let mut encoded = Vec::new();
     dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&bytes, None, &mut encoded).unwrap();
@@ -128,7 +179,7 @@ fn segment(file: u64, segment: u64) -> Step {
     Step::Piece(header, encoded)
 }
 
-fn header(file: u64, segment: u64, value: [u8; 32]) -> Header {
+pub(crate) fn header(file: u64, segment: u64, value: [u8; 32]) -> Header {
     Header {
         kind: PieceKind::Segment,
         part: 0,
@@ -144,23 +195,38 @@ fn header(file: u64, segment: u64, value: [u8; 32]) -> Header {
 }
 
 /// Opens rightly, then does these steps; gives the reason of the refusal.
-async fn refusal(steps: Vec<Step>) -> String {
+pub(crate) async fn refusal(steps: Vec<Step>) -> String {
     let bed = Bed::new();
-    let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
-    let mut all = vec![opening(&bed, &grant)];
+    refusal_on(&bed, TransferOptions::default(), steps).await
+}
+
+/// The same, between these hosts and with these options.
+pub(crate) async fn refusal_on(bed: &Bed, options: TransferOptions, steps: Vec<Step>) -> String {
+    let grant = bed.grant(&["data:/x"], "data:/", options);
+    let mut all = vec![opening(bed, &grant)];
     all.extend(steps);
-    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(all).await;
-    let reason = match outcome {
-        Received::Ended(report) | Received::Interrupted(report) => report.error.map(|error| error.reason),
-        Received::Refused(error) => Some(error.reason),
+    let outcome = Liar::dial(bed, bed.a.identity.public_key()).run(all).await;
+    let error = match outcome {
+        Received::Ended(report) | Received::Interrupted(report) => report.error,
+        Received::Refused(error) => Some(error),
     };
-    assert!(tree(&bed.b.root).is_empty(), "{:?}", tree(&bed.b.root));
-    reason.unwrap_or_else(|| "none".to_owned())
+    // What may go on later is hidden; nothing else is there.
+    let shown: Vec<_> = tree(&bed.b.root).into_keys().filter(|name| !name.starts_with(b".dwcp-")).collect();
+    assert!(shown.is_empty(), "{shown:?}");
+    let Some(error) = error else { return "none".to_owned() };
+    if error.reason == "PROTOCOL_VIOLATION" {
+        assert!(error.message.starts_with("a does not keep to the protocol: "), "{}", error.message);
+    }
+    error.reason
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_lead_elsewhere_are_refused() {
-    for path in ["../x", "/etc/x", "a/../../x", "", ".", "a\0b"] {
+    let long = "n".repeat(300);
+    let deep = "d/".repeat(300) + "d";
+    let ours = ".dwcp-00000000000000000000000000000000-5.part";
+    let bad = ["../x", "/etc/x", "a/../../x", "a/..", "..", "", ".", "./a", "a/", "a//b", "a\0b", &long, &deep, ours];
+    for path in bad {
         let mut page = page(&[entry("placeholder", 5)]);
         page.entries[0].path = path.as_bytes().to_vec();
         assert_eq!(refusal(vec![page_frame(&page)]).await, "PROTOCOL_VIOLATION", "{path:?}");

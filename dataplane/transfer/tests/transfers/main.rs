@@ -6,6 +6,8 @@ mod bed;
 mod changing;
 mod confinement;
 mod liars;
+mod lying_receivers;
+mod lying_senders;
 mod over_amst;
 mod refusals;
 mod resuming;

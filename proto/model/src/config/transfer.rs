@@ -14,6 +14,8 @@ pub struct Transfer {
     pub receive_window: ByteCount,
     /// The longest pause between two tries to go on.
     pub retry_interval: Duration,
+    /// How long the other end may say nothing, or take nothing, while something is expected of it.
+    pub stall_timeout: Duration,
 }
 
 impl Transfer {
@@ -28,6 +30,7 @@ impl Transfer {
             segment_size: section.size("segment_size", Self::MIN_SEGMENT..=Self::MAX_SEGMENT),
             receive_window: section.size("receive_window", ByteCount::mib(1)..=ByteCount::gib(4)),
             retry_interval: section.duration("retry_interval", 1..=3600),
+            stall_timeout: section.duration("stall_timeout", 60..=86_400),
         };
         if !transfer.segment_size.bytes().is_power_of_two() {
             section.refuse("segment_size", format!("{} is not a power of two", transfer.segment_size), "");

@@ -50,6 +50,29 @@ fn lists_are_cut_so_that_the_frame_stays_in_its_bound() {
     assert!(matches!(ReceiverFrame::decode(&bytes), Ok(ReceiverFrame::Finished(f)) if f.issue_count == 1000));
 }
 
+#[test]
+fn a_frame_of_empty_values_is_refused_before_they_are_made() {
+    // Half a million entries, files, held segments, issues: two bytes each here, a hundred once made.
+    let empty = |tag: u8, count: usize| [tag, 0].repeat(count);
+    let nest = |tag: u8, inner: Vec<u8>| {
+        let mut out = vec![tag];
+        prost::encoding::encode_varint(u64::try_from(inner.len()).unwrap(), &mut out);
+        out.extend(inner);
+        out
+    };
+    let many = MAX_REPEATED + 1;
+    for sent in [nest(0x12, empty(0x12, many)), nest(0x1a, empty(0x22, many)), nest(0x0a, empty(0x2a, many))] {
+        assert_eq!(SenderFrame::decode(&sent), Err(BadFrame::TooMany));
+    }
+    let held = nest(0x12, nest(0x0a, empty(0x12, many)));
+    for said in [nest(0x12, empty(0x0a, many)), held, nest(0x2a, empty(0x12, many)), nest(0x2a, empty(0x2a, many))] {
+        assert_eq!(ReceiverFrame::decode(&said), Err(BadFrame::TooMany));
+    }
+    // The same said in two halves is one message.
+    let half = nest(0x12, empty(0x12, MAX_REPEATED / 2 + 1));
+    assert_eq!(SenderFrame::decode(&half.repeat(2)), Err(BadFrame::TooMany));
+}
+
 proptest! {
     #[test]
     fn takes_any_bytes_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -14,6 +14,7 @@ use control_plane_store::{
     enrolment::{self, Candidate, EnrolError, RenewError, Renewal},
     join_tokens::JoinTokenState,
 };
+use foundation_listener::limit_hits;
 use futures::{StreamExt as _, stream::BoxStream};
 use proto_model::{HostFacts, NodeName, NodeUid};
 use proto_rpc::agent::{self as rpc, agent_service_server::AgentService};
@@ -32,8 +33,6 @@ use crate::{
 const MAX_CSR_BYTES: usize = 4096;
 /// What a probe's datagram carries.
 const NONCE_BYTES: usize = 16;
-/// Enrolments and renewals from one address: a whole fleet may sit behind one.
-const ENTRIES_PER_MINUTE: u32 = 1200;
 /// Probes of one node: `join` and `netcheck` make a few.
 const PROBES_PER_MINUTE: u32 = 30;
 
@@ -50,9 +49,10 @@ impl Agents {
     #[must_use]
     pub fn new(state: State) -> Self {
         let minute = Duration::from_mins(1);
+        let entries = state.server.max_entries;
         Self {
             state,
-            entries: Arc::new(RateLimit::new(ENTRIES_PER_MINUTE, minute)),
+            entries: Arc::new(RateLimit::new(entries, minute)),
             probes: Arc::new(RateLimit::new(PROBES_PER_MINUTE, minute)),
         }
     }
@@ -60,6 +60,7 @@ impl Agents {
     fn admit_entry(&self, remote: Remote) -> Result<(), Status> {
         let Remote::Tcp(address) = remote else { return Ok(()) };
         self.entries.admit(address.ip(), self.state.clock.now()).map_err(|after| {
+            limit_hits::hit("limits.entries_per_minute");
             error::exhausted(Reason::RateLimited, "too many hosts join from this address; try again", after)
         })
     }

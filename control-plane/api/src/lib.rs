@@ -22,7 +22,8 @@ mod watch;
 
 pub use services::services;
 pub use state::State;
-pub use system::{DatabaseKind, ServerFacts};
+pub use system::{DatabaseKind, ServerFacts, ServerLimit};
+pub use watch::Watches;
 
 #[cfg(test)]
 mod tests;

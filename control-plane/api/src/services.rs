@@ -16,9 +16,6 @@ use crate::{
     operator_tokens::OperatorTokens, system::System, transfers::Transfers,
 };
 
-/// The largest request: a configuration with its message has well below 1 MiB.
-pub(crate) const MAX_REQUEST_BYTES: usize = 2 << 20;
-
 /// The operators' services, by full name.
 pub(crate) const SERVICES: [&str; 7] = [
     "dwcp.v1.AuditService",
@@ -33,7 +30,7 @@ pub(crate) const SERVICES: [&str; 7] = [
 /// All services. [`crate::auth::AuthLayer`] belongs before them.
 #[must_use]
 pub fn services(state: &State) -> Routes {
-    let limit = MAX_REQUEST_BYTES;
+    let limit = state.server.max_request_bytes;
     Routes::new(NodeServiceServer::new(Nodes::new(state.clone())).max_decoding_message_size(limit))
         .add_service(JoinTokenServiceServer::new(JoinTokens::new(state.clone())).max_decoding_message_size(limit))
         .add_service(

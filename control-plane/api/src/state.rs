@@ -6,7 +6,7 @@ use control_plane_fleet::Fleet;
 use control_plane_store::{Db, Keys, Refusals};
 use foundation_runtime::{Clock, TaskGroup};
 
-use crate::system::ServerFacts;
+use crate::{system::ServerFacts, watch::Watches};
 
 /// What the services work with. Clones are the same.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ pub struct State {
     pub fleet: Fleet,
     /// What this server is.
     pub server: Arc<ServerFacts>,
+    /// How many watches each caller has.
+    pub watches: Watches,
 }
 
 impl fmt::Debug for State {

@@ -9,14 +9,7 @@ use control_plane_store::{configs, operation};
 use proto_rpc::v1::{self as rpc, system_service_server::SystemService};
 use tonic::{Request, Response, Status};
 
-use crate::{
-    State,
-    auth::caller,
-    error,
-    paging::MAX_PAGE_SIZE,
-    services::{MAX_REQUEST_BYTES, SERVICES},
-    time::timestamp,
-};
+use crate::{State, auth::caller, error, paging::MAX_PAGE_SIZE, services::SERVICES, time::timestamp};
 
 /// What a server is, as its program knows.
 #[derive(Clone, Debug)]
@@ -31,6 +24,27 @@ pub struct ServerFacts {
     pub start_time: DateTime<Utc>,
     /// Sessions that this server holds at most.
     pub max_sessions: usize,
+    /// The longest message of a call.
+    pub max_request_bytes: usize,
+    /// Watches that one caller may have at once.
+    pub max_watches: usize,
+    /// Joins and renewals of one address in a minute.
+    pub max_entries: u32,
+    /// All that bounds the server, by name.
+    pub limits: Vec<ServerLimit>,
+}
+
+/// Something that bounds the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimit {
+    /// The name in the server's options.
+    pub name: &'static str,
+    /// In force.
+    pub value: String,
+    /// Where nobody sets it.
+    pub default: String,
+    /// What it bounds.
+    pub meaning: &'static str,
 }
 
 /// Whose the database is.
@@ -56,7 +70,7 @@ impl System {
     fn limits(&self) -> HashMap<String, String> {
         let limits = [
             ("agent_sessions", self.0.server.max_sessions.to_string()),
-            ("request_bytes", MAX_REQUEST_BYTES.to_string()),
+            ("request_bytes", self.0.server.max_request_bytes.to_string()),
             ("config_document_bytes", proto_model::config::MAX_DOCUMENT_BYTES.to_string()),
             ("transfer_source_paths", proto_model::TransferSpec::MAX_SOURCES.to_string()),
             ("page_size", MAX_PAGE_SIZE.to_string()),
@@ -71,6 +85,15 @@ impl DatabaseKind {
             Self::Embedded => "embedded",
             Self::External => "external",
         }
+    }
+}
+
+fn bound(limit: &ServerLimit) -> rpc::ServerLimit {
+    rpc::ServerLimit {
+        name: limit.name.to_owned(),
+        value: limit.value.clone(),
+        default: limit.default.clone(),
+        meaning: limit.meaning.to_owned(),
     }
 }
 
@@ -103,6 +126,7 @@ impl SystemService for System {
             limits: self.limits().into_iter().collect(),
             caller: caller.actor().to_string(),
             caller_role: caller.role.map(|role| role.to_string()).unwrap_or_default(),
+            bounds: state.server.limits.iter().map(bound).collect(),
         }))
     }
 

@@ -3,15 +3,21 @@
 //! A watch reads what is above its cursor when its reader asks, so nothing is queued for a slow reader: what changed several times
 //! meanwhile is sent once, as it is.
 
-use std::{collections::VecDeque, future::Future, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use foundation_listener::limit_hits;
 use futures::Stream;
 use proto_model::{Epoch, Revision};
 use tonic::Status;
 
 use crate::{
     State,
-    auth::Caller,
+    auth::{Caller, CallerKind},
     error::{self, Reason},
 };
 
@@ -19,6 +25,46 @@ use crate::{
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 /// Changes that are read at once.
 pub(crate) const READ_AT_ONCE: u32 = 200;
+
+/// When to come again for one more watch.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// How many watches each caller has. Clones are the same count.
+#[derive(Clone, Debug, Default)]
+pub struct Watches(Arc<Mutex<HashMap<CallerKind, usize>>>);
+
+/// One of a caller's watches, until dropped.
+#[derive(Debug)]
+struct OneWatch {
+    watches: Watches,
+    caller: CallerKind,
+}
+
+impl Watches {
+    fn begin(&self, caller: CallerKind, most: usize) -> Result<OneWatch, Status> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(caller).or_default();
+        if *count >= most {
+            limit_hits::hit("limits.watches_per_caller");
+            let message = format!("limits.watches_per_caller: this caller has {most} watches already; end one of them");
+            return Err(error::exhausted(Reason::RateLimited, message, COME_BACK));
+        }
+        *count += 1;
+        Ok(OneWatch { watches: self.clone(), caller })
+    }
+}
+
+impl Drop for OneWatch {
+    fn drop(&mut self) {
+        let mut counts = self.watches.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.caller) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.caller);
+            }
+        }
+    }
+}
 
 /// What a watch follows.
 pub(crate) trait Follow: Send + 'static {
@@ -53,7 +99,8 @@ pub(crate) fn follow<F: Follow>(
     follow: F,
 ) -> impl Stream<Item = Result<F::Item, Status>> + Send + 'static {
     let bell = state.db.bell();
-    let watch = Watch { state, caller, follow, bell, ready: VecDeque::new(), synced: false };
+    let place = state.watches.begin(caller.kind, state.server.max_watches);
+    let watch = Watch { state, caller, follow, bell, ready: VecDeque::new(), synced: false, place };
     futures::stream::try_unfold(watch, |mut watch| async move {
         let item = watch.next().await?;
         Ok(item.map(|item| (item, watch)))
@@ -67,10 +114,15 @@ struct Watch<F: Follow> {
     bell: tokio::sync::watch::Receiver<u64>,
     ready: VecDeque<F::Item>,
     synced: bool,
+    /// Or why there is none for it.
+    place: Result<OneWatch, Status>,
 }
 
 impl<F: Follow> Watch<F> {
     async fn next(&mut self) -> Result<Option<F::Item>, Status> {
+        if let Err(refused) = &self.place {
+            return Err(refused.clone());
+        }
         // The interval between bookmarks is measured from the last item: a busy watch needs none.
         let mut bookmark = Box::pin(tokio::time::sleep(BOOKMARK_EVERY));
         loop {

@@ -4,25 +4,18 @@
 //! neither the `Host` nor the `Origin` of such a request. From elsewhere only liveness and health without detail are open; all else needs
 //! TLS and a token. A request that a proxy forwarded is not from this machine, wherever the proxy runs.
 
-use std::net::{IpAddr, SocketAddr};
-
 use axum::{
     extract::{Request, State},
     middleware::Next,
     response::Response,
 };
-use http::{HeaderMap, Method, StatusCode, Uri, header};
+use foundation_listener::{
+    http_server::Peer,
+    origin::{bearer, check_local, may_be_a_form},
+};
+use http::{HeaderMap, StatusCode, header};
 
 use crate::{Backend, Unavailable, routes::error};
-
-/// Whom a connection is with, from whoever accepted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The other end.
-    pub address: SocketAddr,
-    /// Whether TLS is spoken.
-    pub tls: bool,
-}
 
 /// How much of an answer its asker may see: `/health` has detail only for [`Detail::Full`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +34,11 @@ pub(crate) async fn check<B: Backend>(State(backend): State<B>, mut request: Req
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return error(StatusCode::INTERNAL_SERVER_ERROR, "the connection is not known");
     };
-    if changes_something(request.method()) && !is_json(request.headers()) {
+    if may_be_a_form(request.method(), request.headers()) {
         return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type: application/json is needed");
     }
     let path = request.uri().path();
-    let detail = if is_local(peer, request.headers(), request.uri()) {
+    let detail = if check_local(peer, request.headers(), request.uri()).is_ok() {
         Detail::Full
     } else {
         match token_admits(&backend, peer, request.headers(), path).await {
@@ -62,37 +55,6 @@ pub(crate) async fn check<B: Backend>(State(backend): State<B>, mut request: Req
     };
     request.extensions_mut().insert(detail);
     next.run(request).await
-}
-
-/// Whether the request is from this machine and by no web page.
-fn is_local(peer: Peer, headers: &HeaderMap, uri: &Uri) -> bool {
-    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .or_else(|| uri.authority().map(http::uri::Authority::as_str));
-    let origin_is_local = headers.get(header::ORIGIN).is_none_or(|origin| {
-        origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| is_loopback_host(host))
-    });
-    peer.address.ip().to_canonical().is_loopback()
-        && !forwarded
-        && host.is_some_and(is_loopback_host)
-        && origin_is_local
-        && !is_cross_site(headers)
-}
-
-/// What newer browsers say of a request that another site caused.
-fn is_cross_site(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
-}
-
-/// `localhost`, or a loopback address, each with or without a port.
-fn is_loopback_host(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 async fn token_admits<B: Backend>(
@@ -112,11 +74,6 @@ async fn token_admits<B: Backend>(
     backend.admits(token.to_owned()).await
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 fn refusal(peer: Peer, headers: &HeaderMap) -> Response {
     if peer.address.ip().to_canonical().is_loopback() {
         return error(
@@ -133,29 +90,4 @@ fn refusal(peer: Peer, headers: &HeaderMap) -> Response {
     };
     response.headers_mut().insert(header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
     response
-}
-
-fn changes_something(method: &Method) -> bool {
-    !(method.is_safe())
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split_once(';').map_or(kind, |(kind, _)| kind);
-    kind.trim().eq_ignore_ascii_case("application/json")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_this_machine() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:7443", "127.9.9.9", "[::1]:1", "[::1]"] {
-            assert!(is_loopback_host(host), "{host}");
-        }
-        for host in ["", "evil.example", "localhost.evil.example", "10.0.0.1", "[::2]", "127.0.0.1.evil.example"] {
-            assert!(!is_loopback_host(host), "{host}");
-        }
-    }
 }

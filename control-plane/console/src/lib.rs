@@ -8,7 +8,7 @@ mod backend;
 pub mod limits;
 mod routes;
 
-pub use access::Peer;
 pub use backend::{Backend, Component, ComponentState, FleetStatus, Unavailable};
+pub use foundation_listener::http_server::Peer;
 pub use limits::{Limits, ParseRateError, Rate};
 pub use routes::{metrics_only, router};

@@ -16,13 +16,14 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use foundation_listener::{http_server::Peer, limit_hits};
 use governor::{
     DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
 use http::{HeaderValue, StatusCode, header};
 
-use crate::{access::Peer, routes::error};
+use crate::routes::error;
 
 /// How many addresses are remembered; beyond it those that have been quiet are forgotten. Some 100 bytes each.
 const MAX_ADDRESSES: usize = 50_000;
@@ -47,6 +48,13 @@ impl fmt::Display for ParseRateError {
 }
 
 impl std::error::Error for ParseRateError {}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = if self.per == Duration::from_secs(1) { "s" } else { "min" };
+        write!(f, "{}/{unit}", self.requests)
+    }
+}
 
 impl FromStr for Rate {
     type Err = ParseRateError;
@@ -95,7 +103,10 @@ impl Limits {
         if limiter.len() > MAX_ADDRESSES {
             limiter.retain_recent();
         }
-        limiter.check_key(&who(address)).map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+        limiter.check_key(&who(address)).map_err(|until| {
+            limit_hits::hit(if class(path) == Class::Api { "http_api_limit" } else { "http_limit" });
+            until.wait_time_from(DefaultClock::default().now())
+        })
     }
 }
 

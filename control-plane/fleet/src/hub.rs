@@ -187,6 +187,7 @@ impl Hub {
         let max = self.0.options.max_sessions;
         if self.connected() >= max && !self.sessions().contains_key(&node) {
             metrics::counter!("dwcp_agents_sent_away_total").increment(1);
+            metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.agent_sessions").increment(1);
             return Err(SessionEnd::ComeBack(format!("this server holds its {max} sessions already")));
         }
         if !self.0.registered.load(Ordering::Relaxed) {

@@ -1,7 +1,8 @@
 //! The gRPC port and `admin.sock`: accepting, the TLS handshake, and who is at the other end.
 //!
-//! Each handshake is a task of its own with a deadline, so that one who stalls holds up nobody. Connections that stand are handed to tonic
-//! through one short queue; how many there are in all is bounded by a permit each.
+//! Each handshake is a task of its own with a deadline, so that one who stalls holds up nobody. Who has shown no credential, by a certificate
+//! or in a call, gives way to newcomers where there are many, and has to go after a while. Connections that stand are handed to tonic
+//! through one short queue.
 
 use std::{
     io,
@@ -9,11 +10,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use control_plane_api::auth::{ConnectInfo, Remote};
 use control_plane_pki::node_uid_of;
+use foundation_listener::{Gate, Guarded, Patience, Place, accept, limit_hits};
 use foundation_runtime::{LocalSocket, OnEnd, TaskGroup};
 use metrics::{counter, gauge};
 use nix::unistd::Uid;
@@ -21,6 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -28,17 +30,8 @@ use tonic::transport::server::Connected;
 
 use crate::{
     connections::{Entry, NodeConnections},
-    guarded::{FIRST_BYTES_TIMEOUT, Guarded},
+    limits::{Limits, count, seconds},
 };
-
-/// Connections at the same time: a fleet of 10,000 agents, as many again that are just reconnecting, and operators. Some 60 KB each.
-pub(crate) const MAX_CONNECTIONS: usize = 20_000;
-
-/// Connections through `admin.sock`, apart from the others so that these cannot shut the administrator out.
-const MAX_LOCAL_CONNECTIONS: usize = 64;
-
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The preface of HTTP/2, which every gRPC client sends at once.
 const PREFACE_BYTES: usize = 24;
@@ -46,16 +39,20 @@ const PREFACE_BYTES: usize = 24;
 /// Connections that stand and tonic has not taken yet.
 const ACCEPTED_QUEUE: usize = 128;
 
-/// Pause after an accept that failed for want of something (open files), so that the loop does not spin.
-const AFTER_ERROR: Duration = Duration::from_millis(100);
-
 /// A connection that stands.
 #[derive(Debug)]
 pub(crate) struct Connection {
     io: Guarded<Io>,
     info: ConnectInfo,
-    _permit: OwnedSemaphorePermit,
+    _held: Held,
     _entry: Option<Entry>,
+}
+
+/// What a connection holds of what is bounded.
+#[derive(Debug)]
+enum Held {
+    Place(#[allow(dead_code, reason = "dropped with the connection")] Place),
+    Permit(#[allow(dead_code, reason = "dropped with the connection")] OwnedSemaphorePermit),
 }
 
 #[derive(Debug)]
@@ -73,20 +70,25 @@ pub(crate) struct GrpcListener {
     pub(crate) nodes: NodeConnections,
     tasks: TaskGroup,
     accepted: mpsc::Sender<io::Result<Connection>>,
+    limits: Limits,
 }
 
 impl GrpcListener {
     /// A listener that hands its connections to the receiver.
-    pub(crate) fn new(tasks: &TaskGroup, nodes: NodeConnections) -> (Self, mpsc::Receiver<io::Result<Connection>>) {
+    pub(crate) fn new(
+        tasks: &TaskGroup,
+        nodes: NodeConnections,
+        limits: Limits,
+    ) -> (Self, mpsc::Receiver<io::Result<Connection>>) {
         let (accepted, connections) = mpsc::channel(ACCEPTED_QUEUE);
-        let listener = Self { cut: CancellationToken::new(), nodes, tasks: tasks.child("grpc-listener"), accepted };
-        (listener, connections)
+        let tasks = tasks.child("grpc-listener");
+        (Self { cut: CancellationToken::new(), nodes, tasks, accepted, limits }, connections)
     }
 
     /// Accepts on the port until the tasks are to end.
     pub(crate) fn accept_tls(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
         let acceptor = TlsAcceptor::from(tls);
-        let shared = self.shared(MAX_CONNECTIONS);
+        let shared = self.shared();
         let token = self.tasks.token().clone();
         self.tasks.spawn("accept-grpc", OnEnd::Fatal, async move {
             let accepting = shared.accept_tls(&listener, &acceptor);
@@ -96,7 +98,7 @@ impl GrpcListener {
 
     /// Accepts on the socket until the tasks are to end; its file goes then.
     pub(crate) fn accept_local(&self, listener: UnixListener, file: LocalSocket) {
-        let shared = self.shared(MAX_LOCAL_CONNECTIONS);
+        let shared = self.shared();
         let token = self.tasks.token().clone();
         self.tasks.spawn("accept-admin", OnEnd::Fatal, async move {
             token.run_until_cancelled(shared.accept_local(&listener)).await;
@@ -104,13 +106,15 @@ impl GrpcListener {
         });
     }
 
-    fn shared(&self, connections: usize) -> Shared {
+    fn shared(&self) -> Shared {
+        let strangers = ("limits.grpc_strangers", count(self.limits.grpc_strangers));
         Shared {
             cut: self.cut.clone(),
             nodes: self.nodes.clone(),
             tasks: self.tasks.clone(),
             accepted: self.accepted.clone(),
-            permits: Arc::new(Semaphore::new(connections)),
+            gate: Gate::with_admitted(strangers, ("limits.grpc_connections", count(self.limits.grpc_connections))),
+            limits: self.limits,
         }
     }
 }
@@ -122,68 +126,85 @@ struct Shared {
     nodes: NodeConnections,
     tasks: TaskGroup,
     accepted: mpsc::Sender<io::Result<Connection>>,
-    permits: Arc<Semaphore>,
+    gate: Gate,
+    limits: Limits,
 }
 
 impl Shared {
     async fn accept_tls(&self, listener: &TcpListener, acceptor: &TlsAcceptor) {
-        while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, remote)) => {
-                    let (shared, acceptor) = (self.clone(), acceptor.clone());
-                    let token = self.tasks.token().clone();
-                    self.tasks.spawn("tls-handshake", OnEnd::Expected, async move {
-                        token.run_until_cancelled(shared.shake_hands(stream, remote, &acceptor, permit)).await;
-                    });
-                }
-                Err(error) => pause_after(&error).await,
-            }
+        loop {
+            let (stream, remote) = accept::next(listener, &self.gate, "grpc").await;
+            let place = self.gate.enter_with(remote.ip(), &self.cut);
+            let (shared, acceptor) = (self.clone(), acceptor.clone());
+            let token = self.tasks.token().clone();
+            self.tasks.spawn("tls-handshake", OnEnd::Expected, async move {
+                token.run_until_cancelled(shared.shake_hands(stream, remote, &acceptor, place)).await;
+            });
+            // One that was put out is gone before the next one comes, so that no flood runs ahead of its own ends.
+            tokio::task::yield_now().await;
         }
     }
 
-    async fn shake_hands(
-        &self,
-        stream: TcpStream,
-        remote: SocketAddr,
-        acceptor: &TlsAcceptor,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    async fn shake_hands(&self, stream: TcpStream, remote: SocketAddr, acceptor: &TlsAcceptor, place: Place) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(component = "server", %remote, %error, "The connection is gone already");
             return;
         }
         // A refused handshake looks like a time-out to grpcurl: this line is where its reason can be found.
-        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                counter!("dwcp_tls_handshake_failures_total").increment(1);
-                tracing::info!(component = "server", %remote, reason = %error, "A TLS handshake was refused");
-                return;
-            }
-            Err(_elapsed) => {
-                counter!("dwcp_tls_handshake_failures_total").increment(1);
-                tracing::info!(component = "server", %remote, "A TLS handshake took too long");
-                return;
-            }
+        let refused = |reason: &str| {
+            counter!("dwcp_tls_handshake_failures_total").increment(1);
+            tracing::info!(component = "server", %remote, reason, "A TLS handshake was refused");
+        };
+        let shaking = timeout(seconds(self.limits.handshake_seconds), acceptor.accept(stream));
+        let stream = match place.cut().run_until_cancelled(shaking).await {
+            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Err(error))) => return refused(&error.to_string()),
+            Some(Err(_elapsed)) => return refused("it took too long"),
+            None => return refused("another one needed the place"),
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.map(|certificate| certificate.to_vec());
-        let cut = self.cut.child_token();
+        let cut = place.cut().clone();
         let uid = certificate.as_deref().and_then(|der| node_uid_of(der).ok());
-        let entry = uid.map(|uid| self.nodes.enter(uid, cut.clone()));
+        if uid.is_some() && !place.admission().admit() {
+            return refused("the server is full: limits.grpc_connections");
+        }
+        let most = count(self.limits.node_connections);
+        let entry = uid.map(|uid| self.nodes.enter(uid, remote.ip(), cut.clone(), most));
         let info = ConnectInfo {
             remote: Remote::Tcp(remote),
             peer_certificate: certificate.map(Arc::from),
             peer_uid: None,
             cut,
+            admission: Some(place.admission()),
         };
-        self.hand_over(Io::Tls(Box::new(stream)), info, permit, entry).await;
+        if uid.is_none() {
+            self.expect_a_credential(&place);
+        }
+        self.hand_over(Io::Tls(Box::new(stream)), info, Held::Place(place), entry).await;
+    }
+
+    /// Cuts the connection after a while, unless a credential was shown on it.
+    fn expect_a_credential(&self, place: &Place) {
+        let (admission, cut) = (place.admission(), place.cut().clone());
+        let (time, token) = (seconds(self.limits.grpc_stranger_seconds), self.tasks.token().clone());
+        self.tasks.spawn("stranger", OnEnd::Expected, async move {
+            tokio::select! {
+                () = tokio::time::sleep(time) => if admission.is_stranger() {
+                    limit_hits::hit("limits.grpc_stranger_seconds");
+                    cut.cancel();
+                },
+                () = cut.cancelled() => {}
+                () = token.cancelled() => {}
+                () = admission.gone() => {}
+            }
+        });
     }
 
     async fn accept_local(&self, listener: &UnixListener) {
         let own = Uid::effective().as_raw();
-        while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+        let permits = Arc::new(Semaphore::new(count(self.limits.local_connections)));
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
             match listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
                 Ok((uid, stream)) if uid == 0 || uid == own => {
                     let info = ConnectInfo {
@@ -191,26 +212,27 @@ impl Shared {
                         peer_certificate: None,
                         peer_uid: Some(uid),
                         cut: self.cut.child_token(),
+                        admission: None,
                     };
-                    self.hand_over(Io::Local(stream), info, permit, None).await;
+                    self.hand_over(Io::Local(stream), info, Held::Permit(permit), None).await;
                 }
                 Ok((uid, _)) => tracing::info!(component = "server", uid, "A user was refused on admin.sock"),
-                Err(error) => pause_after(&error).await,
+                Err(error) => accept::failed(&error, &self.gate, "admin.sock").await,
             }
         }
     }
 
-    async fn hand_over(&self, io: Io, info: ConnectInfo, permit: OwnedSemaphorePermit, entry: Option<Entry>) {
-        let io = Guarded::new(io, info.cut.clone(), PREFACE_BYTES, FIRST_BYTES_TIMEOUT);
+    async fn hand_over(&self, io: Io, info: ConnectInfo, held: Held, entry: Option<Entry>) {
+        let patience = Patience {
+            first_bytes: PREFACE_BYTES,
+            first: seconds(self.limits.head_seconds),
+            stalled: seconds(self.limits.stalled_seconds),
+        };
+        let io = Guarded::new(io, info.cut.clone(), patience);
         gauge!("dwcp_grpc_connections").increment(1);
         // Refused only when the server has ended; dropping the connection then closes it.
-        drop(self.accepted.send(Ok(Connection { io, info, _permit: permit, _entry: entry })).await);
+        drop(self.accepted.send(Ok(Connection { io, info, _held: held, _entry: entry })).await);
     }
-}
-
-async fn pause_after(error: &io::Error) {
-    tracing::warn!(component = "server", %error, "A connection could not be accepted");
-    tokio::time::sleep(AFTER_ERROR).await;
 }
 
 impl Connected for Connection {

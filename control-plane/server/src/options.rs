@@ -14,9 +14,12 @@ use control_plane_console::Rate;
 use foundation_telemetry::Format;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::backup::{
-    BackupOptions, EpochOptions, RestoreOptions,
-    options::{BackupArgs, EpochArgs, RestoreArgs},
+use crate::{
+    backup::{
+        BackupOptions, EpochOptions, RestoreOptions,
+        options::{BackupArgs, EpochArgs, RestoreArgs},
+    },
+    limits::{self, LimitError, Limits, OneLimit, SetLimits},
 };
 
 /// The longest file of options that is read.
@@ -134,6 +137,12 @@ struct RunArgs {
     #[arg(long, value_name = "N/s|N/min")]
     #[serde(alias = "http_limit", deserialize_with = "rate_text")]
     http_limit: Option<Rate>,
+    /// One of the limits, for example grpc_connections=1000; may be repeated. A file has a section `limits:`.
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    #[serde(skip)]
+    limit: Vec<OneLimit>,
+    #[arg(skip)]
+    limits: SetLimits,
     /// trace, debug, info, warn or error [default: info; RUST_LOG is honoured].
     #[arg(long, value_name = "LEVEL", env = "DWCP_LOG_LEVEL")]
     #[serde(alias = "log_level")]
@@ -269,6 +278,8 @@ pub struct Options {
     pub http_api_limit: Rate,
     /// The rate of other requests.
     pub http_limit: Rate,
+    /// What bounds the server.
+    pub limits: Limits,
     /// The log.
     pub logging: Logging,
 }
@@ -298,6 +309,9 @@ pub enum OptionsError {
         /// What is wrong, and where.
         source: yaml_serde::Error,
     },
+    /// A limit cannot be.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// There is no place for the state.
     #[error("no data directory: give --data-dir DIR (neither root, nor HOME or XDG_STATE_HOME is set)")]
     NoDataDir,
@@ -374,6 +388,7 @@ impl RunArgs {
             advertise: if self.advertise.is_empty() { file.advertise } else { self.advertise },
             http_api_limit: self.http_api_limit.or(file.http_api_limit).unwrap_or_else(|| rate(1)),
             http_limit: self.http_limit.or(file.http_limit).unwrap_or_else(|| rate(60)),
+            limits: Limits::new(limits::together(&self.limit).over(self.limits).over(file.limits))?,
             logging: Logging {
                 level: level.unwrap_or_else(|| "info".to_owned()),
                 format: self.log_format.or(file.log_format).unwrap_or_default(),
@@ -524,6 +539,9 @@ mod tests {
         fs::write(&file, "data-dir: /srv/a\nlisten: nowhere\n").unwrap();
         let error = command(&["x", "--config", path]).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
+        fs::write(&file, "limits:\n  grpc_streams: 9\n  node_connections: 2\n").unwrap();
+        let limits = options(&["--config", path, "--limit", "grpc_streams=8"]).limits;
+        assert_eq!((limits.grpc_streams, limits.node_connections), (8, 2));
         fs::write(&file, "lisen: x\n").unwrap();
         let error = command(&["x", "--config", path]).unwrap_err().to_string();
         assert!(error.contains("lisen"), "{error}");

@@ -9,14 +9,14 @@ use std::{
 };
 
 use control_plane_api::{
-    DatabaseKind, ServerFacts, State,
+    DatabaseKind, ServerFacts, ServerLimit, State, Watches,
     auth::{AuthLayer, Authenticator},
 };
-use control_plane_console::Limits;
-use control_plane_fleet::{Fleet, MAX_SESSIONS};
+use control_plane_console::Limits as Rates;
+use control_plane_fleet::Fleet;
 use control_plane_pki::{SealError, SealKey};
 use control_plane_store::{Db, Error as StoreError, Keys, KeysError, MigrateError, Refusals};
-use dataplane_dht::{RingNode, RingOptions, ipv4_listen};
+use dataplane_dht::{RingLimits, RingNode, RingOptions, ipv4_listen};
 use foundation_runtime::{
     Clock, Hangups, LocalSocket, OnEnd, PortsError, RememberedPorts, SocketAccess, Stop, Stops, TaskGroup,
     service_manager,
@@ -37,7 +37,8 @@ use crate::{
     connections::NodeConnections,
     data_dir::{DataDir, DataDirError},
     grpc_listener::{self, GrpcListener},
-    grpc_services, http_listener,
+    grpc_services, http_ports,
+    limits::{Limits, count},
     listen::{self, ListenError},
     measures,
     options::{Database, DhtListen, Options},
@@ -66,12 +67,6 @@ const COMMIT: &str = match option_env!("DWCP_COMMIT") {
 
 /// HTTP/2 pings find agents whose host has gone.
 const GRPC_KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// Streams of one connection: an agent has a handful, an operator's script some dozens.
-const MAX_STREAMS: u32 = 256;
-
-/// The longest header list: a token and a trace are below 1 KiB.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// Why the server could not run.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +132,8 @@ pub enum RunError {
 /// See [`RunError`].
 pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError> {
     let clock = Clock::system();
+    foundation_listener::raise_open_files();
+    telemetry.set_log_lines(options.limits.log_lines_per_second);
     let tasks = TaskGroup::new("server");
     // One listener for all of its life: no wish to stop is lost between two places that wait for one.
     let mut stops = Stops::listen().map_err(RunError::Signals)?;
@@ -258,7 +255,7 @@ impl Server {
         let host = advertise::hostname();
         admin_files::write(dir, db, &keys, &host).await?;
         let reach = Reach::new(&options.advertise, bound.address, &host, &advertise::interfaces());
-        let dht = start_dht(options.dht_listen, &mut bound.ports, db, clock, tasks).await?;
+        let dht = start_dht(options, &mut bound.ports, db, clock, tasks).await?;
         let dht_address = dht.as_ref().and_then(RingNode::local_addr);
         bound.ready.dht = dht_address.map(|local| listen::reachable_here(SocketAddr::V4(local)));
 
@@ -266,9 +263,10 @@ impl Server {
         let front = tasks.child("front");
         let state = ground.state(&keys, &reach, dht_address, &front);
         let backend = ground.backend(&state, dht).await?;
-        follow_ring(&backend, db, &front);
+        let connections = NodeConnections::default();
+        follow_ring(&backend, db, connections.clone(), &front);
         let ready = bound.ready.clone();
-        let (health, cut) = ground.listen(bound, &state, &backend, &reach, &front).await?;
+        let (health, cut) = ground.listen(bound, &state, &backend, &reach, connections, &front).await?;
         grpc_services::follow_health(&health, &backend, db, &front).await;
         reopen_logs_on_hangup(telemetry, serving(&ready), &front)?;
 
@@ -316,12 +314,12 @@ impl Server {
 impl Ground<'_> {
     /// What the API works with.
     fn state(&self, keys: &Arc<Keys>, reach: &Reach, dht: Option<SocketAddrV4>, front: &TaskGroup) -> State {
-        let db = &self.database.db;
+        let (db, limits) = (&self.database.db, &self.options.limits);
         let fleet_options = control_plane_fleet::Options {
             version: crate::VERSION.to_owned(),
             endpoints: reach.endpoints.clone(),
             ring_address: dht.map(|local| reach.ring_address(local)),
-            max_sessions: MAX_SESSIONS,
+            max_sessions: count(self.options.limits.agent_sessions),
         };
         let refusals = Refusals::start(db.clone(), self.tasks);
         let fleet =
@@ -342,8 +340,13 @@ impl Ground<'_> {
                     Database::External { .. } => DatabaseKind::External,
                 },
                 start_time: self.clock.utc(),
-                max_sessions: MAX_SESSIONS,
+                max_sessions: count(limits.agent_sessions),
+                max_request_bytes: count(limits.request_bytes),
+                max_watches: count(limits.watches_per_caller),
+                max_entries: limits.entries_per_minute,
+                limits: limit_rows(self.options),
             }),
+            watches: Watches::default(),
         }
     }
 
@@ -377,29 +380,31 @@ impl Ground<'_> {
         state: &State,
         backend: &ServerBackend,
         reach: &Reach,
+        connections: NodeConnections,
         front: &TaskGroup,
     ) -> Result<(HealthReporter, CancellationToken), RunError> {
         let identity = ServerIdentity::issue(state.keys.ca(), &reach.names, self.clock.utc())?;
         keep_certificate_fresh(&identity, &state.keys, reach, self.clock, self.tasks);
-        let (revoked, connections) = (Revoked::default(), NodeConnections::default());
+        let revoked = Revoked::default();
         revocations::follow(&state.db, revoked.clone(), connections.clone(), self.tasks).await?;
 
         let http_tls = Arc::new(identity.http_config()?);
-        let limits = Limits::new(self.options.http_api_limit, self.options.http_limit);
-        let router = control_plane_console::router(backend.clone(), limits.clone());
-        http_listener::serve(self.clock, front, "http", bound.http, Arc::clone(&http_tls), router);
-        let router = control_plane_console::metrics_only(backend.clone(), limits);
-        http_listener::serve(self.clock, front, "metrics", bound.metrics, http_tls, router);
+        let rates = Rates::new(self.options.http_api_limit, self.options.http_limit);
+        let limits = &self.options.limits;
+        let router = control_plane_console::router(backend.clone(), rates.clone());
+        http_ports::serve(self.clock, front, limits, ("http", bound.http), Arc::clone(&http_tls), router);
+        let router = control_plane_console::metrics_only(backend.clone(), rates);
+        http_ports::serve(self.clock, front, limits, ("metrics", bound.metrics), http_tls, router);
 
         let (routes, health) = grpc_services::routes(state)?;
-        let (grpc, incoming) = GrpcListener::new(front, connections);
+        let (grpc, incoming) = GrpcListener::new(front, connections, *limits);
         grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(state.keys.ca(), revoked)?));
         let socket = self.dir.file("admin.sock");
         let (local, file) = LocalSocket::bind(&socket, SocketAccess::Owner)
             .and_then(|(listener, file)| Ok((tokio::net::UnixListener::from_std(listener)?, file)))
             .map_err(|source| RunError::Io { path: socket, source })?;
         grpc.accept_local(local, file);
-        serve_grpc(front, routes, self.authenticator(state), ReceiverStream::new(incoming));
+        serve_grpc(front, routes, limits, self.authenticator(state), ReceiverStream::new(incoming));
         Ok((health, grpc.cut))
     }
 }
@@ -417,30 +422,40 @@ async fn open_keys(dir: &DataDir, db: &Db) -> Result<Arc<Keys>, RunError> {
 }
 
 async fn start_dht(
-    listen: DhtListen,
+    options: &Options,
     ports: &mut RememberedPorts,
     db: &Db,
     clock: &Clock,
     tasks: &TaskGroup,
 ) -> Result<Option<RingNode>, RunError> {
-    let DhtListen::At(asked) = listen else { return Ok(None) };
+    let DhtListen::At(asked) = options.dht_listen else { return Ok(None) };
     let mut address = ipv4_listen(asked)?;
     address.set_port(ports.wanted("dht", asked.port()));
     let ring = control_plane_store::sessions::ring(db).await?;
-    let node = RingNode::start(RingOptions { listen: address, ring }, clock.clone(), tasks).await?;
+    let node = RingNode::start(
+        RingOptions { listen: address, ring, limits: dht_limits(&options.limits) },
+        clock.clone(),
+        tasks,
+    )
+    .await?;
     if let Some(local) = node.local_addr() {
         ports.keep("dht", asked.port(), local.port())?;
     }
     Ok(Some(node))
 }
 
-/// Tells the DHT node who else is in the ring, when that changes.
-fn follow_ring(backend: &ServerBackend, db: &Db, tasks: &TaskGroup) {
+fn dht_limits(limits: &Limits) -> RingLimits {
+    RingLimits { records: count(limits.dht_records), requests_per_second: limits.dht_requests_per_second }
+}
+
+/// Tells the DHT node who else is in the ring, and where the fleet's nodes are, when that changes.
+fn follow_ring(backend: &ServerBackend, db: &Db, connections: NodeConnections, tasks: &TaskGroup) {
     let Some(node) = backend.0.dht.clone() else { return };
     let (fleet, mut bell, token) = (backend.0.fleet.clone(), db.bell(), tasks.token().clone());
     let follow = async move {
         let mut known = node.status().ring;
         while bell.changed().await.is_ok() {
+            node.set_known(connections.ipv4_addresses());
             let ring = fleet.ring();
             if ring != known && !ring.is_empty() {
                 node.set_ring(ring.clone());
@@ -451,6 +466,20 @@ fn follow_ring(backend: &ServerBackend, db: &Db, tasks: &TaskGroup) {
     tasks.spawn("dht-ring", OnEnd::Fatal, async move {
         token.run_until_cancelled(follow).await;
     });
+}
+
+/// Everything that bounds the server, the rates of its HTTP port among them.
+fn limit_rows(options: &Options) -> Vec<ServerLimit> {
+    let rate = |name, value: control_plane_console::Rate, default: &str, meaning| ServerLimit {
+        name,
+        value: value.to_string(),
+        default: default.to_owned(),
+        meaning,
+    };
+    let mut rows = options.limits.rows();
+    rows.push(rate("http_api_limit", options.http_api_limit, "100/s", "HTTP requests of one address to /api/."));
+    rows.push(rate("http_limit", options.http_limit, "100/min", "HTTP requests of one address to what is not free."));
+    rows
 }
 
 fn read_metrics_token(options: &Options) -> Result<Option<String>, RunError> {
@@ -517,14 +546,15 @@ fn reopen_logs_on_hangup(telemetry: &Telemetry, status: String, tasks: &TaskGrou
 fn serve_grpc(
     front: &TaskGroup,
     routes: Routes,
+    limits: &Limits,
     authenticator: Authenticator,
     incoming: ReceiverStream<io::Result<grpc_listener::Connection>>,
 ) {
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(GRPC_KEEP_ALIVE))
         .http2_keepalive_timeout(Some(GRPC_KEEP_ALIVE))
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(limits.grpc_header_bytes)
+        .max_concurrent_streams(limits.grpc_streams)
         .layer(TraceLayer::server("api").with_methods(grpc_services::methods()))
         .layer(AuthLayer::new(authenticator))
         .add_routes(routes);

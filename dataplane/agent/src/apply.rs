@@ -8,13 +8,14 @@ use std::{
 use dataplane_amst::TransportSettings;
 use dataplane_hde::{Algorithm, Level};
 use dataplane_transfer::{Roots, Settings};
+use foundation_listener::Gate;
 use foundation_telemetry::Telemetry;
 use proto_model::config::{self, AgentConfig, Effective};
 use tokio::sync::watch;
 
 use crate::{
     health::{self, Component, Health},
-    http::View,
+    http::{Access, Credentials, View},
     member::Member,
     metrics,
     metrics_port::MetricsPort,
@@ -34,6 +35,9 @@ pub(crate) struct Applier {
     pub(crate) health: Health,
     pub(crate) metrics_port: MetricsPort,
     pub(crate) view: Arc<dyn View>,
+    /// Of the HTTP port.
+    pub(crate) gate: Gate,
+    pub(crate) access: Access,
     pub(crate) member: watch::Receiver<Option<Arc<Member>>>,
     pub(crate) present: Mutex<Option<Arc<Effective>>>,
 }
@@ -54,12 +58,17 @@ impl Applier {
         };
         wrong.extend(taken.err().map(|error| error.to_string()));
         wrong.extend(self.log(config).err());
+        let credentials = Credentials::read(&config.http).map_err(|reason| wrong.push(reason));
         wrong
             .extend(self.metrics_port.follow(effective, Arc::clone(&self.view)).await.err().map(|error| chain(&error)));
         if !wrong.is_empty() {
             return Err(wrong);
         }
         self.trace(config);
+        if let Ok(credentials) = credentials {
+            self.access.replace(credentials);
+        }
+        self.limit(config, member.as_deref());
         if let Some(member) = member {
             member.transfers.set_settings(transfer_settings(config));
             member.transfers.set_roots(Roots::new(config.roots.clone()));
@@ -86,6 +95,17 @@ impl Applier {
         self.telemetry.set_file(file).map_err(|error| format!("logging.file: cannot open {shown}: {error}"))
     }
 
+    /// Those limits that can be moved while things go on.
+    fn limit(&self, config: &AgentConfig, member: Option<&Member>) {
+        let limits = &config.limits;
+        self.telemetry.set_log_lines(limits.log_lines_per_second);
+        self.gate.set_strangers(count(limits.http_connections));
+        if let Some(member) = member {
+            member.endpoint.limit_handshakes(count(limits.quic_handshakes), count(limits.quic_retry_from));
+            member.movers.limit(count(limits.sending_transfers), count(limits.receiving_transfers));
+        }
+    }
+
     fn trace(&self, config: &AgentConfig) {
         let monitoring = &config.monitoring;
         self.telemetry.set_sample_rate(monitoring.tracing_sample_rate);
@@ -102,6 +122,11 @@ impl Applier {
         self.health.set(Component::HdeCompression, health::Level::Healthy, message.to_owned());
         self.health.healthy(Component::Configuration);
     }
+}
+
+/// A bound as a number of things.
+pub(crate) fn count(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// What AMST takes of it.

@@ -18,18 +18,18 @@ use std::{
 use dataplane_control_client::{Handle, PeerRecord};
 use dataplane_dht::{
     Announcement, DhtNode, Directory, FleetTag, Nat, NodeOptions, NodeStatus, NodeType, Publisher, PublisherOptions,
-    RecordStore, Resolver, ResolverOptions, RingNode, RingOptions, StartError, connectable, ipv4_listen,
+    RecordStore, Resolver, ResolverOptions, RingLimits, RingNode, RingOptions, StartError, connectable, ipv4_listen,
 };
 use dataplane_identity::Identity;
 use foundation_runtime::{Clock, OnEnd, TaskGroup, durable};
 use futures::future::BoxFuture;
 use proto_model::{
     PublicKey,
-    config::{Dht, MetadataCache, PeerDiscovery, Reach},
+    config::{Dht, Limits, MetadataCache, PeerDiscovery, Reach},
 };
 use tokio::sync::watch;
 
-use crate::transfers::Peers;
+use crate::{apply::count, transfers::Peers};
 use control_plane::ControlPlaneRecords;
 use no_directory::NoDirectory;
 
@@ -58,6 +58,7 @@ pub(crate) struct Setup {
     pub(crate) dht: Dht,
     pub(crate) cache: MetadataCache,
     pub(crate) peers: PeerDiscovery,
+    pub(crate) limits: Limits,
 }
 
 /// The node's part in the directory of the fleet. Clones are the same.
@@ -90,9 +91,17 @@ impl Discovery {
         let client_listen =
             listen.map(|listen| if setup.offers_relay { SocketAddrV4::new(*listen.ip(), 0) } else { listen });
         let client = match client_listen {
-            Some(listen) => {
-                Some(DhtNode::start(NodeOptions::client(listen, ring.clone()), clock.clone(), tasks).await?)
-            }
+            Some(listen) => Some(
+                DhtNode::start(
+                    NodeOptions {
+                        queries: count(setup.limits.dht_queries),
+                        ..NodeOptions::client(listen, ring.clone())
+                    },
+                    clock.clone(),
+                    tasks,
+                )
+                .await?,
+            ),
             None => None,
         };
         let directory: Arc<dyn Directory> = match &client {
@@ -108,6 +117,7 @@ impl Discovery {
             cleanup_interval: setup.cache.cleanup_interval,
             capacity: usize::try_from(setup.cache.max_entries).unwrap_or(usize::MAX),
             hedge_after: setup.dht.hedge_delay,
+            lookups: count(setup.limits.dht_lookups),
             ..ResolverOptions::new(fleet)
         };
         let signer = Arc::new(setup.identity.key().signing_key().clone());
@@ -141,7 +151,11 @@ impl Discovery {
         discovery.tell_control_plane(&setup.control, tasks);
         discovery.discover_peers(setup.peers, tasks);
         if let Some(listen) = listen.filter(|_| setup.offers_relay) {
-            discovery.serve_ring(ring_sender, listen, given, (setup.dir, &setup.control), clock, tasks);
+            let limits = RingLimits {
+                records: count(setup.limits.dht_records),
+                requests_per_second: setup.limits.dht_requests_per_second,
+            };
+            discovery.serve_ring(ring_sender, listen, given, (setup.dir, &setup.control), limits, clock, tasks);
         }
         Ok(discovery)
     }
@@ -276,6 +290,7 @@ impl Discovery {
         listen: SocketAddrV4,
         given: Option<Vec<String>>,
         (dir, control): (PathBuf, &Handle),
+        limits: RingLimits,
         clock: &Clock,
         tasks: &TaskGroup,
     ) {
@@ -294,7 +309,7 @@ impl Discovery {
                 None if ring.borrow_and_update().is_empty() => kept_ring(&dir),
                 None => texts(&ring.borrow_and_update()),
             };
-            match RingNode::start(RingOptions { listen, ring: nodes }, clock, &group).await {
+            match RingNode::start(RingOptions { listen, ring: nodes, limits }, clock, &group).await {
                 Ok(node) => {
                     tracing::info!(component = "dht", %listen, "Successfully initialized: this node stores DHT records");
                     ring_node.send_replace(Some(node.clone()));

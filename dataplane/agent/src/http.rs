@@ -1,25 +1,30 @@
 //! The agent's HTTP side: health, status and metrics for people, probes and Prometheus.
 //!
-//! Everything is read only. A loopback peer sees all, behind a check that no web page asks; others see the liveness paths
-//! in one word (D27). Requests are limited by class of path and address, those of probes and scrapes are not.
+//! Everything is read only. This machine sees all, behind a check that no web page asks; others need TLS and a token for more than the liveness
+//! paths in a word (D27). Requests are limited by class of path and address, those of probes and scrapes are not.
 
+mod access;
 mod guard;
 mod limit;
 mod pages;
-mod serve;
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Query, Request, State},
+    extract::{Query, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
+};
+use foundation_listener::{
+    Gate,
+    http_server::{HttpPort, Peer, Times},
+    limit_hits,
 };
 use foundation_runtime::Clock;
 use foundation_telemetry::requests::{Outcome, observe};
@@ -27,10 +32,10 @@ use futures::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+pub(crate) use access::{Access, Credentials};
 pub(crate) use pages::{ConfigView, Snapshot};
-pub(crate) use serve::serve;
 
-use guard::Detail;
+use guard::{Asked, Detail};
 pub(crate) use limit::Rates;
 use limit::{Class, Limiter};
 
@@ -46,6 +51,13 @@ pub(crate) trait View: Send + Sync + fmt::Debug + 'static {
     fn rates(&self) -> Rates;
     /// Where metrics are served, `/metrics` besides.
     fn metrics_path(&self) -> String;
+    /// What callers from elsewhere need.
+    fn access(&self) -> Access;
+}
+
+/// A port with a router.
+pub(crate) fn port(name: &'static str, router: Router, gate: Gate, access: Access) -> HttpPort {
+    HttpPort { name, gate, tls: Arc::new(move || access.tls()), router, times: Times::default() }
 }
 
 #[derive(Debug, Clone)]
@@ -100,34 +112,28 @@ pub(crate) fn metrics_router(view: Arc<dyn View>, clock: Clock) -> Router {
                 refuse(StatusCode::NOT_FOUND, "metrics are at /metrics")
             }
         })
+        .layer(middleware::from_fn_with_state(served.clone(), admit))
         .with_state(served)
 }
 
-async fn admit(
-    State(served): State<Served>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn admit(State(served): State<Served>, mut request: Request, next: Next) -> Response {
+    let Some(peer) = request.extensions().get::<Peer>().copied() else {
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the connection is not known");
+    };
     let began = served.clock.now();
-    let path = request.uri().path().to_owned();
-    let class = Class::of(&path);
-    let answer = match guard::check(peer.ip(), request.method(), &path, request.headers()) {
-        Err(refusal) => refuse(refusal.status(), &refusal.to_string()),
-        Ok(detail) => {
-            let admitted = {
-                let mut limiter = served.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-                limiter.set_rates(served.view.rates());
-                limiter.admit(class, peer.ip(), began)
-            };
-            match admitted {
-                Ok(()) => {
-                    request.extensions_mut().insert(detail);
-                    next.run(request).await
-                }
-                Err(wait) => slow_down(wait),
-            }
+    let class = served.class(&request, peer);
+    let answer = match served.check(&request, peer) {
+        Err(refusal) => {
+            let admitted = if refusal == guard::Refusal::Token { served.limit(class, peer, began) } else { Ok(()) };
+            admitted.map_or_else(slow_down, |()| refuse(refusal.status(), &refusal.to_string()))
         }
+        Ok(detail) => match served.limit(class, peer, began) {
+            Ok(()) => {
+                request.extensions_mut().insert(detail);
+                next.run(request).await
+            }
+            Err(wait) => slow_down(wait),
+        },
     };
     let took = served.clock.now().saturating_duration_since(began);
     // A health answer of 503 is what was asked for, not an error of ours.
@@ -135,6 +141,35 @@ async fn admit(
     let outcome = if fault { Outcome::Fault } else { Outcome::Handled };
     observe("http", class.as_str(), answer.status().as_str(), outcome, took);
     answer
+}
+
+impl Served {
+    /// How the request is limited: who tries tokens from elsewhere is, also where a probe is not.
+    fn class(&self, request: &Request, peer: Peer) -> Class {
+        let elsewhere = !peer.address.ip().is_loopback() && request.headers().contains_key(header::AUTHORIZATION);
+        match Class::of(request.uri().path()) {
+            Class::Exempt if elsewhere => Class::Other,
+            class => class,
+        }
+    }
+
+    fn check(&self, request: &Request, peer: Peer) -> Result<Detail, guard::Refusal> {
+        let path = request.uri().path();
+        let asked = Asked {
+            peer,
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            metrics: path == "/metrics" || path == self.view.metrics_path(),
+        };
+        guard::check(asked, &self.view.access())
+    }
+
+    fn limit(&self, class: Class, peer: Peer, now: Instant) -> Result<(), Duration> {
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        limiter.set_rates(self.view.rates());
+        limiter.admit(class, peer.address.ip(), now).inspect_err(|_wait| limit_hits::hit(class.limit()))
+    }
 }
 
 async fn readyz(State(served): State<Served>, request: Request) -> Response {
@@ -177,7 +212,7 @@ fn refuse(status: StatusCode, why: &str) -> Response {
     (status, Json(json!({"error": {"code": status.as_u16(), "message": why}}))).into_response()
 }
 
-fn slow_down(wait: std::time::Duration) -> Response {
+fn slow_down(wait: Duration) -> Response {
     let seconds = wait.as_secs() + 1;
     let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, &format!("too many requests; try again in {seconds} s"));
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

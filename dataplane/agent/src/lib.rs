@@ -28,6 +28,7 @@ mod run;
 mod service_status;
 mod supervisor;
 mod transfers;
+mod turns;
 mod view;
 
 pub use apply::chain;

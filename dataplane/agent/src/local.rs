@@ -3,6 +3,8 @@
 //! The socket's mode says who may connect: the agent's own user, and the members of `--socket-group`. Root may always. Who
 //! connects is checked again by the credentials that the kernel gives.
 
+mod connections;
+
 use std::{
     ffi::OsStr,
     fs, io,
@@ -36,7 +38,7 @@ use tokio::{
     net::UnixListener,
     sync::{mpsc, watch},
 };
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status,
     transport::server::{Server, UdsConnectInfo},
@@ -46,6 +48,8 @@ use crate::{
     apply::chain, configuration::InForce, discovery::Discovery, member::Member, supervisor::PartResult,
     transfers::Peers,
 };
+
+use connections::bounded;
 
 /// The socket's name in the data directory.
 pub(crate) const FILE: &str = "agent.sock";
@@ -75,6 +79,7 @@ pub(crate) async fn serve(
     local: Local,
     dir: PathBuf,
     group: Option<String>,
+    connections: usize,
     ready: impl FnOnce() + Send,
 ) -> PartResult {
     // The file goes with this future, however that ends.
@@ -94,7 +99,7 @@ pub(crate) async fn serve(
     Server::builder()
         .layer(TraceLayer::server("local"))
         .add_service(LocalServiceServer::with_interceptor(local, check))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { tasks.cancelled().await })
+        .serve_with_incoming_shutdown(bounded(listener, connections), async move { tasks.cancelled().await })
         .await
         .map_err(|error| format!("agent.sock: {}", chain(&error)))
 }

@@ -25,7 +25,7 @@ use proto_model::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    apply::{transfer_settings, transport_settings},
+    apply::{count, transfer_settings, transport_settings},
     discovery::{Discovery, Setup},
     health::{Component, Health},
     host,
@@ -33,9 +33,6 @@ use crate::{
     transfers::{Movers, Reports},
 };
 
-/// Transfers that send, and as many that receive, at once: each holds a few dozen files and buffers open, and more than these
-/// only share one line among themselves.
-const MAX_CONCURRENT_TRANSFERS: usize = 16;
 /// Health is said to the control plane at most so often; a part that flaps is not worth more.
 const OBSERVE_PAUSE: Duration = Duration::from_secs(1);
 /// How often the DHT node is looked at.
@@ -143,7 +140,7 @@ impl Member {
                 store: context.store.clone(),
                 clock: context.clock.clone(),
             }),
-            MAX_CONCURRENT_TRANSFERS,
+            &config.limits,
             &tasks,
         )
         .map_err(unusable)?;
@@ -329,7 +326,12 @@ async fn bind(
         settings: transport_settings(config),
         limits: Limits {
             receive_budget: config.limits.receive_budget,
-            incoming_sessions: usize::try_from(config.limits.incoming_sessions).unwrap_or(usize::MAX),
+            incoming_sessions: count(config.limits.incoming_sessions),
+            sessions_per_peer: count(config.limits.sessions_per_peer),
+            channels_per_session: config.limits.channels_per_session,
+            waiting_channels: count(config.limits.waiting_channels),
+            handshakes: count(config.limits.quic_handshakes),
+            retry_from: count(config.limits.quic_retry_from),
             idle_timeout: config.transport.idle_timeout,
             keep_alive: config.transport.keep_alive_interval,
         },
@@ -366,6 +368,7 @@ async fn discover(
             dht: config.dht.clone(),
             cache: config.metadata_cache,
             peers: config.peer_discovery,
+            limits: config.limits,
         },
         &context.clock,
         tasks,

@@ -2,13 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
+use foundation_listener::Gate;
 use foundation_runtime::{Clock, OnEnd, RememberedPorts, TaskGroup};
 use proto_model::config::Effective;
 use tokio::sync::{Mutex, watch};
 
 use crate::{
+    apply::count,
     health::{Component, Health},
-    http::{View, metrics_router, serve},
+    http::{View, metrics_router, port},
     listen::{ListenError, listen},
 };
 
@@ -43,12 +45,14 @@ pub(crate) struct MetricsPort {
     clock: Clock,
     tasks: TaskGroup,
     serving: Mutex<Option<(Wanted, TaskGroup)>>,
+    gate: Gate,
     bound: watch::Sender<SocketAddr>,
 }
 
 impl MetricsPort {
     pub(crate) fn new(dir: PathBuf, http: SocketAddr, health: Health, clock: Clock, tasks: TaskGroup) -> Self {
-        Self { dir, http, health, clock, tasks, serving: Mutex::default(), bound: watch::Sender::new(http) }
+        let gate = Gate::new("limits.http_connections", 1);
+        Self { dir, http, health, clock, tasks, serving: Mutex::default(), gate, bound: watch::Sender::new(http) }
     }
 
     /// Where metrics are served, as it changes.
@@ -62,6 +66,7 @@ impl MetricsPort {
     /// A port that somebody chose cannot be used; what served before goes on.
     pub(crate) async fn follow(&self, effective: &Effective, view: Arc<dyn View>) -> Result<(), ListenError> {
         let wanted = Wanted::of(effective);
+        self.gate.set_strangers(count(effective.config.limits.http_connections));
         let mut serving = self.serving.lock().await;
         if serving.as_ref().is_some_and(|(present, _)| *present == wanted) {
             return Ok(());
@@ -78,8 +83,10 @@ impl MetricsPort {
             match listen("metrics", "--metrics-listen", wanted.address, &mut ports).await {
                 Ok((listener, bound)) => {
                     self.bound.send_replace(bound);
+                    let access = view.access();
                     let router = metrics_router(view, self.clock.clone());
-                    group.spawn("metrics port", OnEnd::Expected, serve(listener, router, group.clone()));
+                    let port = port("metrics", router, self.gate.clone(), access);
+                    group.spawn("metrics port", OnEnd::Expected, port.serve(listener, group.clone()));
                     String::new()
                 }
                 Err(error) if wanted.chosen => return Err(error),

@@ -17,6 +17,7 @@ use dataplane_control_client::{Enrolment, Introduction, enrolment::EnrolmentErro
 use dataplane_hde::Meter;
 use dataplane_identity::{Identity, IdentityError, NodeKey, NodeKeyError};
 use dataplane_local_store::LocalStore;
+use foundation_listener::Gate;
 use foundation_runtime::{
     Clock, DirLock, DirLockError, Hangups, OnEnd, PortsError, RememberedPorts, TaskGroup, durable, service_manager,
 };
@@ -25,12 +26,12 @@ use proto_model::config::{AgentConfig, Diagnostic, LogFormat};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    apply::Applier,
+    apply::{Applier, count},
     command::RunArgs,
     configuration::Configuration,
     data_dir::{self, DataDirError},
     health::{Component, Health},
-    http,
+    http::{self, Access},
     keeper::Keeper,
     layers::{self, LayersError},
     listen::{ListenError, listen},
@@ -243,6 +244,8 @@ async fn start(
     let (in_force_sender, in_force) = watch::channel(configuration.in_force().clone());
     let (member_sender, member) = watch::channel(None);
     let meter = Meter::new(clock.clone());
+    foundation_listener::raise_open_files();
+    let access = Access::default();
     let view = Arc::new(AgentView {
         node_id: key.node_id(),
         started: clock.now(),
@@ -253,12 +256,16 @@ async fn start(
         store: store.clone(),
         meter: meter.clone(),
         telemetry: telemetry.clone(),
+        access: access.clone(),
     });
-    let http_listen = configuration.in_force().effective.config.network.http_listen;
+    let config = &configuration.in_force().effective.config;
+    let (http_listen, limits) = (config.network.http_listen, config.limits);
     let mut ports = RememberedPorts::load(&dir)?;
     let (http_listener, http) = listen("http", "--http-listen", http_listen, &mut ports).await?;
     let router = http::router(Arc::clone(&view) as Arc<dyn http::View>, clock.clone());
-    tasks.spawn("http", OnEnd::Fatal, http::serve(http_listener, router, tasks.clone()));
+    let gate = Gate::new("limits.http_connections", count(limits.http_connections));
+    let http_port = http::port("http", router, gate.clone(), access.clone());
+    tasks.spawn("http", OnEnd::Fatal, http_port.serve(http_listener, tasks.clone()));
 
     let applier = Applier {
         telemetry: telemetry.clone(),
@@ -267,6 +274,8 @@ async fn start(
         health: health.clone(),
         metrics_port: MetricsPort::new(dir.clone(), http, health.clone(), clock.clone(), tasks.clone()),
         view,
+        gate,
+        access,
         member: member.clone(),
         present: Mutex::default(),
     };
@@ -397,6 +406,7 @@ fn serve_local(
     clock: &Clock,
     tasks: &TaskGroup,
 ) {
+    let connections = count(in_force.borrow().effective.config.limits.local_connections);
     let local = Local {
         node_id: key.node_id(),
         member: member.clone(),
@@ -409,7 +419,9 @@ fn serve_local(
     let supervisor = Supervisor { tasks: tasks.clone(), health: health.clone(), clock: clock.clone() };
     supervisor.keep("agent.sock", Component::LocalApi, move || {
         let health = health.clone();
-        local::serve(local.clone(), dir.clone(), group.clone(), move || health.healthy(Component::LocalApi))
+        local::serve(local.clone(), dir.clone(), group.clone(), connections, move || {
+            health.healthy(Component::LocalApi)
+        })
     });
 }
 

@@ -15,13 +15,19 @@ use std::{
 use dataplane_amst::{Endpoint, IncomingChannel};
 use dataplane_control_client::{Job, Jobs};
 use dataplane_transfer::{Connector, Link, Received, SendAuthority, SendJob, Sent, Transfers};
+use foundation_listener::limit_hits;
 use foundation_runtime::{OnEnd, TaskGroup};
 use futures::future::BoxFuture;
-use proto_model::{DirectRequest, PublicKey, Traceparent, TransferId, TransferReport, TransferRole};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use proto_model::{DirectRequest, PublicKey, Traceparent, TransferId, TransferReport, TransferRole, config::Limits};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use connector::AmstConnector;
+
+use crate::{
+    apply::count,
+    turns::{Turn, Turns},
+};
 
 /// Finds where a peer is, by whatever knows it.
 pub(crate) trait Peers: Send + Sync {
@@ -54,12 +60,11 @@ struct Shared {
     connector: Arc<dyn Connector>,
     reports: Arc<dyn Reports>,
     tasks: TaskGroup,
-    /// How many may send, and how many may receive, at once: `limits.concurrent_transfers` each.
-    sending: Arc<Semaphore>,
-    receiving: Arc<Semaphore>,
+    /// How many may send, and how many may receive, at once.
+    sending: Turns,
+    receiving: Turns,
     /// How many each peer sends here: at most half of all, so that no peer keeps the others away.
     receiving_from: Mutex<HashMap<PublicKey, usize>>,
-    most_from_one: usize,
     /// Senders that run or wait for their turn. The token withdraws one that waits.
     senders: Mutex<HashMap<TransferId, CancellationToken>>,
     /// What arrives, until its end is reported; twice while one attempt takes over from another.
@@ -76,7 +81,7 @@ impl Movers {
         endpoint: Endpoint,
         peers: Arc<dyn Peers>,
         reports: Arc<dyn Reports>,
-        concurrent: usize,
+        limits: &Limits,
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
         let unfinished = transfers.unfinished()?;
@@ -87,10 +92,9 @@ impl Movers {
             connector,
             reports,
             tasks: tasks.clone(),
-            sending: Arc::new(Semaphore::new(concurrent)),
-            receiving: Arc::new(Semaphore::new(concurrent)),
+            sending: Turns::new(count(limits.sending_transfers)),
+            receiving: Turns::new(count(limits.receiving_transfers)),
             receiving_from: Mutex::default(),
-            most_from_one: concurrent.div_ceil(2),
             senders: Mutex::default(),
             receivers: Mutex::default(),
         }));
@@ -129,6 +133,12 @@ impl Movers {
         let transfer = request.transfer;
         let authority = SendAuthority::Direct { request: Box::new(request), peer };
         self.send(transfer, SendJob { authority, traceparent })
+    }
+
+    /// How many may be sent and received at once, from now on.
+    pub(crate) fn limit(&self, sending: usize, receiving: usize) {
+        self.0.sending.set(sending);
+        self.0.receiving.set(receiving);
     }
 
     /// Transfers that run here, at either end.
@@ -202,12 +212,12 @@ impl Movers {
 
     async fn send_in_turn(&self, job: SendJob, reports: watch::Sender<TransferReport>, withdrawn: &CancellationToken) {
         let turn = tokio::select! {
-            turn = Arc::clone(&self.0.sending).acquire_owned() => turn,
+            turn = self.in_turn() => turn,
             () = withdrawn.cancelled() => return,
             () = self.0.tasks.cancelled() => return,
         };
-        // A closed semaphore does not occur: nobody closes it.
-        let Ok(_turn) = turn else { return };
+        // It is closed by nobody.
+        let Some(_turn) = turn else { return };
         // The control plane knows nothing of a direct send, and is told nothing.
         let direct = matches!(job.authority, SendAuthority::Direct { .. });
         if !direct {
@@ -216,6 +226,18 @@ impl Movers {
         match self.0.transfers.send(job, Arc::clone(&self.0.connector), reports).await {
             Sent::Ended(report) if !direct => self.0.reports.end(report).await,
             Sent::Ended(_) | Sent::Interrupted(_) => {}
+        }
+    }
+
+    /// A turn to send; who has to wait for it is counted.
+    async fn in_turn(&self) -> Option<Turn> {
+        match self.0.sending.try_next() {
+            Some(turn) => Some(turn),
+            None => {
+                limit_hits::hit("limits.sending_transfers");
+                metrics::counter!("dwcp_transfers_deferred_total").increment(1);
+                self.0.sending.next().await
+            }
         }
     }
 
@@ -230,7 +252,8 @@ impl Movers {
             let turn = self.turn_of(incoming.channel.peer);
             let Some(turn) = turn else {
                 // Dropped: the sender finds it abandoned, and comes back later.
-                tracing::warn!(component = "transfer", "limits.concurrent_transfers is reached; a sender has to wait");
+                tracing::warn!(component = "transfer", "limits.receiving_transfers is reached; a sender has to wait");
+                limit_hits::hit("limits.receiving_transfers");
                 metrics::counter!("dwcp_transfers_deferred_total").increment(1);
                 continue;
             };
@@ -244,10 +267,10 @@ impl Movers {
 
     /// A place to receive in, until it is dropped.
     fn turn_of(&self, peer: PublicKey) -> Option<Receiving> {
-        let turn = Arc::clone(&self.0.receiving).try_acquire_owned().ok()?;
+        let turn = self.0.receiving.try_next()?;
         let mut from = self.0.receiving_from.lock().unwrap_or_else(PoisonError::into_inner);
         let count = from.entry(peer).or_default();
-        if *count >= self.0.most_from_one {
+        if *count >= self.0.receiving.most().div_ceil(2) {
             return None;
         }
         *count += 1;
@@ -334,7 +357,7 @@ impl Drop for Begun {
 struct Receiving {
     movers: Movers,
     peer: PublicKey,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Drop for Receiving {

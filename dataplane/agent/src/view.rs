@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::{
     configuration::InForce,
     health::Health,
-    http::{ConfigView, Rates, Snapshot, View},
+    http::{Access, ConfigView, Rates, Snapshot, View},
     member::Member,
 };
 
@@ -36,6 +36,7 @@ pub(crate) struct AgentView {
     pub(crate) store: Option<LocalStore>,
     pub(crate) meter: Meter,
     pub(crate) telemetry: Telemetry,
+    pub(crate) access: Access,
 }
 
 impl View for AgentView {
@@ -108,6 +109,10 @@ impl View for AgentView {
     fn rates(&self) -> Rates {
         let limits = self.in_force.borrow().effective.config.limits;
         Rates { per_minute: limits.http_requests_per_minute, per_second: limits.http_requests_per_second }
+    }
+
+    fn access(&self) -> Access {
+        self.access.clone()
     }
 
     fn metrics_path(&self) -> String {

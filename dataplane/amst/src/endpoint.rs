@@ -8,12 +8,16 @@ mod upkeep;
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use dataplane_identity::Identity;
+use foundation_listener::Gate;
 use foundation_runtime::{Clock, OnEnd, PortHolder, Protocol, TaskGroup};
 use proto_model::{ByteCount, PublicKey};
 use tokio::sync::{mpsc, watch};
@@ -29,9 +33,6 @@ use crate::{
 };
 use dial::Dials;
 use registry::Registry;
-
-/// Channels that peers opened and nobody has taken yet, at most; a peer that opens one more is told that this node is busy.
-const MAX_WAITING_CHANNELS: usize = 64;
 
 /// Sockets on the port, at most: more threads than that never paid.
 const MAX_SOCKETS: usize = 16;
@@ -75,6 +76,9 @@ pub(crate) struct Shared {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) budget: Budget,
     pub(crate) pool: Pool,
+    /// Handshakes that are under way.
+    pub(crate) gate: Gate,
+    pub(crate) retry_from: AtomicUsize,
     pub(crate) incoming: mpsc::Sender<IncomingChannel>,
     /// Streams of pieces that are open now.
     pub(crate) sending: AtomicUsize,
@@ -210,7 +214,7 @@ impl Endpoint {
                 thread.enter(|| quinn::Endpoint::new(config, Some(server.clone()), socket, runtime)).map_err(io)?;
             sockets.push(Socket { endpoint, thread });
         }
-        let (sender, receiver) = mpsc::channel(MAX_WAITING_CHANNELS);
+        let (sender, receiver) = mpsc::channel(options.limits.waiting_channels.max(1));
         let shared = Arc::new(Shared {
             budget: Budget::new(options.limits.receive_budget.bytes()),
             identity: options.identity,
@@ -220,6 +224,8 @@ impl Endpoint {
             instance: rand::random(),
             sockets,
             pool: Pool::default(),
+            gate: Gate::new("limits.quic_handshakes", options.limits.handshakes),
+            retry_from: AtomicUsize::new(options.limits.retry_from),
             incoming: sender,
             sending: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
@@ -268,7 +274,7 @@ impl Endpoint {
     }
 
     /// The next channel that a peer opened; `None` when the endpoint has shut down. Cancel safe. At most
-    /// 64 wait here; a peer that opens one more is told that this node is busy.
+    /// [`Limits::waiting_channels`] wait here; a peer that opens one more is told that this node is busy.
     pub async fn next_channel(&self) -> Option<IncomingChannel> {
         let mut incoming = self.0.incoming.lock().await;
         tokio::select! {
@@ -298,6 +304,12 @@ impl Endpoint {
         shared.all_sessions().iter().for_each(Session::retune);
         telemetry::gauges(shared);
         Ok(())
+    }
+
+    /// Changes how many handshakes may be under way, and from how many on diallers are asked to try again, live.
+    pub fn limit_handshakes(&self, at_once: usize, retry_from: usize) {
+        self.0.shared.gate.set_strangers(at_once);
+        self.0.shared.retry_from.store(retry_from, Ordering::Relaxed);
     }
 
     /// The settings in force.
@@ -367,7 +379,8 @@ impl Shared {
 
     /// Takes up a session that was greeted in both directions. One of an earlier run of the peer is closed.
     pub(crate) fn add(&self, session: &Session) -> Result<(), registry::Full> {
-        let outdated = self.registry().add(session, self.identity.public_key())?;
+        let most = self.limits.sessions_per_peer;
+        let outdated = self.registry().add(session, self.identity.public_key(), most)?;
         for old in outdated {
             old.close(CloseReason::PeerRestarted);
         }

@@ -78,6 +78,16 @@ pub struct Limits {
     pub receive_budget: ByteCount,
     /// Sessions that peers dialled, at most.
     pub incoming_sessions: usize,
+    /// Sessions with one peer, at most: two of crossed dials, and two whose end was not noticed yet.
+    pub sessions_per_peer: usize,
+    /// Channels that each end may open in a session: more than anybody moves between two hosts at once.
+    pub channels_per_session: u32,
+    /// Channels that peers opened and nobody has taken yet; a peer that opens one more is told that this node is busy.
+    pub waiting_channels: usize,
+    /// Handshakes that are under way at once; each is a few signatures. One more ends the oldest of the address that has most.
+    pub handshakes: usize,
+    /// From so many handshakes on a dialler has to show first that it receives what is sent to its address.
+    pub retry_from: usize,
     /// A peer that is not heard of for so long is taken for dead. Below three probe time-outs of the path quinn waits for these.
     pub idle_timeout: Duration,
     /// How often a silent session is kept alive; a quarter of the idle time-out or less survives lost packets.
@@ -89,6 +99,11 @@ impl Default for Limits {
         Self {
             receive_budget: ByteCount::new(128 * 1024 * 1024),
             incoming_sessions: 1024,
+            sessions_per_peer: 4,
+            channels_per_session: 32,
+            waiting_channels: 64,
+            handshakes: 256,
+            retry_from: 64,
             idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_millis(1500),
         }

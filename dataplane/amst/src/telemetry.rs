@@ -64,6 +64,10 @@ pub(crate) fn register() {
     describe_gauge!(ACTIVE_STREAMS, "Stream slots held ready; 0 when no known peer can be reached");
     describe_gauge!(TARGET_STREAMS, "Stream slots that a session is to have");
     describe_gauge!(STREAMS, "Streams of pieces that are open now, by direction");
+    describe_counter!(
+        "dwcp_amst_refused_connections_total",
+        "Connections that peers or strangers dialled and that were refused."
+    );
     describe_counter!(BYTES_SENT, Unit::Bytes, "UDP payload sent");
     describe_counter!(BYTES_RECEIVED, Unit::Bytes, "UDP payload received");
     describe_counter!(BYTES_LOST, Unit::Bytes, "Bytes declared lost and sent again");

@@ -24,9 +24,6 @@ use crate::{
 /// refused without anybody noticing: it looks like loss.
 pub(crate) const MAX_MTU: u16 = 6500;
 
-/// Channels that each end may open in a session: more than anybody moves between two hosts at once.
-pub(crate) const MAX_CHANNELS: u32 = 32;
-
 /// What quinn may hold of one stream that nobody reads: a whole piece, so that no stream waits for room half-way.
 const STREAM_WINDOW: u32 = 1024 * 1024 + 64 * 1024;
 
@@ -35,6 +32,10 @@ pub(crate) const MIN_WINDOW: u64 = 16 * 1024 * 1024;
 
 /// The same at most: 1 Gbit/s over 500 ms, 10 Gbit/s over 50 ms.
 pub(crate) const MAX_WINDOW: u64 = 64 * 1024 * 1024;
+
+/// What quinn keeps of one dialler, and of all, before its connection is taken: its first flight. quinn's own bounds are 10 MiB and 100 MiB.
+const EARLY_BYTES: u64 = 64 * 1024;
+const EARLY_BYTES_IN_ALL: u64 = 8 * 1024 * 1024;
 
 /// The least round trip that is guessed before one was measured is quinn's third of a second; sites further apart than a
 /// satellite hop are not expected, and a lower guess only costs a packet sent twice.
@@ -73,6 +74,8 @@ pub(crate) fn server_config(
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport(settings, limits)));
     config.max_incoming(limits.incoming_sessions.max(16));
+    // What comes before a connection is taken: it is taken at once.
+    config.incoming_buffer_size(EARLY_BYTES).incoming_buffer_size_total(EARLY_BYTES_IN_ALL);
     Ok(config)
 }
 
@@ -101,7 +104,7 @@ fn transport(settings: &TransportSettings, limits: &Limits) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(settings.max_streams))
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_CHANNELS + 1))
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.channels_per_session.saturating_add(1)))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(window(MIN_WINDOW))
         .send_window(send_window(settings.initial_streams))

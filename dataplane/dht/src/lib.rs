@@ -11,6 +11,7 @@
 mod cache;
 mod connectable;
 mod directory;
+mod filter;
 mod keep;
 mod memory;
 mod node;
@@ -34,5 +35,5 @@ pub use record::{
 pub use resolver::{
     Fallback, FallbackAnswer, FallbackError, ResolveError, Resolved, Resolver, ResolverOptions, Source,
 };
-pub use ring::{RingNode, RingOptions};
+pub use ring::{RingLimits, RingNode, RingOptions};
 pub use signed::{Acceptance, MAX_SEQ_AHEAD, MAX_SKEW, RecordSigner, SignedRecord, Unacceptable, VerifiedRecord};

@@ -1,6 +1,7 @@
 //! A mainline node of this process as a [`Directory`].
 
 use std::{
+    collections::HashSet,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::Arc,
@@ -17,12 +18,11 @@ use tokio::sync::Semaphore;
 use crate::{
     directory::{Directory, Lookup, LookupEvent, LookupSender, PublishError, Stored, lookup_channel},
     record::MAX_RECORD_BYTES,
+    ring::RingLimits,
     signed::SignedRecord,
     supervisor::{Fallen, Supervisor},
 };
 
-/// Queries under way at once: with more, the answers overflow the socket's receive buffer of 208 KiB (measured from three on).
-const MAX_QUERIES: usize = 2;
 /// A query ends by itself after its requests have timed out; this is for the case that it does not.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -46,13 +46,24 @@ pub struct NodeOptions {
     pub ring: Vec<String>,
     /// When a request of a client is given up: 300 to 500 ms in a private network.
     pub request_timeout: Duration,
+    /// Queries under way at once: with more than two, the answers overflow the socket's receive buffer of 208 KiB (measured).
+    pub queries: usize,
+    /// What bounds a ring node.
+    pub limits: RingLimits,
 }
 
 impl NodeOptions {
     /// A client.
     #[must_use]
     pub fn client(listen: SocketAddrV4, ring: Vec<String>) -> Self {
-        Self { mode: Mode::Client, listen, ring, request_timeout: Duration::from_millis(400) }
+        Self {
+            mode: Mode::Client,
+            listen,
+            ring,
+            request_timeout: Duration::from_millis(400),
+            queries: 2,
+            limits: RingLimits::default(),
+        }
     }
 }
 
@@ -127,8 +138,9 @@ impl DhtNode {
     pub async fn start(options: NodeOptions, clock: Clock, tasks: &TaskGroup) -> Result<Self, StartError> {
         describe();
         let tasks = tasks.child("dht");
+        let queries = Arc::new(Semaphore::new(options.queries.max(1)));
         let supervisor = Supervisor::start(options, clock.clone(), &tasks).await?;
-        Ok(Self { supervisor, queries: Arc::new(Semaphore::new(MAX_QUERIES)), clock, tasks })
+        Ok(Self { supervisor, queries, clock, tasks })
     }
 
     /// What it sees.
@@ -145,6 +157,10 @@ impl DhtNode {
     /// list only fills its own table) and uses the new list when it starts again.
     pub fn set_ring(&self, ring: Vec<String>) {
         self.supervisor.set_ring(ring);
+    }
+
+    pub(crate) fn set_known(&self, known: HashSet<Ipv4Addr>) {
+        self.supervisor.set_known(known);
     }
 
     async fn put(&self, record: SignedRecord) -> Result<Stored, PublishError> {
@@ -214,6 +230,7 @@ fn describe() {
     describe_gauge!("dwcp_dht_ring_peers", "Other ring nodes in this ring node's routing table.");
     describe_counter!("dwcp_dht_queries_total", "DHT queries by operation and result.");
     describe_counter!("dwcp_dht_cache_lookups_total", "Look-ups in the cache of peers' metadata by result.");
+    describe_counter!("dwcp_dht_rejected_records_total", "Records of peers that were not believed, by reason.");
     describe_histogram!("dwcp_dht_query_duration_seconds", Unit::Seconds, "How long DHT queries took.");
 }
 

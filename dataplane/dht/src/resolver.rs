@@ -19,11 +19,8 @@ use crate::{
     directory::{Directory, LookupEvent},
     keep::RecordStore,
     record::FleetTag,
-    signed::{Acceptance, SignedRecord, VerifiedRecord},
+    signed::{Acceptance, SignedRecord, Unacceptable, VerifiedRecord},
 };
-
-/// Different keys that are looked for at once; the directory works on two at a time, so more would only wait.
-const MAX_IN_FLIGHT: usize = 256;
 
 /// What the control plane knows of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +59,8 @@ pub struct ResolverOptions {
     pub deadline: Duration,
     /// How long it is remembered that nobody has a record.
     pub negative_ttl: Duration,
+    /// Different keys that are looked for at once; the directory works on two at a time, so more would only wait.
+    pub lookups: usize,
     /// For how long after it was issued a record is used when no source answers.
     pub stale_for: Duration,
 }
@@ -78,6 +77,7 @@ impl ResolverOptions {
             hedge_after: Duration::from_millis(150),
             deadline: Duration::from_millis(1500),
             negative_ttl: Duration::from_secs(30),
+            lookups: 256,
             stale_for: Duration::from_secs(24 * 3600),
         }
     }
@@ -229,7 +229,8 @@ impl Resolver {
             let mut in_flight = self.0.lock_in_flight();
             if let Some(answer) = in_flight.get(&key) {
                 answer.clone()
-            } else if in_flight.len() >= MAX_IN_FLIGHT {
+            } else if in_flight.len() >= self.0.options.lookups {
+                counter!("dwcp_limit_hits_total", "limit" => "limits.dht_lookups").increment(1);
                 return Err(ResolveError::Busy);
             } else {
                 let (sender, receiver) = watch::channel(None);
@@ -253,10 +254,10 @@ impl Resolver {
     ///
     /// # Errors
     /// Where it is not acceptable.
-    pub async fn learn(&self, record: SignedRecord) -> Result<(), crate::signed::Unacceptable> {
+    pub async fn learn(&self, record: SignedRecord) -> Result<(), Unacceptable> {
         let key = record.key;
         let known = self.0.kept(key).await;
-        let record = record.verify(&self.0.acceptance(known.as_ref()))?;
+        let record = record.verify_beside(known.as_ref(), &self.0.acceptance(known.as_ref()))?;
         self.0.accept(key, Some(record), Vec::new(), Source::Peer, known.is_none()).await;
         Ok(())
     }
@@ -442,17 +443,18 @@ impl Search {
         source: Source,
         progress: &mut Progress,
     ) {
-        if progress.answered && self.known.as_ref().is_some_and(|known| known.seq >= record.seq) {
+        // The very same again says nothing new; another one of the same `seq` does.
+        if progress.answered && self.known.as_ref().is_some_and(|known| known.seq > record.seq || *known == record) {
             return;
         }
         let new = self.known.is_none();
-        match record.verify(&self.inner.acceptance(self.known.as_ref())) {
+        match record.verify_beside(self.known.as_ref(), &self.inner.acceptance(self.known.as_ref())) {
             Ok(record) => {
                 self.known = Some(record.signed().clone());
                 let resolved = self.inner.accept(self.key, Some(record), observed, source, new).await;
                 self.answer(Ok(resolved), progress);
             }
-            Err(reason) => tracing::info!(peer = %self.key.node_id(), %reason, "A peer's metadata was not accepted"),
+            Err(reason) => not_believed(&self.key, reason),
         }
     }
 
@@ -494,6 +496,16 @@ impl Search {
             Err(reason)
         };
         self.answer(answer, &mut Progress::default());
+    }
+}
+
+/// Somebody offers what is not to be believed: the owner itself with two values at one `seq`, a liar, or a node that is behind.
+fn not_believed(key: &PublicKey, reason: Unacceptable) {
+    counter!("dwcp_dht_rejected_records_total", "reason" => reason.name()).increment(1);
+    if matches!(reason, Unacceptable::Conflict(_)) {
+        tracing::warn!(peer = %key.node_id(), %reason, "A peer's metadata was not accepted");
+    } else {
+        tracing::info!(peer = %key.node_id(), %reason, "A peer's metadata was not accepted");
     }
 }
 

@@ -79,6 +79,9 @@ pub enum Unacceptable {
         /// Known.
         known: i64,
     },
+    /// Another value was seen at this `seq`: its owner's key is used twice, or its state was set back.
+    #[error("another record of seq {0} was seen before")]
+    Conflict(i64),
     /// Negative or too far ahead.
     #[error("seq {0} is out of range")]
     Seq(i64),
@@ -91,6 +94,23 @@ pub enum Unacceptable {
     /// Not a record.
     #[error("the value is not a record")]
     Record(#[from] RecordError),
+}
+
+impl Unacceptable {
+    /// In a word, for metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Signature => "signature",
+            Self::Rollback { .. } => "rollback",
+            Self::Conflict(_) => "conflict",
+            Self::Seq(_) => "seq",
+            Self::Expired => "expired",
+            Self::Future => "future",
+            Self::Record(_) => "form",
+        }
+    }
 }
 
 /// A record whose owner's signature was checked.
@@ -115,6 +135,16 @@ impl SignedRecord {
     #[must_use]
     pub fn target(&self) -> NodeId {
         self.key.node_id()
+    }
+
+    /// Believes it, also beside what is known; of two values at one `seq` the first stays.
+    ///
+    /// # Errors
+    /// Whatever speaks against it.
+    pub fn verify_beside(self, known: Option<&Self>, acceptance: &Acceptance) -> Result<VerifiedRecord, Unacceptable> {
+        let other = known.is_some_and(|known| known.seq == self.seq && known.value != self.value);
+        let verified = self.verify(acceptance)?;
+        if other { Err(Unacceptable::Conflict(verified.seq())) } else { Ok(verified) }
     }
 
     /// Believes it, or says why not.

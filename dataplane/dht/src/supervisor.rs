@@ -2,26 +2,29 @@
 //! net, and a node that fell is built again, with growing delays.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     fmt,
     future::Future,
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use foundation_runtime::{Backoff, Clock, OnEnd, TaskGroup};
 use futures::FutureExt;
-use mainline::{Dht, Id, RequestFilter, RequestSpecific, ServerSettings, async_dht::AsyncDht};
+use mainline::{Dht, ServerSettings, async_dht::AsyncDht};
 use metrics::gauge;
 use tokio::sync::{Notify, watch};
 
-use crate::node::{Mode, NodeOptions, StartError};
+use crate::{
+    filter::Filter,
+    node::{Mode, NodeOptions, StartError},
+};
 
 /// The longest list of ring nodes: mainline asserts that at most 255 answer, and a ring has no use for more than about seven.
 const MAX_RING: usize = 32;
@@ -34,8 +37,6 @@ const REBUILD_FIRST: Duration = Duration::from_millis(100);
 const REBUILD_MAX: Duration = Duration::from_secs(60);
 /// How long a call waits for a node that is being built again: that takes some 100 ms.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(2);
-/// Every record of a fleet is on every ring node; four times the 25,000 records after which a fleet should have several rings.
-const MAX_RECORDS: usize = 100_000;
 /// A ring node asks others only to fill its own table, so it can wait; alone it only asks itself, in vain, at this pace.
 const RING_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -61,6 +62,7 @@ struct Inner {
     mode: Mode,
     listen: SocketAddrV4,
     request_timeout: Duration,
+    records: usize,
     /// What 0 became at first.
     port: AtomicU16,
     ring: watch::Sender<Vec<String>>,
@@ -82,16 +84,19 @@ impl fmt::Debug for Supervisor {
 
 impl Supervisor {
     pub(crate) async fn start(options: NodeOptions, clock: Clock, tasks: &TaskGroup) -> Result<Self, StartError> {
+        let filter = Filter::new(clock, options.limits.requests_per_second);
+        filter.set_ring(&options.ring);
         let this = Self(Arc::new(Inner {
             mode: options.mode,
             listen: options.listen,
             request_timeout: options.request_timeout,
+            records: options.limits.records,
             port: AtomicU16::new(options.listen.port()),
             ring: watch::Sender::new(options.ring),
             live: watch::Sender::new(None),
             known: watch::Sender::new(0),
             fallen: Notify::new(),
-            filter: Filter::new(clock),
+            filter,
             tasks: tasks.clone(),
         }));
         match this.build().await {
@@ -121,8 +126,13 @@ impl Supervisor {
         *self.0.known.borrow()
     }
 
+    pub(crate) fn set_known(&self, known: HashSet<Ipv4Addr>) {
+        self.0.filter.set_known(known);
+    }
+
     /// Replaces the list; a client is built anew, a ring node keeps what it stores and uses the list when it starts again.
     pub(crate) fn set_ring(&self, ring: Vec<String>) {
+        self.0.filter.set_ring(&ring);
         let changed = self.0.ring.send_if_modified(|now| {
             let changed = *now != ring;
             *now = ring;
@@ -229,6 +239,7 @@ impl Supervisor {
             listen: SocketAddrV4::new(*self.0.listen.ip(), self.0.port.load(Ordering::Relaxed)),
             ring: self.0.ring.borrow().clone(),
             request_timeout: self.0.request_timeout,
+            records: self.0.records,
             filter: self.0.filter.clone(),
         };
         let built = self.0.tasks.blocking("dht node", move || plan.build()).await;
@@ -254,6 +265,7 @@ struct Plan {
     listen: SocketAddrV4,
     ring: Vec<String>,
     request_timeout: Duration,
+    records: usize,
     filter: Filter,
 }
 
@@ -267,7 +279,7 @@ impl Plan {
             Ok(SocketAddr::V6(_)) | Err(_) => self.listen,
         };
         drop(socket);
-        let mut ring = resolve_names(&self.ring);
+        let mut ring = usable(resolve_names(&self.ring), listen);
         let ring_nodes = ring.len();
         if ring.is_empty() {
             match self.mode {
@@ -282,7 +294,7 @@ impl Plan {
         match self.mode {
             Mode::Client => builder.request_timeout(self.request_timeout),
             Mode::Ring => builder.request_timeout(RING_REQUEST_TIMEOUT).server_mode().server_settings(ServerSettings {
-                max_mutable_values: MAX_RECORDS,
+                max_mutable_values: self.records,
                 // The fleet stores records and nothing else: what strangers bring stays small.
                 max_info_hashes: 1,
                 max_peers_per_info_hash: 1,
@@ -301,7 +313,8 @@ impl Plan {
 /// The IPv4 addresses of the list; what cannot be resolved now is left out.
 fn resolve_names(ring: &[String]) -> Vec<SocketAddrV4> {
     let mut addresses = Vec::new();
-    for name in ring {
+    // A ring has no use for more, and a name may take seconds to be found out.
+    for name in ring.iter().take(8 * MAX_RING) {
         match name.to_socket_addrs() {
             Ok(found) => addresses.extend(found.filter_map(|address| match address {
                 SocketAddr::V4(address) => Some(address),
@@ -310,92 +323,47 @@ fn resolve_names(ring: &[String]) -> Vec<SocketAddrV4> {
             Err(reason) => tracing::warn!(node = %name, %reason, "a DHT ring node's address is not known"),
         }
     }
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_RING);
     addresses
 }
 
-/// Keeps one address from using up a ring node, and a ring node from answering itself.
-#[derive(Clone, Debug)]
-struct Filter {
-    clock: Clock,
-    state: Arc<Mutex<FilterState>>,
-}
-
-#[derive(Debug, Default)]
-struct FilterState {
-    own: Option<Id>,
-    buckets: HashMap<Ipv4Addr, (Instant, f64)>,
-}
-
-/// Requests a second and address. A look-up in a ring is some ten requests; a hundred agents behind one address do a few
-/// look-ups a second together.
-const REQUESTS_PER_SECOND: f64 = 500.0;
-/// Requests at once: a hundred agents that start together.
-const REQUEST_BURST: f64 = 5_000.0;
-/// Addresses that are counted; beyond it the table is begun anew, which lets at most one burst more through.
-const MAX_BUCKETS: usize = 10_000;
-
-impl Filter {
-    fn new(clock: Clock) -> Self {
-        Self { clock, state: Arc::default() }
+/// Those of a list that a datagram may go to: a list that was poisoned must not make this host send to groups, to all, to itself or to none.
+/// Private addresses are where a fleet lives, and stay.
+fn usable(mut addresses: Vec<SocketAddrV4>, own: SocketAddrV4) -> Vec<SocketAddrV4> {
+    let given = addresses.len();
+    addresses.retain(|address| {
+        let ip = address.ip();
+        let nowhere = ip.octets()[0] == 0 || ip.is_multicast() || ip.is_broadcast() || address.port() == 0;
+        !nowhere && *address != own
+    });
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.len() > MAX_RING {
+        tracing::warn!(given, most = MAX_RING, "The list of DHT ring nodes is too long; the first ones are asked");
+        addresses.truncate(MAX_RING);
     }
-
-    fn set_own(&self, id: Id) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).own = Some(id);
-    }
-
-    fn allows(&self, requester: Id, from: Ipv4Addr) -> bool {
-        let now = self.clock.now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.own == Some(requester) {
-            return false;
-        }
-        if state.buckets.len() >= MAX_BUCKETS && !state.buckets.contains_key(&from) {
-            state.buckets.clear();
-        }
-        let (at, left) = state.buckets.entry(from).or_insert((now, REQUEST_BURST));
-        let passed = now.saturating_duration_since(*at).as_secs_f64();
-        *left = (*left + passed * REQUESTS_PER_SECOND).min(REQUEST_BURST);
-        *at = now;
-        let allowed = *left >= 1.0;
-        if allowed {
-            *left -= 1.0;
-        }
-        allowed
-    }
-}
-
-impl RequestFilter for Filter {
-    fn allow_request(&self, request: &RequestSpecific, from: SocketAddrV4) -> bool {
-        self.allows(request.requester_id, *from.ip())
-    }
+    addresses
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Utc};
-
     use super::*;
 
     #[test]
-    fn one_address_cannot_use_up_a_ring_node() {
-        let (clock, hand) = Clock::manual(DateTime::<Utc>::UNIX_EPOCH);
-        let filter = Filter::new(clock);
-        let (greedy, modest) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-        let allowed = (0..10_000).filter(|_| filter.allows(Id::random(), greedy)).count();
-        assert_eq!(allowed, 5_000);
-        assert!(filter.allows(Id::random(), modest));
-        hand.advance(Duration::from_secs(1));
-        assert_eq!((0..10_000).filter(|_| filter.allows(Id::random(), greedy)).count(), 500);
-    }
-
-    #[test]
-    fn a_ring_node_does_not_answer_itself() {
-        let filter = Filter::new(Clock::system());
-        let own = Id::random();
-        filter.set_own(own);
-        assert!(!filter.allows(own, Ipv4Addr::LOCALHOST));
+    fn a_ring_of_nonsense_comes_to_those_that_can_be_asked() {
+        let own = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 30609);
+        let poisoned = [
+            "0.0.0.0:1",
+            "224.0.0.1:1",
+            "239.9.9.9:1",
+            "255.255.255.255:1",
+            "192.0.2.1:30609",
+            "192.0.2.2:0",
+            "0.1.2.3:1",
+        ];
+        let addresses = poisoned.iter().chain(&["192.0.2.3:30610", "192.0.2.3:30610"]);
+        let found = usable(addresses.map(|text| text.parse().unwrap()).collect(), own);
+        assert_eq!(found, ["192.0.2.3:30610".parse().unwrap()]);
+        let many = (1..=10_000_u16).map(|port| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 3), port));
+        assert_eq!(usable(many.collect(), own).len(), MAX_RING);
     }
 }

@@ -17,6 +17,7 @@ mod process_metrics;
 pub mod propagation;
 mod record;
 pub mod requests;
+mod restraint;
 mod sampler;
 mod sink;
 mod telemetry;

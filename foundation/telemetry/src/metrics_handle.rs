@@ -45,8 +45,8 @@ impl Metrics {
         out
     }
 
-    /// Makes the recorder the program's.
-    pub(crate) fn install() -> Result<(Self, Upkeep), String> {
+    /// Makes the recorder the program's; `besides` is done with its upkeep.
+    pub(crate) fn install(besides: impl Fn() + Send + 'static) -> Result<(Self, Upkeep), String> {
         let mut builder = PrometheusBuilder::new().set_buckets(&SECONDS).map_err(|error| error.to_string())?;
         for (ending, buckets) in BUCKETS {
             let matcher = Matcher::Suffix(ending.to_owned());
@@ -56,15 +56,16 @@ impl Metrics {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| error.to_string())?;
         crate::requests::describe();
-        Ok((Self(handle.clone()), upkeep(handle)?))
+        Ok((Self(handle.clone()), upkeep(handle, besides)?))
     }
 }
 
-fn upkeep(handle: PrometheusHandle) -> Result<Upkeep, String> {
+fn upkeep(handle: PrometheusHandle, besides: impl Fn() + Send + 'static) -> Result<Upkeep, String> {
     let (stop, stopped) = sync_channel::<()>(0);
     let work = move || {
         while stopped.recv_timeout(UPKEEP_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             handle.run_upkeep();
+            besides();
         }
     };
     thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(work).map_err(|error| error.to_string())?;

@@ -21,6 +21,8 @@ pub struct Options {
     pub otlp_endpoint: Option<String>,
     /// The share of traces that begin here and are kept, 0 to 1; of others their beginner's decision holds.
     pub sample_rate: f64,
+    /// Lines of one kind in a second, over ten seconds; more are counted and left out.
+    pub log_lines_per_second: u32,
 }
 
 /// How log lines look.
@@ -48,6 +50,7 @@ impl Options {
             file: None,
             otlp_endpoint: None,
             sample_rate: 1.0,
+            log_lines_per_second: crate::restraint::LINES_PER_SECOND,
         }
     }
 }

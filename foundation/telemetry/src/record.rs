@@ -19,6 +19,12 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// That lines were left out which begin as this one.
+    pub(crate) fn of_left_out(like: &str, count: u64) -> Self {
+        let fields = vec![(Cow::Borrowed("like"), text(like)), (Cow::Borrowed("count"), count.into())];
+        Self { message: "Lines of one kind were left out".to_owned(), component: None, fields }
+    }
+
     fn push(&mut self, field: &Field, value: Value) {
         let name = match field.name() {
             "message" => {

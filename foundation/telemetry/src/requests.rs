@@ -52,6 +52,7 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "How long requests took, by component and method."
     );
+    describe_counter!("dwcp_limit_hits_total", "Times that a bound was reached, by its name; see docs/limits.md.");
     describe_gauge!("dwcp_enabled", "1 where AMST and HDE are switched on.");
     describe_gauge!("dwcp_config_loaded", "1 where a valid configuration is in force.");
     describe_gauge!("dwcp_amst_active_streams", "Stream slots that AMST holds ready.");

@@ -17,8 +17,9 @@ use crate::{
     LevelError, Metrics, Options,
     exporter::Target,
     level::{log_filter, span_filter},
-    log_layer::LogLayer,
+    log_layer::{LogLayer, write_left_out},
     metrics_handle::Upkeep,
+    restraint::Restraint,
     sampler::LiveRatio,
     sink::Sink,
 };
@@ -37,6 +38,7 @@ pub struct Telemetry(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     sink: Arc<Sink>,
+    restraint: Arc<Restraint>,
     level: reload::Handle<Targets, Registry>,
     ratio: LiveRatio,
     target: Target,
@@ -76,7 +78,11 @@ pub fn init(options: Options) -> Result<Telemetry, InitError> {
         .map_err(|source| InitError::File { path: file.unwrap_or_default(), source })?;
     let sink = Arc::new(sink);
     let (filter, level) = reload::Layer::new(log_filter(&options.level)?);
-    let (metrics, upkeep) = Metrics::install().map_err(InitError::Twice)?;
+    let restraint = Arc::new(Restraint::new(options.log_lines_per_second));
+    let (said, sums) = (Arc::clone(&sink), Arc::clone(&restraint));
+    let clock = Clock::system();
+    let say_sums = move || sums.due(clock.now()).iter().for_each(|left_out| write_left_out(&said, &clock, left_out));
+    let (metrics, upkeep) = Metrics::install(say_sums).map_err(InitError::Twice)?;
 
     let ratio = LiveRatio::new(options.sample_rate);
     let target = Target::new(resource(options.service.clone(), options.version, options.instance));
@@ -88,14 +94,15 @@ pub fn init(options: Options) -> Result<Telemetry, InitError> {
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false);
-    let lines = LogLayer { sink: Arc::clone(&sink), clock: Clock::system() };
+    let lines = LogLayer { sink: Arc::clone(&sink), clock: Clock::system(), restraint: Arc::clone(&restraint) };
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .with(spans.with_filter(span_filter()))
         .try_init()
         .map_err(|error| InitError::Twice(error.to_string()))?;
 
-    let telemetry = Telemetry(Arc::new(Inner { sink, level, ratio, target, provider, metrics, _upkeep: upkeep }));
+    let telemetry =
+        Telemetry(Arc::new(Inner { sink, restraint, level, ratio, target, provider, metrics, _upkeep: upkeep }));
     telemetry.set_otlp_endpoint(options.otlp_endpoint.as_deref());
     Ok(telemetry)
 }
@@ -137,6 +144,11 @@ impl Telemetry {
         // The handle outlives its layer only when the program ends.
         let _gone = self.0.level.reload(filter);
         Ok(())
+    }
+
+    /// Changes how many lines of one kind are written in a second.
+    pub fn set_log_lines(&self, per_second: u32) {
+        self.0.restraint.set(per_second);
     }
 
     /// Changes the share of traces that begin here and are kept.

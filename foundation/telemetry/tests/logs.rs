@@ -20,6 +20,7 @@ async fn logs_and_metrics_of_a_program() {
 
     has_flat_fields_and_the_trace(&path);
     changes_its_level(&telemetry, &path);
+    leaves_out_a_flood(&path);
     opens_its_file_anew(&telemetry, &path);
     keeps_names_of_metrics(&telemetry);
     telemetry.shutdown().await;
@@ -72,6 +73,17 @@ fn opens_its_file_anew(telemetry: &foundation_telemetry::Telemetry, path: &Path)
     telemetry.set_file(None).expect("closed");
     tracing::info!("into none");
     assert_eq!(lines(path).len(), 1);
+}
+
+fn leaves_out_a_flood(path: &Path) {
+    let before = lines(path).len();
+    for number in 0..10_000 {
+        tracing::info!(number, "A stranger knocks");
+    }
+    tracing::info!("Something else");
+    let lines = lines(path);
+    assert_eq!(lines.len() - before, 101, "a hundred in ten seconds, and what is of another kind");
+    assert_eq!(lines.last().expect("a line")["message"], "Something else");
 }
 
 fn keeps_names_of_metrics(telemetry: &foundation_telemetry::Telemetry) {

@@ -21,6 +21,7 @@ const LEVELS: [(&str, Plane, u8); 27] = [
     ("foundation-runtime", Plane::Shared, 0),
     ("foundation-merkle", Plane::Shared, 0),
     ("foundation-telemetry", Plane::Shared, 1),
+    ("foundation-listener", Plane::Shared, 1),
     ("proto-model", Plane::Shared, 1),
     ("proto-wire", Plane::Shared, 2),
     ("control-plane-audit", Plane::Control, 10),

@@ -22,7 +22,7 @@ pub struct Caller {
 }
 
 /// By what a caller is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallerKind {
     /// An operator token.
     Operator(Uuid),

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+use foundation_listener::Admission;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
@@ -27,6 +28,8 @@ pub struct ConnectInfo {
     pub peer_uid: Option<u32>,
     /// Cancelling it ends the connection.
     pub cut: CancellationToken,
+    /// Told when the other end has shown a credential; none where places are not counted.
+    pub admission: Option<Admission>,
 }
 
 impl fmt::Display for Remote {

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use control_plane_pki::{OperatorSecret, node_uid_of, public_key_of};
@@ -17,6 +18,9 @@ use tower::{Layer, Service};
 
 use super::{Caller, CallerKind, ConnectInfo, Rule};
 use crate::error::{self, Reason};
+
+/// When to come again to a server that is full.
+const COME_BACK: Duration = Duration::from_secs(10);
 
 /// Finds out who calls.
 #[derive(Clone)]
@@ -179,6 +183,15 @@ impl Authenticator {
     }
 }
 
+/// The server holds as many connections as it may.
+fn full() -> Status {
+    error::exhausted(
+        Reason::RateLimited,
+        "limits.grpc_connections: the server is full; try another, or later",
+        COME_BACK,
+    )
+}
+
 impl AuthLayer {
     /// A layer with this authenticator.
     #[must_use]
@@ -222,6 +235,11 @@ where
             let authorization = authorization.map(ToOwned::to_owned);
             match authenticator.admit(&path, info.as_ref(), authorization.as_deref()).await {
                 Ok(Some(caller)) => {
+                    // From now on the connection gives way to no stranger.
+                    let admission = info.as_ref().and_then(|info| info.admission.as_ref());
+                    if admission.is_some_and(|admission| !admission.admit()) {
+                        return Ok(full().into_http());
+                    }
                     request.extensions_mut().insert(caller);
                 }
                 Ok(None) => {}

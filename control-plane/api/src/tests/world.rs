@@ -27,7 +27,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer as _, Service};
 
 use crate::{
-    DatabaseKind, ServerFacts, State,
+    DatabaseKind, ServerFacts, State, Watches,
     auth::{Auth, AuthLayer, Authenticator, ConnectInfo, Remote},
     services,
 };
@@ -75,8 +75,12 @@ impl World {
             database: DatabaseKind::External,
             start_time: start,
             max_sessions: 10,
+            max_request_bytes: 2 << 20,
+            max_watches: 8,
+            max_entries: 1200,
+            limits: Vec::new(),
         });
-        let state = State { db, keys, clock, tasks, refusals, advertised, fleet, server };
+        let state = State { db, keys, clock, tasks, refusals, advertised, fleet, server, watches: Watches::default() };
         let service = AuthLayer::new(authenticator).layer(services(&state));
         Self { url, state, hand, service }
     }
@@ -151,7 +155,7 @@ impl World {
 }
 
 fn info(remote: Remote) -> ConnectInfo {
-    ConnectInfo { remote, peer_certificate: None, peer_uid: None, cut: CancellationToken::new() }
+    ConnectInfo { remote, peer_certificate: None, peer_uid: None, cut: CancellationToken::new(), admission: None }
 }
 
 /// The key that follows from a name.

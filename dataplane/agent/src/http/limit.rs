@@ -49,6 +49,14 @@ impl Class {
         }
     }
 
+    /// The bound's name.
+    pub(crate) const fn limit(self) -> &'static str {
+        match self {
+            Self::Content => "limits.http_requests_per_minute",
+            Self::Exempt | Self::Other => "limits.http_requests_per_second",
+        }
+    }
+
     const fn rate(self, rates: Rates) -> Option<Rate> {
         match self {
             Self::Exempt => None,

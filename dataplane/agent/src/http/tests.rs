@@ -51,6 +51,10 @@ impl View for Fixed {
     fn metrics_path(&self) -> String {
         "/metrics".to_owned()
     }
+
+    fn access(&self) -> Access {
+        Access::default()
+    }
 }
 
 fn agent(joined: bool) -> Router {
@@ -61,8 +65,9 @@ fn agent(joined: bool) -> Router {
 }
 
 async fn ask(router: &Router, peer: &str, path: &str) -> (StatusCode, String) {
-    let peer = SocketAddr::new(peer.parse::<IpAddr>().unwrap(), 1);
-    let request = Request::builder().uri(path).extension(ConnectInfo(peer)).body(Body::empty()).unwrap();
+    let peer = Peer { address: (peer.parse::<IpAddr>().unwrap(), 1).into(), tls: false };
+    let request = Request::builder().uri(path).header(header::HOST, "localhost");
+    let request = request.extension(peer).body(Body::empty()).unwrap();
     let answer = router.clone().oneshot(request).await.unwrap();
     let status = answer.status();
     let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();

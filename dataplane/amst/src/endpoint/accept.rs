@@ -1,11 +1,15 @@
 //! Takes connections that peers dial.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use foundation_listener::{Place, limit_hits};
 use foundation_runtime::OnEnd;
+use metrics::counter;
 use proto_model::PublicKey;
 use quinn::{Connection, Incoming, RecvStream, SendStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
 use crate::{
@@ -16,46 +20,41 @@ use crate::{
     session::{Lane, Origin, canonical, read_frame},
 };
 
-/// Handshakes of one socket that are under way at once, at most. Each is a few signatures.
-const MAX_HANDSHAKES: usize = 256;
-
-/// From so many on a dialler has to show first that it receives what is sent to its address.
-const RETRY_FROM: usize = 64;
-
 /// How long a handshake and greeting may take: several round trips of a bad path.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes connections until the endpoint is closed.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint, thread: LaneThread) {
-    let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             () = shared.tasks.cancelled() => return,
         };
         let Some(incoming) = incoming else { return };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            incoming.ignore();
-            continue;
-        };
-        let busy = MAX_HANDSHAKES - places.available_permits() > RETRY_FROM;
+        let busy = shared.gate.held().0 >= shared.retry_from.load(Ordering::Relaxed);
         if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+            limit_hits::hit("limits.quic_retry_from");
             // It failed only if it may not be asked to try again, which was just checked.
             drop(incoming.retry());
             continue;
         }
+        let place = shared.gate.enter(incoming.remote_address().ip());
         let taking = take(Arc::clone(&shared), incoming, place, thread.clone());
         shared.tasks.spawn("amst handshake", OnEnd::Expected, taking);
     }
 }
 
-async fn take(shared: Arc<Shared>, incoming: Incoming, _place: OwnedSemaphorePermit, thread: LaneThread) {
+async fn take(shared: Arc<Shared>, incoming: Incoming, place: Place, thread: LaneThread) {
     let remote = canonical(incoming.remote_address());
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&shared, incoming, thread)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(reason)) => tracing::info!(%remote, reason, "Refused a connection"),
-        Err(_elapsed) => tracing::info!(%remote, reason = "the handshake took too long", "Refused a connection"),
-    }
+    let greeting = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(&shared, incoming, thread));
+    let refused = match place.cut().run_until_cancelled(greeting).await {
+        Some(Ok(Ok(()))) => return,
+        Some(Ok(Err(reason))) => reason,
+        Some(Err(_elapsed)) => "the handshake took too long".to_owned(),
+        None => "another one needed the place".to_owned(),
+    };
+    counter!("dwcp_amst_refused_connections_total").increment(1);
+    tracing::info!(%remote, reason = refused, "Refused a connection");
 }
 
 async fn greet(shared: &Arc<Shared>, incoming: Incoming, thread: LaneThread) -> Result<(), String> {
@@ -84,6 +83,7 @@ async fn open_session(
     thread: LaneThread,
 ) -> Result<(), String> {
     if shared.registry().incoming() >= shared.limits.incoming_sessions {
+        limit_hits::hit("limits.incoming_sessions");
         return Err(refuse(&connection, Code::Busy));
     }
     let session = Session::new(shared, Origin { peer, id: hello.session, instance: hello.instance, dialled: false });

@@ -6,12 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foundation_listener::limit_hits;
 use proto_model::PublicKey;
 
 use crate::Session;
-
-/// Sessions with one peer, at most: two of crossed dials, and two whose end was not noticed yet.
-const MAX_SESSIONS_OF_PEER: usize = 4;
 
 /// Peers whose reach is remembered, at most; it is only asked whether there is one.
 const MAX_REMEMBERED: usize = 10_000;
@@ -30,12 +28,13 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Takes up a session. Those of an earlier run of the peer are for the caller to close.
-    pub(super) fn add(&mut self, session: &Session, own: PublicKey) -> Result<Vec<Session>, Full> {
+    /// Takes up a session, of at most so many with one peer. Those of an earlier run of the peer are for the caller to close.
+    pub(super) fn add(&mut self, session: &Session, own: PublicKey, most: usize) -> Result<Vec<Session>, Full> {
         let peer = session.peer();
         let present = self.sessions.entry(peer).or_default();
         let same_run = |other: &Session| other.instance() == session.instance();
-        if present.iter().filter(|other| same_run(other)).count() >= MAX_SESSIONS_OF_PEER {
+        if present.iter().filter(|other| same_run(other)).count() >= most {
+            limit_hits::hit("limits.sessions_per_peer");
             return Err(Full);
         }
         let (mut kept, outdated): (Vec<_>, Vec<_>) = present.drain(..).partition(same_run);

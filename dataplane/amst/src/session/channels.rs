@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use foundation_listener::limit_hits;
 use foundation_runtime::OnEnd;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -18,7 +19,6 @@ use crate::{
     PieceSender,
     budget::Window,
     frames::{ChannelOpened, OpenChannel},
-    transport::MAX_CHANNELS,
 };
 
 /// Above pieces, below the session's own stream.
@@ -117,7 +117,10 @@ impl Session {
 
     /// A new channel with its window; the credit to grant with its opening. None where there is no room.
     fn register(&self, id: u64) -> Option<(Arc<ChannelState>, mpsc::Receiver<Piece>, u64)> {
-        let mut window = self.0.shared.budget.open_window()?;
+        let Some(mut window) = self.0.shared.budget.open_window() else {
+            limit_hits::hit("limits.receive_budget");
+            return None;
+        };
         let credit = window.settle()?;
         let (sender, receiver) = mpsc::channel(MAX_WAITING_PIECES);
         let state = Arc::new(ChannelState {
@@ -129,7 +132,9 @@ impl Session {
         });
         let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
         // Both ends may open as many.
-        if channels.len() >= 2 * usize::try_from(MAX_CHANNELS).ok()? || channels.contains_key(&id) {
+        let most = usize::try_from(self.0.shared.limits.channels_per_session).ok()?.saturating_mul(2);
+        if channels.len() >= most || channels.contains_key(&id) {
+            limit_hits::hit("limits.channels_per_session");
             return None;
         }
         channels.insert(id, Arc::clone(&state));
@@ -266,7 +271,13 @@ async fn take(session: &Session, (mut send, mut receive): (SendStream, RecvStrea
         return session.close(CloseReason::Protocol("a channel of the wrong parity".to_owned()));
     }
     let place = session.0.shared.incoming.try_reserve();
-    let (Ok(place), Some((state, pieces, credit))) = (place, session.register(open.channel)) else {
+    let registered = if place.is_ok() {
+        session.register(open.channel)
+    } else {
+        limit_hits::hit("limits.waiting_channels");
+        None
+    };
+    let (Ok(place), Some((state, pieces, credit))) = (place, registered) else {
         // Who asks may have gone.
         drop(send.write_chunk(ChannelOpened::Busy.encode()).await);
         return;

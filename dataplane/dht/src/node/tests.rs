@@ -11,7 +11,7 @@ use std::{
 use crate::{
     Announcement, DhtNode, Directory, Fallback, FallbackAnswer, FallbackError, FleetTag, LookupEvent, MAX_RECORD_BYTES,
     MemoryRecords, NodeOptions, PublishError, Publisher, PublisherOptions, RecordSigner, ResolveError, Resolver,
-    ResolverOptions, RingNode, RingOptions, SignedRecord, Source,
+    ResolverOptions, RingLimits, RingNode, RingOptions, SignedRecord, Source,
 };
 use ed25519_dalek::SigningKey;
 use foundation_runtime::{Clock, TaskGroup};
@@ -54,7 +54,7 @@ async fn ring_of(count: usize, tasks: &TaskGroup) -> Vec<String> {
 }
 
 async fn ring_node(listen: &str, ring: &[String], tasks: &TaskGroup) -> RingNode {
-    let options = RingOptions { listen: listen.parse().unwrap(), ring: ring.to_vec() };
+    let options = RingOptions { listen: listen.parse().unwrap(), ring: ring.to_vec(), limits: RingLimits::default() };
     RingNode::start(options, Clock::system(), tasks).await.unwrap()
 }
 

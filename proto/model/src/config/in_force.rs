@@ -17,10 +17,8 @@ struct Idle {
     reason: &'static str,
 }
 
-const NO_REMOTE_HTTP: &str = "other hosts are told whether the agent lives, and no more yet";
-
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 17] = [
+const IDLE: [Idle; 13] = [
     Idle {
         path: "transport.congestion_algorithm",
         when: When::Is(&["bbr", "reno"]),
@@ -45,10 +43,6 @@ const IDLE: [Idle; 17] = [
         when: When::Set,
         reason: "peers tell nobody of others yet",
     },
-    Idle { path: "http.tls_certificate", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
-    Idle { path: "http.tls_private_key", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
-    Idle { path: "http.token_file", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
-    Idle { path: "http.metrics_token_file", when: When::IsNot("null"), reason: NO_REMOTE_HTTP },
     Idle { path: "limits.roster_entries", when: When::Set, reason: "every agent keeps the whole roster at present" },
 ];
 

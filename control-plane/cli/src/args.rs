@@ -402,6 +402,9 @@ Examples:
         /// Shows where each value comes from
         #[arg(long)]
         show_origin: bool,
+        /// What bounds the control plane itself, as its own file of options names it
+        #[arg(long, conflicts_with_all = ["node", "show_origin"])]
+        control_plane: bool,
     },
 }
 

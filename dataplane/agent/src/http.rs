@@ -106,6 +106,9 @@ pub(crate) fn metrics_router(view: Arc<dyn View>, clock: Clock) -> Router {
         .route("/livez", get(async || "ok\n"))
         .fallback(async |State(served): State<Served>, request: Request| {
             let path = request.uri().path();
+            if !request.method().is_safe() {
+                return refuse(StatusCode::METHOD_NOT_ALLOWED, "metrics are only read");
+            }
             if path == "/metrics" || path == served.view.metrics_path() {
                 metrics(State(served)).await
             } else {

@@ -48,6 +48,14 @@ pub async fn agent_service(
     ca: CaFingerprint,
     shown: Option<Shown>,
 ) -> Result<AgentServiceClient<Channel>> {
+    Ok(AgentServiceClient::new(agent_channel(endpoint, ca, shown).await?))
+}
+
+/// One TLS connection to `HOST:PORT`, for calls of any service.
+///
+/// # Errors
+/// There is no connection.
+pub async fn agent_channel(endpoint: &str, ca: CaFingerprint, shown: Option<Shown>) -> Result<Channel> {
     let stream = connect(endpoint, ca, shown).await?;
     let once = Arc::new(Mutex::new(Some(stream)));
     let connector = tower::service_fn(move |_uri: tonic::transport::Uri| {
@@ -57,8 +65,7 @@ pub async fn agent_service(
             stream.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
         }
     });
-    let channel = Endpoint::from_static("http://control-plane.dwcp").connect_with_connector(connector).await?;
-    Ok(AgentServiceClient::new(channel))
+    Ok(Endpoint::from_static("http://control-plane.dwcp").connect_with_connector(connector).await?)
 }
 
 /// The alert with which the server refuses this certificate in the handshake; none where it goes on. In TLS 1.3 a client

@@ -20,7 +20,7 @@ mod tree;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, join_arguments};
-pub use agent_service::{Shown, agent_service, certificate_refusal};
+pub use agent_service::{Shown, agent_channel, agent_service, certificate_refusal};
 pub use api::{Api, Bearer};
 pub use binaries::binary;
 pub use cli::{Cli, Ran};

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use control_plane_api::auth::Rule;
 use proto_model::Role;
 
@@ -130,10 +130,10 @@ fn who_may_call_what_is_what_the_server_applies() -> Result<()> {
 
 #[test]
 fn every_bound_is_the_one_in_the_source() -> Result<()> {
-    let document = read("docs/security.md")?;
-    let (_, section) = document.split_once("## What a stranger can send").context("the bounds' section")?;
+    let document = read("docs/limits.md")?;
+    let (_, section) = document.split_once("## Fixed").context("the section of what is fixed")?;
     let mut wrong = Vec::new();
-    for line in section.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.contains(".rs` `")) {
+    for line in section.lines().filter(|line| line.contains(".rs` `")) {
         let [_, bound, _, file, _, name, _] = line.splitn(7, '`').collect::<Vec<_>>()[..] else {
             wrong.push(line.to_owned());
             continue;
@@ -147,5 +147,40 @@ fn every_bound_is_the_one_in_the_source() -> Result<()> {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+/// Names and defaults of a section's table.
+fn limits(document: &str, section: &str) -> Result<BTreeSet<(String, String)>> {
+    let (_, section) = document.split_once(&format!("## {section}\n")).context("the section")?;
+    let rows = section.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let [name, default, why, then] = row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>()[..] else {
+            bail!("a row has four columns: {row}");
+        };
+        ensure!(!why.is_empty() && !then.is_empty(), "{row}");
+        Ok((name.trim_matches('`').to_owned(), default.to_owned()))
+    })
+    .collect()
+}
+
+#[test]
+fn every_limit_of_both_programs_is_on_the_page_and_no_other() -> Result<()> {
+    let page = read("docs/limits.md")?;
+    let mut server: BTreeSet<_> = control_plane_server::Limits::default()
+        .rows()
+        .into_iter()
+        .map(|limit| (limit.name.to_owned(), limit.default))
+        .collect();
+    server.extend([("http_api_limit", "100/s"), ("http_limit", "100/min")].map(|(n, d)| (n.to_owned(), d.to_owned())));
+    assert_eq!(limits(&page, "The control plane")?, server);
+    let agent = proto_model::config::resolve(&[]).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let agent: BTreeSet<_> = agent
+        .values
+        .iter()
+        .filter(|value| value.path.starts_with("limits."))
+        .map(|value| (value.path.clone(), value.yaml.clone()))
+        .collect();
+    assert_eq!(limits(&page, "An agent")?, agent);
     Ok(())
 }

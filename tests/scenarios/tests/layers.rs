@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 27] = [
+const LEVELS: [(&str, Plane, u8); 28] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -43,6 +43,7 @@ const LEVELS: [(&str, Plane, u8); 27] = [
     ("tests-postgres", Plane::Tests, 60),
     ("tests-harness", Plane::Tests, 60),
     ("tests-scenarios", Plane::Tests, 70),
+    ("tests-strangers", Plane::Tests, 65),
     ("tests-bench", Plane::Tests, 70),
     ("tests-robustness", Plane::Tests, 70),
 ];

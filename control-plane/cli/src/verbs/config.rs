@@ -12,8 +12,9 @@ use foundation_runtime::Clock;
 use proto_rpc::v1::{
     Config, ConfigRevision, ConfigRollout, CreateConfigRequest, DiffConfigRevisionsRequest,
     DiffConfigRevisionsResponse, GetConfigRequest, GetConfigRevisionRequest, GetEffectiveConfigRequest,
-    ListConfigRevisionsRequest, ListConfigRevisionsResponse, ListConfigsRequest, ListConfigsResponse,
-    RollbackConfigRequest, UpdateConfigRequest, config_rollout::State, diff_config_revisions_request::Target,
+    GetServerInfoRequest, ListConfigRevisionsRequest, ListConfigRevisionsResponse, ListConfigsRequest,
+    ListConfigsResponse, RollbackConfigRequest, ServerLimit, UpdateConfigRequest, config_rollout::State,
+    diff_config_revisions_request::Target,
 };
 use tonic::Code;
 
@@ -55,7 +56,8 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
             let written = rollback(&connection, &config, revision, message).await?;
             rolled_out(&connection, output, written, (!no_wait).then_some(timeout)).await
         }
-        Verb::Effective { node, show_origin } => {
+        Verb::Effective { control_plane: true, .. } => bounds(&Connection::open(global)?, output).await.map(done),
+        Verb::Effective { node, show_origin, control_plane: false } => {
             effective(&Connection::open(global)?, output, node, show_origin).await.map(done)
         }
     }
@@ -328,6 +330,20 @@ async fn effective(
         output.talk("‼ the node runs with another configuration; dwcp node get says why");
     }
     Ok(())
+}
+
+/// What bounds the control plane; in JSON all that it says of itself.
+async fn bounds(connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let info = connection.system().get_server_info(GetServerInfoRequest {}).await?.into_inner();
+    output.message(&info, |info| {
+        let set = |bound: &ServerLimit| if bound.value == bound.default { "" } else { "set" }.to_owned();
+        table(
+            ["NAME", "VALUE", "DEFAULT", "", "MEANING"],
+            info.bounds.iter().map(|bound| {
+                [bound.name.clone(), bound.value.clone(), bound.default.clone(), set(bound), bound.meaning.clone()]
+            }),
+        )
+    })
 }
 
 /// A document from a file, or from standard input for `-`.

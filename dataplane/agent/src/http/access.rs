@@ -20,9 +20,9 @@ pub(crate) struct Access(Arc<ArcSwap<Credentials>>);
 /// Certificate and tokens.
 #[derive(Clone, Default)]
 pub(crate) struct Credentials {
-    tls: Option<Arc<rustls::ServerConfig>>,
-    token: Option<String>,
-    metrics_token: Option<String>,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) token: Option<String>,
+    pub(super) metrics_token: Option<String>,
 }
 
 impl Access {

@@ -220,7 +220,12 @@ async fn a_taken_port_is_a_clear_error() {
     let tasks = TaskGroup::new("test");
     let taken = std::net::UdpSocket::bind(LOCALHOST).unwrap();
     let SocketAddr::V4(listen) = taken.local_addr().unwrap() else { panic!("IPv4 was asked for") };
-    let refused = RingNode::start(RingOptions { listen, ring: Vec::new() }, Clock::system(), &tasks).await;
+    let refused = RingNode::start(
+        RingOptions { listen, ring: Vec::new(), limits: RingLimits::default() },
+        Clock::system(),
+        &tasks,
+    )
+    .await;
     assert_eq!(refused.unwrap_err().to_string(), format!("cannot listen on {listen}/udp for the DHT"));
 }
 

@@ -1,0 +1,14 @@
+//! Strangers on every port: what they do to a running fleet, and what that costs those who belong to it.
+//!
+//! The attacks are functions over addresses, so that a scenario runs a few for seconds and the command `tests/strangers/run` all of them for
+//! minutes, with the main job going on.
+
+pub mod calls;
+pub mod datagrams;
+pub mod held;
+pub mod http2;
+pub mod measure;
+pub mod quic;
+mod sources;
+
+pub use sources::source;

@@ -1,0 +1,122 @@
+//! What a process uses, and how those fare who belong to the fleet.
+
+use std::{
+    fs,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// Open files.
+    pub files: u64,
+}
+
+/// What a process uses now.
+#[must_use]
+pub fn usage(pid: u32) -> Usage {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let rss =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    Usage { rss_bytes: rss.unwrap_or(0) * 1024, files: u64::try_from(files).unwrap_or(0) }
+}
+
+/// Watches processes until it is asked what the most was.
+#[derive(Debug)]
+pub struct Peaks {
+    pids: Vec<u32>,
+    peaks: Arc<Vec<(AtomicU64, AtomicU64)>>,
+    over: Arc<AtomicBool>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Peaks {
+    /// Begins to watch.
+    #[must_use]
+    pub fn of(pids: &[u32]) -> Self {
+        let peaks: Arc<Vec<(AtomicU64, AtomicU64)>> = Arc::new(pids.iter().map(|_| Default::default()).collect());
+        let over = Arc::new(AtomicBool::new(false));
+        let (watched, kept, stop) = (pids.to_vec(), Arc::clone(&peaks), Arc::clone(&over));
+        let watcher = std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                for (pid, (rss, files)) in watched.iter().zip(kept.iter()) {
+                    let now = usage(*pid);
+                    rss.fetch_max(now.rss_bytes, Ordering::Relaxed);
+                    files.fetch_max(now.files, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self { pids: pids.to_vec(), peaks, over, watcher: Some(watcher) }
+    }
+
+    /// The most that each used.
+    #[must_use]
+    pub fn most(&self) -> Vec<(u32, Usage)> {
+        let read = |(rss, files): &(AtomicU64, AtomicU64)| Usage {
+            rss_bytes: rss.load(Ordering::Relaxed),
+            files: files.load(Ordering::Relaxed),
+        };
+        self.pids.iter().copied().zip(self.peaks.iter().map(read)).collect()
+    }
+}
+
+impl Drop for Peaks {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.take() {
+            drop(watcher.join());
+        }
+    }
+}
+
+/// Asks a port for a path, as a program of this host does; how long it took.
+///
+/// # Errors
+/// It was not answered with success within 10 s.
+pub fn honest_http(address: &str, path: &str) -> Result<Duration> {
+    let begun = Instant::now();
+    let url = format!("http://{address}{path}");
+    let asked = Command::new("curl").args(["-sf", "-m", "10", "-o", "/dev/null", &url]).status()?;
+    anyhow::ensure!(asked.success(), "{url} was not answered");
+    Ok(begun.elapsed())
+}
+
+/// The value of a series, or the sum of all of its labels' values.
+///
+/// # Errors
+/// The metrics cannot be read.
+pub fn metric(address: &str, name: &str) -> Result<f64> {
+    let answer = Command::new("curl").args(["-sf", "-m", "20", &format!("http://{address}/metrics")]).output()?;
+    anyhow::ensure!(answer.status.success(), "no metrics at {address}");
+    let text = String::from_utf8(answer.stdout)?;
+    let values = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let found = series == name || series.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'));
+        found.then(|| value.parse::<f64>().ok()).flatten()
+    });
+    Ok(values.sum())
+}
+
+/// The value of one label of the hits of limits.
+///
+/// # Errors
+/// The metrics cannot be read.
+pub fn limit_hits(address: &str, limit: &str) -> Result<f64> {
+    let answer = Command::new("curl").args(["-sf", "-m", "20", &format!("http://{address}/metrics")]).output()?;
+    let text = String::from_utf8(answer.stdout).context("metrics are text")?;
+    let series = format!("dwcp_limit_hits_total{{limit=\"{limit}\"}}");
+    let line = text.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse().ok());
+    Ok(line.unwrap_or(0.0))
+}

@@ -155,7 +155,7 @@ impl Discovery {
                 records: count(setup.limits.dht_records),
                 requests_per_second: setup.limits.dht_requests_per_second,
             };
-            discovery.serve_ring(ring_sender, listen, given, (setup.dir, &setup.control), limits, clock, tasks);
+            discovery.serve_ring(ring_sender, (listen, limits), given, (setup.dir, &setup.control), clock, tasks);
         }
         Ok(discovery)
     }
@@ -287,10 +287,9 @@ impl Discovery {
     fn serve_ring(
         &self,
         ring_node: watch::Sender<Option<RingNode>>,
-        listen: SocketAddrV4,
+        (listen, limits): (SocketAddrV4, RingLimits),
         given: Option<Vec<String>>,
         (dir, control): (PathBuf, &Handle),
-        limits: RingLimits,
         clock: &Clock,
         tasks: &TaskGroup,
     ) {

@@ -3,6 +3,8 @@
 //! The attacks are functions over addresses, so that a scenario runs a few for seconds and the command `tests/strangers/run` all of them for
 //! minutes, with the main job going on.
 
+#![allow(clippy::disallowed_methods, reason = "strangers act in real time")]
+
 pub mod calls;
 pub mod datagrams;
 pub mod held;

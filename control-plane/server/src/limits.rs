@@ -99,6 +99,8 @@ limits! {
     head_seconds = 5 in 1..=300;
     /// Seconds in which a caller reads nothing of its answer.
     stalled_seconds = 30 in 1..=3600;
+    /// Connections to PostgreSQL, besides the few that listen and look after it.
+    database_connections = 16 in 2..=1000;
     /// Records that the DHT node keeps.
     dht_records = 100_000 in 100..=10_000_000;
     /// DHT requests of one address that are answered in a second; five times as many of the address of a connected agent.

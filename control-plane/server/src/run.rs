@@ -140,7 +140,7 @@ pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError
     let dir = DataDir::open(&options.data_dir, &clock, &tasks).await?;
     let bound = Bound::bind(&options, &dir)?;
     let database = tokio::select! {
-        opened = OpenDatabase::open(&options.database, &dir, &clock, &tasks) => opened?,
+        opened = OpenDatabase::open(&options, &dir, &clock, &tasks) => opened?,
         // PostgreSQL, where it was begun, ends with its handle.
         _stop = stops.next() => return Ok(()),
     };
@@ -216,8 +216,8 @@ struct OpenDatabase {
 }
 
 impl OpenDatabase {
-    async fn open(database: &Database, dir: &DataDir, clock: &Clock, tasks: &TaskGroup) -> Result<Self, RunError> {
-        let (postgres, url) = match database {
+    async fn open(options: &Options, dir: &DataDir, clock: &Clock, tasks: &TaskGroup) -> Result<Self, RunError> {
+        let (postgres, url) = match &options.database {
             Database::Embedded { binaries } => {
                 let options = postgres::Options { data_dir: dir.path().to_path_buf(), binaries: binaries.clone() };
                 let postgres = Postgres::start(options, clock.clone()).await?;
@@ -226,7 +226,9 @@ impl OpenDatabase {
             }
             Database::External { url } => (None, url.clone()),
         };
-        let db = Db::connect(control_plane_store::Options::new(url), clock.clone(), tasks).await?;
+        let max_connections = options.limits.database_connections;
+        let store = control_plane_store::Options { max_connections, ..control_plane_store::Options::new(url) };
+        let db = Db::connect(store, clock.clone(), tasks).await?;
         db.migrate().await?;
         Ok(Self { postgres, db })
     }

@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 28] = [
+const LEVELS: [(&str, Plane, u8); 29] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),

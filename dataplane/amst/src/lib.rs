@@ -17,6 +17,7 @@ mod close;
 mod endpoint;
 mod frames;
 mod lane_thread;
+pub mod parsers;
 mod pool;
 mod session;
 mod settings;

@@ -132,6 +132,11 @@ impl TransferFolder {
     }
 }
 
+/// Reads any bytes as an end.
+pub(crate) fn read_any(bytes: &[u8]) {
+    drop(serde_json::from_slice::<End>(bytes));
+}
+
 /// Removes a folder of a transfer; one that is not there is fine.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {

@@ -159,6 +159,13 @@ fn check(record: &[u8]) -> [u8; CHECK_BYTES] {
     check
 }
 
+/// Reads any bytes as a journal.
+pub(crate) fn read_any(bytes: &[u8]) {
+    let mut loaded = Loaded::default();
+    let good = loaded.read(&mut &*bytes).expect("memory is read without an error");
+    assert!(good <= u64::try_from(bytes.len()).unwrap_or(u64::MAX), "more is good than there is");
+}
+
 #[derive(Default)]
 struct Loaded {
     files: HashMap<FileNumber, (FileKey, Held)>,

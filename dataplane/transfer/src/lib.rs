@@ -18,6 +18,7 @@ mod intervals;
 mod journal;
 mod link;
 mod page_store;
+pub mod parsers;
 mod reason;
 mod receiver;
 mod report;

@@ -237,6 +237,13 @@ impl Moved {
     }
 }
 
+/// Reads any bytes as what became of an entry.
+pub(crate) fn read_any_fate(bytes: &[u8]) {
+    if let Some(fate) = bytes.first_chunk() {
+        let _fate = parse_fate(fate);
+    }
+}
+
 fn parse_fate(bytes: &[u8; FATE_BYTES]) -> Fate {
     fn part<const N: usize>(bytes: &[u8; FATE_BYTES], at: usize) -> [u8; N] {
         let mut out = [0; N];

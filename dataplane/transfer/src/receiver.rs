@@ -31,7 +31,7 @@ use tracing::Instrument;
 
 pub(crate) use admission::check_grant;
 pub(crate) use decoders::Decoders;
-pub(crate) use remains::{discard, over};
+pub(crate) use remains::{discard, over, read_any_note};
 
 use crate::{
     ends::End,

@@ -129,7 +129,7 @@ impl SendJob {
         peer::Open { authority: Some(authority), traceparent, features, ..peer::Open::default() }.encode_to_vec()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let open = peer::Open::decode(bytes).ok()?;
         let authority = match open.authority? {
             peer::open::Authority::Grant(signed) => SendAuthority::Grant(signed.try_into().ok()?),

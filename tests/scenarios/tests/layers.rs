@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 29] = [
+const LEVELS: [(&str, Plane, u8); 30] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -45,6 +45,7 @@ const LEVELS: [(&str, Plane, u8); 29] = [
     ("tests-scenarios", Plane::Tests, 70),
     ("tests-strangers", Plane::Tests, 65),
     ("tests-bench", Plane::Tests, 70),
+    ("tests-parsers", Plane::Tests, 70),
     ("tests-robustness", Plane::Tests, 70),
 ];
 

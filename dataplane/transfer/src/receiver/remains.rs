@@ -53,6 +53,13 @@ fn read(shared: &Shared, id: TransferId) -> Option<Remains> {
     serde_json::from_slice(&bytes).ok()
 }
 
+/// Reads any bytes as a note.
+pub(crate) fn read_any_note(bytes: &[u8]) {
+    if let Ok(remains) = serde_json::from_slice::<Remains>(bytes) {
+        drop((remains.destination.parse::<RootPath>(), remains.sender.parse::<PublicKey>()));
+    }
+}
+
 /// Transfers that broke off, and whose grant is over.
 pub(crate) fn over(shared: &Shared) -> io::Result<Vec<TransferId>> {
     let now = (shared.clock.utc() - super::admission::SKEW).timestamp_millis();

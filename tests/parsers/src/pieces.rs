@@ -1,0 +1,79 @@
+//! Pieces, what is in them, and what decodes it.
+
+use bytes::Bytes;
+use dataplane_hde::{Algorithm, BasisIndex, Decoder, Encoder, Options, block_digests};
+use proto_wire::{
+    hde::{Container, MAX_SEGMENT_BYTES},
+    piece::{HEADER_BYTES, Header, read_bundle, read_known, write_bundle_table, write_known},
+};
+
+pub(crate) fn piece(bytes: &[u8]) {
+    let Ok((header, part)) = Header::parse(&Bytes::copy_from_slice(bytes)) else { return };
+    assert!(header.part < header.parts && header.decoded_bytes <= MAX_SEGMENT_BYTES);
+    if header.parts == 1 {
+        let room = [[0; HEADER_BYTES].as_slice(), &part].concat();
+        let again = header.pieces(room).unwrap_or_else(|error| panic!("a parsed header cannot be written: {error}"));
+        let (parsed, _) = Header::parse(&again[0]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(parsed, header);
+    }
+}
+
+/// The number of files, then the bundle.
+pub(crate) fn bundle(bytes: &[u8]) {
+    let Some((count, rest)) = bytes.split_first() else { return };
+    let Ok(files) = read_bundle(rest, (*count).into()) else { return };
+    let mut again = Vec::new();
+    write_bundle_table(&files.iter().map(|(row, _)| *row).collect::<Vec<_>>(), &mut again);
+    files.iter().for_each(|(_, contents)| again.extend_from_slice(contents));
+    assert_eq!(again, rest, "a bundle is more than its files");
+}
+
+pub(crate) fn known(bytes: &[u8]) {
+    let Ok(list) = read_known(bytes) else { return };
+    let mut again = Vec::new();
+    write_known(&list, &mut again);
+    assert_eq!(again, bytes);
+}
+
+pub(crate) fn container(bytes: &[u8]) {
+    let Ok(container) = Container::parse(bytes) else { return };
+    let made: u64 = container.ops().map(|op| u64::from(op.length())).sum();
+    assert!(made == 0 || made == u64::from(container.segment_bytes()));
+    assert!(container.literal_bytes() <= container.segment_bytes());
+}
+
+/// What a receiver holds, then the container; decoded to the length that the container claims, and to one byte less. And what is
+/// held and the rest, encoded by each codec, come back as they were.
+pub(crate) fn decoder(bytes: &[u8]) {
+    let Some((length, rest)) = bytes.split_first() else { return };
+    let (basis, encoded) = rest.split_at(rest.len().min(usize::from(*length) * 16));
+    let mut source = |offset: u64, room: &mut [u8]| {
+        let held = usize::try_from(offset).ok().and_then(|at| basis.get(at..)).and_then(|held| held.get(..room.len()));
+        held.map(|held| room.copy_from_slice(held))
+            .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
+    };
+    let mut decoder = Decoder::new();
+    if let Ok(container) = Container::parse(encoded) {
+        let claimed = usize::try_from(container.segment_bytes()).unwrap_or(usize::MAX);
+        for expected in [claimed, claimed.saturating_sub(1)] {
+            let mut out = Vec::new();
+            match decoder.decode(encoded, expected, &mut source, &mut out) {
+                Ok(()) => assert_eq!(out.len(), expected),
+                Err(_refused) => assert!(out.is_empty()),
+            }
+        }
+    }
+    let mut digests = Vec::new();
+    block_digests(basis, 1024, &mut digests);
+    let size = u64::try_from(basis.len()).unwrap_or(u64::MAX);
+    let Ok(index) = BasisIndex::new(1024, size, &digests) else { return };
+    for algorithm in [Algorithm::Zstd, Algorithm::Lz4, Algorithm::Snappy] {
+        let (mut packed, mut out) = (Vec::new(), Vec::new());
+        let options = Options { algorithm, ..Options::default() };
+        if Encoder::new(options).encode(rest, Some(&index), &mut packed).is_ok() {
+            let decoded = decoder.decode(&packed, rest.len(), &mut source, &mut out);
+            decoded.unwrap_or_else(|error| panic!("{algorithm}: {error}"));
+            assert_eq!(out, rest);
+        }
+    }
+}

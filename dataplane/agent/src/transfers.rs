@@ -22,7 +22,7 @@ use proto_model::{DirectRequest, PublicKey, Traceparent, TransferId, TransferRep
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use connector::AmstConnector;
+use connector::{AmstConnector, InTurn};
 
 use crate::{
     apply::count,
@@ -217,13 +217,14 @@ impl Movers {
             () = self.0.tasks.cancelled() => return,
         };
         // It is closed by nobody.
-        let Some(_turn) = turn else { return };
+        let Some(turn) = turn else { return };
+        let connector = Arc::new(InTurn::new(Arc::clone(&self.0.connector), self.0.sending.clone(), turn));
         // The control plane knows nothing of a direct send, and is told nothing.
         let direct = matches!(job.authority, SendAuthority::Direct { .. });
         if !direct {
             self.forward(reports.subscribe());
         }
-        match self.0.transfers.send(job, Arc::clone(&self.0.connector), reports).await {
+        match self.0.transfers.send(job, connector, reports).await {
             Sent::Ended(report) if !direct => self.0.reports.end(report).await,
             Sent::Ended(_) | Sent::Interrupted(_) => {}
         }

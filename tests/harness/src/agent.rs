@@ -35,6 +35,8 @@ pub struct AgentOptions {
     pub arguments: Vec<String>,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// What runs it, if not the test itself: a program that replaces itself by the arguments that follow its own.
+    pub runner: Vec<String>,
 }
 
 /// A running agent.
@@ -85,7 +87,14 @@ impl Agent {
     }
 
     fn spawn(dir: &Path, options: &AgentOptions) -> Result<Process> {
-        let mut command = Command::new(binary("dwcp-agent")?);
+        let mut command = match options.runner.split_first() {
+            Some((runner, arguments)) => {
+                let mut command = Command::new(runner);
+                command.args(arguments).arg(binary("dwcp-agent")?);
+                command
+            }
+            None => Command::new(binary("dwcp-agent")?),
+        };
         command.arg("run").arg("--data-dir").arg(dir);
         for (flag, address) in [
             ("--quic-listen", "127.0.0.1:0"),

@@ -1,6 +1,9 @@
 //! From a peer's key to a link with it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use dataplane_amst::{DialError, Endpoint, Session};
 use dataplane_transfer::{Connector, Link, LinkError};
@@ -8,6 +11,7 @@ use futures::future::BoxFuture;
 use proto_model::PublicKey;
 
 use super::Peers;
+use crate::turns::{Turn, Turns};
 
 /// Opens channels in AMST sessions; a session that stands is used without asking for addresses.
 pub(super) struct AmstConnector {
@@ -55,6 +59,47 @@ impl AmstConnector {
 }
 
 impl Connector for AmstConnector {
+    fn connect(&self, peer: PublicKey) -> BoxFuture<'_, Result<Link, LinkError>> {
+        Box::pin(self.open(peer))
+    }
+}
+
+/// Opens links for one transfer, each with a place among those that send at once: a transfer that waits to go on has none, so
+/// that it holds up no other.
+pub(super) struct InTurn {
+    connector: Arc<dyn Connector>,
+    sending: Turns,
+    /// The place that it begins with.
+    first: Mutex<Option<Turn>>,
+}
+
+impl InTurn {
+    pub(super) fn new(connector: Arc<dyn Connector>, sending: Turns, first: Turn) -> Self {
+        Self { connector, sending, first: Mutex::new(Some(first)) }
+    }
+
+    async fn open(&self, peer: PublicKey) -> Result<Link, LinkError> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let place = match first {
+            Some(place) => place,
+            None => self
+                .sending
+                .next()
+                .await
+                .ok_or_else(|| LinkError { message: "this agent sends nothing more".to_owned(), temporary: true })?,
+        };
+        let mut link = self.connector.connect(peer).await?;
+        let path = Arc::clone(&link.path);
+        // Kept as long as the link is.
+        link.path = Arc::new(move || {
+            let _held = &place;
+            path()
+        });
+        Ok(link)
+    }
+}
+
+impl Connector for InTurn {
     fn connect(&self, peer: PublicKey) -> BoxFuture<'_, Result<Link, LinkError>> {
         Box::pin(self.open(peer))
     }

@@ -33,11 +33,10 @@ async fn both_ends_may_start_anew() {
     fs::write(bed.a.root.join("file"), noise(6, 8 << 20)).unwrap();
     let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
     let job = bed.job(&grant);
-    let wires = Arc::new(Wires::new(
-        &bed.b,
-        bed.a.identity.public_key(),
-        vec![Faults { cut_after: Some(60), ..Faults::default() }],
-    ));
+    // The first link carries some of it, those after it nothing: it waits until both are stopped.
+    let cuts = std::iter::once(60).chain(std::iter::repeat_n(0, 1000));
+    let cuts = cuts.map(|cut| Faults { cut_after: Some(cut), ..Faults::default() }).collect();
+    let wires = Arc::new(Wires::new(&bed.b, bed.a.identity.public_key(), cuts));
     let (reports, mut watch) = watch::channel(TransferReport::new(grant.transfer, TransferRole::Sender));
     let (sender, dyn_wires) = (bed.a.transfers.clone(), Arc::clone(&wires) as Arc<dyn dataplane_transfer::Connector>);
     #[allow(clippy::disallowed_methods, reason = "the test waits for it")]

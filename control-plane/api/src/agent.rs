@@ -10,7 +10,7 @@ use std::{
 
 use control_plane_pki::JoinSecret;
 use control_plane_store::{
-    Actor, Context,
+    Actor, Context, Refusal,
     enrolment::{self, Candidate, EnrolError, RenewError, Renewal},
     join_tokens::JoinTokenState,
 };
@@ -57,19 +57,27 @@ impl Agents {
         }
     }
 
-    fn admit_entry(&self, remote: Remote) -> Result<(), Status> {
+    /// Who has no node's key can name any node or token: so these records are nobody's.
+    fn note(&self, action: &'static str, resource: &str, reason: &'static str, remote: Remote) {
+        let from = match remote {
+            Remote::Tcp(address) => Some(address.ip()),
+            Remote::Unix => None,
+        };
+        let refusal = Refusal { actor: Actor::Anonymous, action, resource, reason, from };
+        self.state.refusals.note(refusal, &request::trace_id());
+    }
+
+    fn admit_entry(&self, action: &'static str, remote: Remote) -> Result<(), Status> {
         let Remote::Tcp(address) = remote else { return Ok(()) };
         self.entries.admit(address.ip(), self.state.clock.now()).map_err(|after| {
             limit_hits::hit("limits.entries_per_minute");
+            self.note(action, "nodes", "too many calls from one address", remote);
             error::exhausted(Reason::RateLimited, "too many hosts join from this address; try again", after)
         })
     }
 
     fn refuse_entry(&self, error: EnrolError, remote: Remote) -> Status {
-        let note = |resource: &str, reason: &str| {
-            let reason = format!("{reason}, from {remote}");
-            self.state.refusals.note(Actor::Anonymous, "node.enroll", resource, &reason, &request::trace_id());
-        };
+        let note = |resource: &str, reason| self.note("node.enroll", resource, reason, remote);
         match error {
             EnrolError::Database(error) => error::store(error),
             EnrolError::Request(_) | EnrolError::WeakKey => error::invalid("csr", error.to_string()),
@@ -78,27 +86,38 @@ impl Agents {
                 error::unauthenticated(Reason::JoinTokenUnknown, "the join token is not known")
             }
             EnrolError::TokenRefused { state, resource } => {
-                let (reason, what) = match state {
-                    JoinTokenState::Expired => (Reason::JoinTokenExpired, "has expired"),
-                    JoinTokenState::Revoked => (Reason::JoinTokenRevoked, "was revoked"),
-                    JoinTokenState::Used | JoinTokenState::Active => (Reason::JoinTokenUsed, "is used up"),
+                let (reason, what, noted) = match state {
+                    JoinTokenState::Expired => (Reason::JoinTokenExpired, "has expired", "the token has expired"),
+                    JoinTokenState::Revoked => (Reason::JoinTokenRevoked, "was revoked", "the token was revoked"),
+                    JoinTokenState::Used | JoinTokenState::Active => {
+                        (Reason::JoinTokenUsed, "is used up", "the token is used up")
+                    }
                 };
-                note(&resource, what);
+                note(&resource, noted);
                 error::permission_denied(reason, format!("the join token {what}; ask for another"), &[])
             }
             EnrolError::NameMissing => error::invalid("name", "is required: the token gives none"),
-            EnrolError::NameTaken { name } => error::status(
-                Code::AlreadyExists,
-                Reason::NameTaken,
-                format!("the name {name} is taken or reserved; `dwcp token create --node {name}` makes a token for it"),
-                &[("name", name.as_str())],
-            ),
-            EnrolError::KeyUsed => error::status(
-                Code::AlreadyExists,
-                Reason::KeyUsed,
-                "this key belongs or belonged to another node; a new data directory makes a new key",
-                &[],
-            ),
+            EnrolError::NameTaken { name } => {
+                note(&name.resource_name(), "the name is taken or reserved");
+                error::status(
+                    Code::AlreadyExists,
+                    Reason::NameTaken,
+                    format!(
+                        "the name {name} is taken or reserved; `dwcp token create --node {name}` makes a token for it, and \
+                         `dwcp node free {name}` frees that of a deleted node"
+                    ),
+                    &[("name", name.as_str())],
+                )
+            }
+            EnrolError::KeyUsed => {
+                note("nodes", "the key is or was another node's");
+                error::status(
+                    Code::AlreadyExists,
+                    Reason::KeyUsed,
+                    "this key belongs or belonged to another node; a new data directory makes a new key",
+                    &[],
+                )
+            }
         }
     }
 }
@@ -107,8 +126,12 @@ impl Agents {
 impl AgentService for Agents {
     async fn enroll(&self, request: Request<rpc::EnrollRequest>) -> Result<Response<rpc::EnrollResponse>, Status> {
         let remote = connect_info(&request)?.remote;
-        self.admit_entry(remote)?;
-        let candidate = parse_candidate(request.into_inner(), remote)?;
+        self.admit_entry("node.enroll", remote)?;
+        let request = request.into_inner();
+        if JoinSecret::parse(&request.token).is_err() {
+            self.note("node.enroll", "joinTokens", "not a join token", remote);
+        }
+        let candidate = parse_candidate(request, remote)?;
         let context = entry_context();
         let keys = self.state.keys.clone();
         let enrolled = self.state.db.write("enroll-node", context, move |tx| {
@@ -126,7 +149,7 @@ impl AgentService for Agents {
 
     async fn renew(&self, request: Request<rpc::RenewRequest>) -> Result<Response<rpc::RenewResponse>, Status> {
         let remote = connect_info(&request)?.remote;
-        self.admit_entry(remote)?;
+        self.admit_entry("node.renew", remote)?;
         let renewal = parse_renewal(request.into_inner())?;
         let context = entry_context();
         let keys = self.state.keys.clone();
@@ -136,11 +159,12 @@ impl AgentService for Agents {
         let renewed = renewed.await.map_err(|error| match error {
             RenewError::Database(error) => error::store(error),
             RenewError::Request(_) => error::invalid("csr", error.to_string()),
-            RenewError::Skew => error::failed_precondition(Reason::ClockSkew, "time", error.to_string()),
+            RenewError::Skew => {
+                self.note("node.renew", "nodes", "the request is old, or the clocks differ", remote);
+                error::failed_precondition(Reason::ClockSkew, "time", error.to_string())
+            }
             RenewError::Refused => {
-                // Who has no node's key can name any node: so the record is not that node's.
-                let reason = format!("deleted, another key, or not signed with it; from {remote}");
-                self.state.refusals.note(Actor::Anonymous, "node.renew", "nodes", &reason, &request::trace_id());
+                self.note("node.renew", "nodes", "deleted, another key, or not signed with it", remote);
                 error::unauthenticated(Reason::CredentialsRefused, "the node is not known by this key")
             }
         })?;
@@ -154,7 +178,8 @@ impl AgentService for Agents {
         &self,
         request: Request<rpc::ProbeReachRequest>,
     ) -> Result<Response<rpc::ProbeReachResponse>, Status> {
-        let node = caller(&request)?.node()?;
+        let prober = caller(&request)?.clone();
+        let node = prober.node()?;
         let Remote::Tcp(address) = connect_info(&request)?.remote else {
             return Err(error::failed_precondition(
                 Reason::WrongState,
@@ -162,9 +187,17 @@ impl AgentService for Agents {
                 "this call did not come over the network",
             ));
         };
-        self.probes
-            .admit(node, self.state.clock.now())
-            .map_err(|after| error::exhausted(Reason::RateLimited, "too many probes; try again", after))?;
+        self.probes.admit(node, self.state.clock.now()).map_err(|after| {
+            let refusal = Refusal {
+                actor: prober.actor(),
+                action: "call",
+                resource: "dwcp.agent.v1.AgentService/ProbeReach",
+                reason: "too many probes",
+                from: Some(address.ip()),
+            };
+            self.state.refusals.note(refusal, &request::trace_id());
+            error::exhausted(Reason::RateLimited, "too many probes; try again", after)
+        })?;
         let request = request.into_inner();
         let port = u16::try_from(request.udp_port).ok().filter(|port| *port > 0);
         let port = port.ok_or_else(|| error::invalid("udp_port", "a port from 1 to 65535 is expected"))?;

@@ -1,5 +1,7 @@
 //! `dwcp.v1.AuditService`.
 
+mod export;
+
 use control_plane_store::audit_log::{self, EventFilter, Head, Order, ProveError, StoredEvent};
 use foundation_merkle::{Hash, ProofError};
 use futures::stream::BoxStream;
@@ -29,8 +31,7 @@ impl Audit {
     }
 
     async fn head(&self) -> Result<Head, Status> {
-        let head = audit_log::head(&self.0.db).await.map_err(error::store)?;
-        head.ok_or_else(|| error::unavailable(Reason::DatabaseUnavailable, "the audit log has not begun yet"))
+        head(&self.0).await
     }
 }
 
@@ -52,8 +53,7 @@ impl AuditService for Audit {
         request: Request<rpc::ListAuditEventsRequest>,
     ) -> Result<Response<rpc::ListAuditEventsResponse>, Status> {
         let request = request.into_inner();
-        let filter: Filter = request.filter.parse().map_err(error::at("filter"))?;
-        let filter = EventFilter::try_from(&filter).map_err(error::at("filter"))?;
+        let filter = event_filter(&request.filter)?;
         let order = match request.order_by.as_str() {
             "" | "sequence" | "sequence asc" => Order::Ascending,
             "sequence desc" => Order::Descending,
@@ -69,7 +69,7 @@ impl AuditService for Audit {
             Order::Descending => from.map(|last| last.saturating_sub(1)),
         };
         let events = audit_log::list(&self.0.db, filter, order, from, page.limit()).await.map_err(error::store)?;
-        let (events, next_page_token) = page.cut(events, |event| event.record.sequence.to_string());
+        let (events, next_page_token) = page.cut(events, |event| event.sequence.to_string());
         let audit_events = events.into_iter().map(translate).collect();
         Ok(Response::new(rpc::ListAuditEventsResponse { audit_events, next_page_token }))
     }
@@ -81,11 +81,13 @@ impl AuditService for Audit {
         request: Request<rpc::TailAuditEventsRequest>,
     ) -> Result<Response<Self::TailAuditEventsStream>, Status> {
         let caller = caller(&request)?.clone();
-        let next = match request.into_inner().from_sequence {
+        let request = request.into_inner();
+        let filter = event_filter(&request.filter)?;
+        let next = match request.from_sequence {
             Some(from) => from,
             None => self.head().await?.size,
         };
-        let follow = FollowLog { state: self.0.clone(), next };
+        let follow = FollowLog { state: self.0.clone(), filter, next };
         Ok(Response::new(Box::pin(watch::follow(self.0.clone(), caller, follow))))
     }
 
@@ -94,12 +96,7 @@ impl AuditService for Audit {
         _request: Request<rpc::GetAuditHeadRequest>,
     ) -> Result<Response<rpc::AuditHead>, Status> {
         let head = self.head().await?;
-        Ok(Response::new(rpc::AuditHead {
-            tree_size: head.size,
-            root_hash: head.root.to_string(),
-            checkpoint: head.checkpoint,
-            verifier_key: self.0.keys.audit_verifier_key().to_owned(),
-        }))
+        Ok(Response::new(translate_head(&self.0, head)))
     }
 
     async fn get_inclusion_proof(
@@ -123,6 +120,22 @@ impl AuditService for Audit {
         let hashes = hashes.map_err(|error| refuse("first_size", error))?;
         Ok(Response::new(rpc::ConsistencyProof { first_size: request.first_size, second_size, hashes: bytes(hashes) }))
     }
+
+    type ExportAuditEventsStream = BoxStream<'static, Result<rpc::ExportAuditEventsResponse, Status>>;
+
+    async fn export_audit_events(
+        &self,
+        request: Request<rpc::ExportAuditEventsRequest>,
+    ) -> Result<Response<Self::ExportAuditEventsStream>, Status> {
+        let caller = caller(&request)?.clone();
+        let stretch = export::Stretch::find(&self.0, &request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stretch.send(self.0.clone(), caller))))
+    }
+}
+
+fn event_filter(text: &str) -> Result<EventFilter, Status> {
+    let filter: Filter = text.parse().map_err(error::at("filter"))?;
+    EventFilter::try_from(&filter).map_err(error::at("filter"))
 }
 
 impl Audit {
@@ -137,9 +150,24 @@ impl Audit {
     }
 }
 
+async fn head(state: &State) -> Result<Head, Status> {
+    let head = audit_log::head(&state.db).await.map_err(error::store)?;
+    head.ok_or_else(|| error::unavailable(Reason::DatabaseUnavailable, "the audit log has not begun yet"))
+}
+
+fn translate_head(state: &State, head: Head) -> rpc::AuditHead {
+    rpc::AuditHead {
+        tree_size: head.size,
+        root_hash: head.root.to_string(),
+        checkpoint: head.checkpoint,
+        verifier_key: state.keys.audit_verifier_key().to_owned(),
+    }
+}
+
 /// Events from one on.
 struct FollowLog {
     state: State,
+    filter: EventFilter,
     next: u64,
 }
 
@@ -149,14 +177,14 @@ impl Follow for FollowLog {
     async fn changes(&mut self) -> Result<Batch<Self::Item>, Status> {
         let events = audit_log::list(
             &self.state.db,
-            EventFilter::default(),
+            self.filter.clone(),
             Order::Ascending,
             Some(self.next),
             watch::READ_AT_ONCE,
         );
         let events = events.await.map_err(error::store)?;
         if let Some(last) = events.last() {
-            self.next = last.record.sequence.saturating_add(1);
+            self.next = last.sequence.saturating_add(1);
         }
         let more = u32::try_from(events.len()) == Ok(watch::READ_AT_ONCE);
         Ok(Batch { items: events.into_iter().map(translate).collect(), more })
@@ -186,19 +214,18 @@ fn bytes(hashes: Vec<Hash>) -> Vec<Vec<u8>> {
 }
 
 fn translate(event: StoredEvent) -> rpc::AuditEvent {
-    let record = event.record;
     rpc::AuditEvent {
-        name: format!("auditEvents/{}", record.sequence),
-        sequence: record.sequence,
-        time: timestamp(record.time),
-        actor: record.actor,
-        action: record.action,
-        resource: record.resource,
-        outcome: record.outcome.to_string(),
-        detail: Some(structure(record.detail)),
-        trace_id: record.trace_id,
+        name: format!("auditEvents/{}", event.sequence),
+        sequence: event.sequence,
+        time: timestamp(event.time),
+        actor: event.actor,
+        action: event.action,
+        resource: event.resource,
+        outcome: event.outcome,
+        detail: Some(structure(event.detail)),
+        trace_id: event.trace_id,
         leaf: event.leaf,
-        leaf_hash: event.leaf_hash.to_string(),
+        leaf_hash: hex::encode(event.leaf_hash),
     }
 }
 

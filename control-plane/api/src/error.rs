@@ -60,6 +60,8 @@ pub enum Reason {
     NodeOffline,
     /// The resource's state does not allow this.
     WrongState,
+    /// Somebody changed the audit log past the control plane: nothing is changed until a person has looked.
+    AuditLogTampered,
     /// The database does not answer.
     DatabaseUnavailable,
     /// All connections to the database are in use.
@@ -99,6 +101,7 @@ impl Reason {
             Self::ResumeTokenExpired => "RESUME_TOKEN_EXPIRED",
             Self::NodeOffline => "NODE_OFFLINE",
             Self::WrongState => "WRONG_STATE",
+            Self::AuditLogTampered => "AUDIT_LOG_TAMPERED",
             Self::DatabaseUnavailable => "DATABASE_UNAVAILABLE",
             Self::DatabaseBusy => "DATABASE_BUSY",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
@@ -284,6 +287,15 @@ pub fn store(error: store::Error) -> Status {
             tracing::info!(error = error.chain(), "a transaction was in another's way");
             let retry = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
             with_details(Code::Aborted, Reason::Contended, "another change was in the way; try again", &[], retry)
+        }
+        Error::AuditTampered(finding) => {
+            tracing::error!(component = "audit", finding, "Nothing is changed: the audit log was tampered with");
+            status(
+                Code::DataLoss,
+                Reason::AuditLogTampered,
+                format!("the audit log was tampered with, so nothing is changed: {finding}; run `dwcp audit verify`"),
+                &[("finding", finding)],
+            )
         }
         Error::Stopping => unavailable(Reason::Stopping, "the server is stopping; try again"),
         Error::RequestIdReused => status(

@@ -106,6 +106,23 @@ impl NodeService for Nodes {
         deleted.await.map(Response::new).map_err(|error| refuse(error, &request.name))
     }
 
+    async fn free_node_name(&self, request: Request<rpc::FreeNodeNameRequest>) -> Result<Response<()>, Status> {
+        let context = request::context(&request, "dwcp.v1.NodeService/FreeNodeName", &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let node = node_ref("name", &request.name)?;
+        let check_only = request.validate_only;
+        let freed = self.0.db.write("free-node-name", context, move |tx| {
+            Box::pin(async move {
+                nodes::free_name(tx, &node).await?;
+                if check_only {
+                    tx.discard();
+                }
+                Ok(())
+            })
+        });
+        freed.await.map(Response::new).map_err(|error| refuse(error, &request.name))
+    }
+
     type WatchNodesStream = BoxStream<'static, Result<rpc::WatchNodesResponse, Status>>;
 
     async fn watch_nodes(
@@ -243,6 +260,11 @@ fn refuse(error: ChangeError, name: &str) -> Status {
             error::failed_precondition(Reason::Revoked, name, format!("{name} was deleted and is never admitted again"))
         }
         ChangeError::Stale { current } => error::stale(name, &current),
+        ChangeError::NotDeleted => error::failed_precondition(
+            Reason::WrongState,
+            name,
+            format!("{name} is in the fleet and needs its name; only that of a deleted node can be freed"),
+        ),
     }
 }
 

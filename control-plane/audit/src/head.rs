@@ -12,3 +12,9 @@ pub fn origin(fleet_id: &str, epoch: u64) -> String {
 pub fn key_name(fleet_id: &str) -> String {
     format!("dwcp.dev/audit/{fleet_id}")
 }
+
+/// The epoch of a log, from its origin, where it is one of this fleet's key.
+#[must_use]
+pub fn epoch_of(origin: &str, key_name: &str) -> Option<u64> {
+    origin.strip_prefix(key_name)?.strip_prefix('/')?.parse().ok()
+}

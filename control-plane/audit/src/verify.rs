@@ -49,6 +49,15 @@ pub enum Finding {
     Changed {
         /// Which row.
         sequence: u64,
+        /// What of it, by the names of the fields.
+        fields: Vec<&'static str>,
+    },
+    /// The row has what no row ever had.
+    Unreadable {
+        /// Which row.
+        sequence: u64,
+        /// What of it.
+        what: &'static str,
     },
     /// Rows are missing before this one.
     Removed {
@@ -152,19 +161,32 @@ impl LogVerifier {
     /// Reads the next row.
     pub fn push(&mut self, event: &Event) {
         let sequence = event.record.sequence;
-        match sequence {
-            found if found == self.next => {}
-            found if found > self.next => self.find(Finding::Removed { from: self.next, found }),
-            found => self.find(Finding::OutOfOrder { expected: self.next, found }),
+        self.find_place(sequence);
+        let fields = changed_fields(event);
+        if !fields.is_empty() {
+            self.find(Finding::Changed { sequence, fields });
         }
-        if event.record.leaf_bytes() != event.leaf || leaf_hash(&event.leaf) != event.leaf_hash {
-            self.find(Finding::Changed { sequence });
-        }
+        // What is hashed is what the row says now, so that a change shows in the root too.
+        self.append(sequence, event.record.leaf_hash());
+    }
+
+    /// Reads a row that cannot be one: only its place counts.
+    pub fn push_unreadable(&mut self, sequence: u64, leaf: &[u8], what: &'static str) {
+        self.find_place(sequence);
+        self.find(Finding::Unreadable { sequence, what });
+        self.append(sequence, leaf_hash(leaf));
+    }
+
+    fn append(&mut self, sequence: u64, hash: Hash) {
         self.next = self.next.max(sequence.saturating_add(1));
         self.rows += 1;
-        // What is hashed is what the row says now, so that a change shows in the root too.
-        self.frontier.append(event.record.leaf_hash());
+        self.frontier.append(hash);
         self.compare_anchors();
+    }
+
+    /// Rows were found that the signed head does not cover: from this one on.
+    pub fn find_unsigned(&mut self, from: u64) {
+        self.find(Finding::Unsigned { from });
     }
 
     /// Compares with the signed head, and reports.
@@ -191,6 +213,14 @@ impl LogVerifier {
         }
     }
 
+    fn find_place(&mut self, sequence: u64) {
+        match sequence {
+            found if found == self.next => {}
+            found if found > self.next => self.find(Finding::Removed { from: self.next, found }),
+            found => self.find(Finding::OutOfOrder { expected: self.next, found }),
+        }
+    }
+
     fn compare_anchors(&mut self) {
         while self.anchors.front().is_some_and(|anchor| anchor.size == self.rows) {
             let Some(anchor) = self.anchors.pop_front() else { return };
@@ -211,10 +241,50 @@ impl LogVerifier {
     }
 }
 
+/// Which fields of a row are not those of its leaf.
+fn changed_fields(event: &Event) -> Vec<&'static str> {
+    let (row, mut fields) = (&event.record, Vec::new());
+    // Less than a millisecond is not hashed, and never written.
+    if *row != row.clone().at_stored_precision() {
+        fields.push("time");
+    }
+    if row.leaf_bytes() != event.leaf {
+        match Record::from_leaf(&event.leaf) {
+            // The fields have the hash: it is the leaf that was changed.
+            _ if row.leaf_hash() == event.leaf_hash => fields.push("leaf"),
+            Err(_) => fields.push("leaf"),
+            Ok(leaf) => fields.extend(differences(row, &leaf)),
+        }
+    }
+    if leaf_hash(&event.leaf) != event.leaf_hash && fields.is_empty() {
+        fields.push("leaf_hash");
+    }
+    fields
+}
+
+fn differences(row: &Record, leaf: &Record) -> Vec<&'static str> {
+    let compared = [
+        ("sequence", row.sequence == leaf.sequence),
+        ("time", row.time == leaf.time),
+        ("actor", row.actor == leaf.actor),
+        ("action", row.action == leaf.action),
+        ("resource", row.resource == leaf.resource),
+        ("outcome", row.outcome == leaf.outcome),
+        ("detail", row.detail == leaf.detail),
+        ("trace_id", row.trace_id == leaf.trace_id),
+    ];
+    compared.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Changed { sequence } => write!(f, "event {sequence} was changed: its fields are not what was hashed"),
+            Self::Changed { sequence, fields } => {
+                write!(f, "event {sequence} was changed: not what was hashed is its {}", fields.join(", "))
+            }
+            Self::Unreadable { sequence, what } => {
+                write!(f, "event {sequence} was changed: {what} is what this program never writes")
+            }
             Self::Removed { from, found } if from + 1 == *found => write!(f, "event {from} was removed"),
             Self::Removed { from, found } => write!(f, "events {from} to {} were removed", found - 1),
             Self::OutOfOrder { expected, found } => {
@@ -298,7 +368,9 @@ mod tests {
 
         let mut changed = events.clone();
         "operator:eve".clone_into(&mut changed[5].record.actor);
-        assert!(verify(&changed, &head, vec![]).findings.contains(&Finding::Changed { sequence: 5 }));
+        assert!(
+            verify(&changed, &head, vec![]).findings.contains(&Finding::Changed { sequence: 5, fields: vec!["actor"] })
+        );
 
         let mut removed = events.clone();
         removed.remove(5);

@@ -81,6 +81,11 @@ impl Connection {
         Ok(Self { service: InterceptedService::new(channel, Credentials { token }), endpoint: target.endpoint })
     }
 
+    /// The CA's certificate that a call would trust, where one is known.
+    pub(crate) fn ca_file(global: &Global) -> Option<PathBuf> {
+        Target::find(global).ok().and_then(|target| target.ca)
+    }
+
     pub(crate) fn nodes(&self) -> NodeServiceClient<Service> {
         NodeServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }

@@ -109,6 +109,7 @@ impl From<Status> for Failure {
             source = error.source();
         }
         let reason = status.get_details_error_info().map(|info| info.reason);
+        let exit = if reason.as_deref() == Some("AUDIT_LOG_TAMPERED") { Exit::AuditFailed } else { exit };
         if message.contains("invalid peer certificate") {
             let hint = "is --ca (DWCP_CA) the ca.pem of this very fleet?".to_owned();
             return Self { exit: Exit::Refused, message, reason, hint: Some(hint) };

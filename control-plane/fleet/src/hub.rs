@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use chrono::DateTime;
 use control_plane_store::{
-    Actor, Db, Error, Keys, Refusals,
+    Actor, Db, Error, Keys, Refusal, Refusals,
     audit_log::{self, ProveError},
     configs,
     nodes::Observed as Row,
@@ -34,7 +34,7 @@ use tokio_util::sync::WaitForCancellationFuture;
 use uuid::Uuid;
 
 use crate::{
-    message::{ComeBack, Hello, Observed, RosterPosition, SessionEnd, Welcome},
+    message::{ComeBack, Hello, Observed, RefusedPeer, RosterPosition, SessionEnd, Welcome},
     options::Options,
     outbox::Kind,
     roster::{Member, Roster},
@@ -110,7 +110,8 @@ struct Steady {
 #[derive(Clone, Debug)]
 struct Path {
     first: u64,
-    second: u64,
+    /// The head that the path leads to, as it is signed.
+    head: Arc<str>,
     hashes: Arc<[[u8; 32]]>,
 }
 
@@ -164,8 +165,27 @@ impl Hub {
 
     /// A node said something of a transfer that is not its to say.
     pub(crate) fn refuse_report(&self, node: &NodeName, transfer: &str) {
-        let reason = "the node does not have this role in this transfer";
-        self.0.refusals.note(Actor::Node(node.to_string()), "transfer.report", transfer, reason, "");
+        let refusal = Refusal {
+            actor: Actor::Node(node.to_string()),
+            action: "transfer.report",
+            resource: transfer,
+            reason: "the node does not have this role in this transfer",
+            from: None,
+        };
+        self.0.refusals.note(refusal, "");
+    }
+
+    /// A node says that it refused what another one opened. Its word alone: so the record is its, and names the other as what it is about.
+    pub(crate) fn note_refused_peer(&self, node: &NodeName, refused: &RefusedPeer) {
+        let peer = format!("nodes/{}", refused.peer);
+        let refusal = Refusal {
+            actor: Actor::Node(node.to_string()),
+            action: "transfer.refuse_peer",
+            resource: &peer,
+            reason: refused.reason,
+            from: None,
+        };
+        self.0.refusals.note_many(refusal, refused.count, "");
     }
 
     pub(crate) fn server(&self) -> Uuid {
@@ -293,25 +313,25 @@ impl Hub {
         held.map(|held| held.size)
     }
 
-    /// The path from one size of the audit log to another, made once for all agents that ask for the same. Empty where there is none:
-    /// an agent that holds a head larger than ours finds that out by itself.
-    pub(crate) async fn consistency(&self, first: u64, second: u64) -> Result<Arc<[[u8; 32]]>, Error> {
-        if first == 0 || first >= second {
+    /// The path from one size of the audit log to a head, made once for all agents that ask for the same. Empty where there is none: an
+    /// agent that holds a head larger than ours finds that out by itself.
+    pub(crate) async fn consistency(&self, first: u64, head: &Head) -> Result<Arc<[[u8; 32]]>, Error> {
+        if first == 0 || first >= head.size {
             return Ok(Arc::from([]));
         }
-        let made = self.path().clone().filter(|made| (made.first, made.second) == (first, second));
+        let made = self.path().clone().filter(|made| made.first == first && made.head == head.text);
         if let Some(made) = made {
             return Ok(made.hashes);
         }
-        let hashes: Arc<[[u8; 32]]> = match audit_log::prove_consistency(&self.0.db, first, second).await {
+        let hashes: Arc<[[u8; 32]]> = match audit_log::prove_consistency(&self.0.db, first, head.size).await {
             Ok(path) => path.into_iter().map(|hash| hash.0).collect(),
             Err(ProveError::Database(error)) => return Err(error),
             Err(ProveError::Proof(error)) => {
-                tracing::error!(error = %error, "The audit log cannot prove its own head: run `dwcp audit verify`");
-                Arc::from([])
+                tracing::error!(component = "audit", error = %error, "The audit log cannot prove its own head: run `dwcp audit verify`");
+                return Ok(Arc::from([]));
             }
         };
-        *self.path() = Some(Path { first, second, hashes: Arc::clone(&hashes) });
+        *self.path() = Some(Path { first, head: Arc::clone(&head.text), hashes: Arc::clone(&hashes) });
         Ok(hashes)
     }
 
@@ -508,7 +528,8 @@ impl Hub {
             return Ok(());
         }
         let Some(head) = audit_log::head(&self.0.db).await? else { return Ok(()) };
-        if self.view().checkpoint.is_none_or(|held| held.size != head.size) {
+        // Not the size alone: a log that was rewritten may be as long as it was.
+        if self.view().checkpoint.is_none_or(|held| *held.text != *head.checkpoint) {
             let head = Head { size: head.size, text: head.checkpoint.into() };
             self.replace(|view| view.checkpoint = Some(head.clone()));
             marks.checkpoint_at = Some(now);

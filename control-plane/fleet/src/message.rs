@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use proto_model::{
-    AppliedConfig, ComponentHealth, Epoch, HostFacts, NodeId, NodeName, RosterSequence, TransferId, TransferReport,
-    TransferRole, TrustBundle,
+    AppliedConfig, ComponentHealth, Epoch, HostFacts, NodeId, NodeName, NodeUid, RosterSequence, TransferId,
+    TransferReport, TransferRole, TrustBundle,
 };
 use proto_wire::Signed;
 
@@ -36,6 +36,8 @@ pub enum FromAgent {
     },
     /// The node's own record, as it was put into the DHT.
     NodeRecord(NodeRecord),
+    /// What another node opened at this agent was refused.
+    RefusedPeer(RefusedPeer),
     /// The audit head that this agent last accepted.
     AuditWitness {
         /// The C2SP checkpoint.
@@ -43,6 +45,17 @@ pub enum FromAgent {
         /// Whether it was consistent with the one before.
         consistent: bool,
     },
+}
+
+/// What another node opened at an agent was refused there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedPeer {
+    /// The other node, as the agent knows it by its key.
+    pub peer: NodeUid,
+    /// Why.
+    pub reason: &'static str,
+    /// How often since it was said last.
+    pub count: u64,
 }
 
 /// Opens a session.

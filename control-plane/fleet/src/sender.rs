@@ -1,6 +1,6 @@
 //! Turns an outbox into messages, each made from the newest state at the moment the agent is ready to take it.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use control_plane_store::{Error, sessions, transfers};
 use foundation_runtime::Backoff;
@@ -42,7 +42,7 @@ pub(crate) struct Sender<'a> {
     jobs: Option<Revision>,
     ring: Option<std::sync::Arc<[String]>>,
     checkpoint_size: u64,
-    checkpoint_sent: bool,
+    checkpoint_sent: Option<std::sync::Arc<str>>,
 }
 
 impl<'a> Sender<'a> {
@@ -59,7 +59,7 @@ impl<'a> Sender<'a> {
             jobs: None,
             ring: None,
             checkpoint_size: held,
-            checkpoint_sent: false,
+            checkpoint_sent: None,
         }
     }
 
@@ -186,12 +186,17 @@ impl<'a> Sender<'a> {
 
     async fn tell_checkpoint(&mut self) -> Result<Result<(), Gone>, Error> {
         let Some(head) = self.hub.view().checkpoint else { return Ok(Ok(())) };
-        if self.checkpoint_sent && head.size == self.checkpoint_size {
+        if self.checkpoint_sent.as_ref() == Some(&head.text) {
             return Ok(Ok(()));
         }
-        let consistency = self.hub.consistency(self.checkpoint_size, head.size).await?;
+        // Who refused a head still holds the one before: the next proof starts there too.
+        let held = self.session.held_head.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(size) = held.and_then(|text| self.hub.checkpoint_size(&text)) {
+            self.checkpoint_size = size;
+        }
+        let consistency = self.hub.consistency(self.checkpoint_size, &head).await?;
         let from_size = std::mem::replace(&mut self.checkpoint_size, head.size);
-        self.checkpoint_sent = true;
+        self.checkpoint_sent = Some(std::sync::Arc::clone(&head.text));
         Ok(self.send(ToAgent::AuditCheckpoint { checkpoint: head.text, consistency, from_size }).await)
     }
 

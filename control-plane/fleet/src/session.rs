@@ -61,6 +61,8 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     /// The newest desired configuration that was sent.
     sent: Mutex<Option<Sent>>,
+    /// The head that the agent holds on to, having refused one.
+    pub(crate) held_head: Mutex<Option<String>>,
     /// When the agent was last heard, Unix milliseconds.
     heard_ms: AtomicI64,
     end: OnceLock<SessionEnd>,
@@ -85,6 +87,7 @@ impl Session {
             remote,
             outbox: Outbox::default(),
             sent: Mutex::new(None),
+            held_head: Mutex::new(None),
             heard_ms: AtomicI64::new(now_ms),
             end: OnceLock::new(),
             ended: CancellationToken::new(),
@@ -249,7 +252,7 @@ where
         };
         heard = hub.clock().now();
         session.heard_ms.store(hub.clock().unix_ms(), Ordering::Relaxed);
-        if let Err(end) = take(session, message, &mut pending, heard) {
+        if let Err(end) = take(hub, session, message, &mut pending, heard) {
             return Some(end);
         }
     }
@@ -281,7 +284,13 @@ async fn finished(writing: &mut Option<Writing<'_>>) -> (Write, Result<Done, Err
 }
 
 /// Sorts one message: into what is to be written, or into what is to be answered.
-fn take(session: &Session, message: FromAgent, pending: &mut Pending, now: Instant) -> Result<(), SessionEnd> {
+fn take(
+    hub: &Hub,
+    session: &Session,
+    message: FromAgent,
+    pending: &mut Pending,
+    now: Instant,
+) -> Result<(), SessionEnd> {
     match message {
         FromAgent::Hello(_) => return Err(SessionEnd::Malformed("a session has one Hello".to_owned())),
         FromAgent::ConfigStatus(status) => {
@@ -292,20 +301,28 @@ fn take(session: &Session, message: FromAgent, pending: &mut Pending, now: Insta
         FromAgent::TransferReport(report) => pending.on_report(*report, now),
         FromAgent::LookupNodes { request_id, node_ids } => session.outbox.lookup(request_id, node_ids),
         FromAgent::NodeRecord(record) => pending.on_record(record),
-        FromAgent::AuditWitness { checkpoint, consistent } => witness(session, &checkpoint, consistent),
+        FromAgent::RefusedPeer(refused) => hub.note_refused_peer(&session.name, &refused),
+        FromAgent::AuditWitness { checkpoint, consistent } => witness(session, checkpoint, consistent),
     }
     Ok(())
 }
 
-/// An agent that saw two heads that do not fit is the alarm that the audit log exists for.
-fn witness(session: &Session, checkpoint: &str, consistent: bool) {
-    if !consistent {
-        metrics::counter!("dwcp_audit_verify_failures_total").increment(1);
+/// An agent that saw two heads that do not fit is the alarm that the audit log exists for. Said once a session; the agent's own state says
+/// it as long as it lasts.
+fn witness(session: &Session, checkpoint: String, consistent: bool) {
+    if consistent {
+        return;
+    }
+    metrics::counter!("dwcp_audit_verify_failures_total").increment(1);
+    let mut held = session.held_head.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.as_ref() != Some(&checkpoint) {
         tracing::error!(
+            component = "audit",
             node = %session.name,
             checkpoint = %proto_model::escape(checkpoint.as_bytes()),
             "An agent found an audit head that does not continue the one before it: run `dwcp audit verify`"
         );
+        *held = Some(checkpoint);
     }
 }
 

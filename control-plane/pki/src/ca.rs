@@ -12,13 +12,13 @@ use chrono::{DateTime, Utc};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
-    PublicKeyData as _, SanType, SerialNumber,
+    PublicKeyData as _, SanType, SerialNumber, SigningKey as _,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::certificate::{fingerprint, node_name};
+use crate::certificate::{audit_key_message, fingerprint, node_name};
 
 /// The name that agents expect of every server of their fleet, whatever its address.
 pub const CONTROL_PLANE_NAME: &str = "control-plane.dwcp";
@@ -160,6 +160,14 @@ impl FleetCa {
     /// The request is not one, or not over an Ed25519 key.
     pub fn request_key(request: &[u8]) -> Result<[u8; 32], CaError> {
         read_request(request).map(|(_request, key)| key)
+    }
+
+    /// Says for whoever trusts the CA that this is the audit log's verifier key; checked by [`crate::verify_audit_key`].
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn certify_audit_key(&self, verifier_key: &str) -> Result<Vec<u8>, CaError> {
+        self.issuer.key().sign(&audit_key_message(verifier_key)).map_err(|source| CaError::Make { source })
     }
 
     /// A certificate for a node over the key of its request, whose names are ignored.

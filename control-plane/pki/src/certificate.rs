@@ -1,6 +1,9 @@
 //! What certificates of a fleet say.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
+};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
@@ -17,6 +20,9 @@ pub enum CertificateError {
     /// It has no name of the form `<uid>.node.dwcp`, or more than one name.
     #[error("not a node's certificate: its one name is not a uid with {NODE_NAME_SUFFIX}")]
     NoNode,
+    /// The CA did not sign this.
+    #[error("not signed by this CA")]
+    NotSigned,
 }
 
 /// The name in a node's certificate: `<uid>.node.dwcp`.
@@ -55,6 +61,23 @@ pub fn public_key_of(certificate: &[u8]) -> Result<[u8; 32], CertificateError> {
         return Err(CertificateError::NoNode);
     }
     key.subject_public_key.data.as_ref().try_into().map_err(|_length| CertificateError::NoNode)
+}
+
+/// What the CA signs of the audit log's verifier key. No certificate begins like this.
+pub(crate) fn audit_key_message(verifier_key: &str) -> Vec<u8> {
+    format!("dwcp audit key v1\n{verifier_key}").into_bytes()
+}
+
+/// Whether the CA with this certificate says that this is the audit log's verifier key.
+///
+/// # Errors
+/// The certificate cannot be read, or the signature is not the CA's.
+pub fn verify_audit_key(ca: &[u8], verifier_key: &str, signature: &[u8]) -> Result<(), CertificateError> {
+    let ca = parse(ca)?;
+    let key = &ca.public_key().subject_public_key.data;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.as_ref())
+        .verify(&audit_key_message(verifier_key), signature)
+        .map_err(|_unspecified| CertificateError::NotSigned)
 }
 
 /// When a certificate ends.

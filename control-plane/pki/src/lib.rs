@@ -11,6 +11,7 @@ pub use ca::{
 };
 pub use certificate::{
     CertificateError, NODE_NAME_SUFFIX, fingerprint, node_name, node_uid_of, not_after_of, public_key_of,
+    verify_audit_key,
 };
 pub use seal::{SealError, SealKey};
 pub use secret::{JoinSecret, OperatorSecret, SecretError};

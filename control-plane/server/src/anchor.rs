@@ -1,5 +1,6 @@
 //! The last audit head that this server saw, kept in its data directory (D14): so that a log that was cut or rewritten in the database is
-//! found, also when whoever did that could sign.
+//! found, also when whoever did that could sign. A log that does not continue it is not written to any more: reading goes on, so that a
+//! person can look at it, but nothing is signed on top of it.
 
 use std::{
     fs, io,
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use control_plane_store::{Db, Error as StoreError, Keys, audit_log};
+use control_plane_store::{AuditKey, Db, Error as StoreError, Keys, audit_log};
 use foundation_merkle::{Checkpoint, CheckpointError, VerifierKey, verify_consistency};
 use foundation_runtime::{OnEnd, TaskGroup, durable};
 use metrics::{counter, gauge};
@@ -62,7 +63,11 @@ impl Anchor {
             Err(source) => return Err(AnchorError::Io { path, source }),
         };
         let anchor = Self::default();
-        let key = keys.audit_verifier_key().parse()?;
+        let key: VerifierKey = keys.audit_verifier_key().parse()?;
+        let known = kept.as_deref().and_then(|kept| Some((Checkpoint::parse_and_verify(kept, &key).ok()?, kept)));
+        if let (Some((head, text)), Some(signer)) = (known, db.audit_key()) {
+            signer.know(head, text);
+        }
         let mut follower = Follower { path, kept, key, db: db.clone(), tasks: tasks.clone(), anchor: anchor.clone() };
         let mut bell = db.bell();
         follower.compare().await?;
@@ -96,7 +101,11 @@ impl Anchor {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref() != Some(&finding) {
             counter!("dwcp_audit_verify_failures_total").increment(1);
-            tracing::error!(component = "audit", finding, "The audit log is not what this server saw before");
+            tracing::error!(
+                component = "audit",
+                finding,
+                "The audit log is not what this server saw before: nothing is changed until it is; run `dwcp audit verify`"
+            );
             *known = Some(finding);
         }
     }
@@ -106,13 +115,18 @@ impl Follower {
     async fn compare(&mut self) -> Result<(), AnchorError> {
         let Some(head) = audit_log::head(&self.db).await? else { return Ok(()) };
         if self.kept.as_deref() == Some(head.checkpoint.as_str()) {
+            self.accept();
             return Ok(());
         }
         if let Some(finding) = self.finding(&head.checkpoint).await? {
             // The file keeps what it had: it is the evidence.
+            if let Some(signer) = self.db.audit_key() {
+                signer.refuse(&finding);
+            }
             self.anchor.report(finding);
             return Ok(());
         }
+        self.accept();
         let (path, checkpoint) = (self.path.clone(), head.checkpoint.clone());
         let written =
             self.tasks.blocking("keep-audit-head", move || durable::replace(&path, checkpoint.as_bytes(), 0o644));
@@ -126,18 +140,50 @@ impl Follower {
         Ok(())
     }
 
+    /// The log continues what it was, perhaps again.
+    fn accept(&self) {
+        let mended = self.anchor.0.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+        if self.db.audit_key().is_some_and(AuditKey::accept) || mended {
+            tracing::warn!(
+                component = "audit",
+                "The audit log is again what this server saw before: changes are taken again"
+            );
+        }
+    }
+
     async fn finding(&self, checkpoint: &str) -> Result<Option<String>, AnchorError> {
         let now = match Checkpoint::parse_and_verify(checkpoint, &self.key) {
             Ok(now) => now,
             Err(error) => return Ok(Some(format!("the head is not signed as it should be: {error}"))),
         };
-        match self.kept.as_deref().map(|kept| Checkpoint::parse_and_verify(kept, &self.key)) {
-            None => Ok(None),
-            Some(Err(error)) => Ok(Some(format!("{} cannot be believed: {error}", self.path.display()))),
-            // A restore opened a new epoch, with a log of another name.
-            Some(Ok(before)) if before.origin != now.origin => Ok(None),
-            Some(Ok(before)) => inconsistency(&self.db, &before, &now).await,
+        let Some(kept) = self.kept.as_deref() else { return Ok(None) };
+        let before = match Checkpoint::parse_and_verify(kept, &self.key) {
+            Ok(before) => before,
+            Err(error) if self.is_of_another_fleet(kept) => {
+                let path = self.path.display();
+                tracing::warn!(component = "audit", %path, %error, "The kept audit head is of another fleet, and is replaced");
+                return Ok(None);
+            }
+            Err(error) => return Ok(Some(format!("{} cannot be believed: {error}", self.path.display()))),
+        };
+        if before.origin == now.origin {
+            return inconsistency(&self.db, &before, &now).await;
         }
+        // A restore opens a new epoch, with a log of another name; nothing leads back to an older one.
+        let epoch = |head: &Checkpoint| control_plane_audit::epoch_of(&head.origin, self.key.name());
+        match (epoch(&before), epoch(&now)) {
+            (Some(before), Some(now)) if before < now => Ok(None),
+            (_, _) => Ok(Some(format!(
+                "it is `{}`, and was `{}`: an older log was put in its place",
+                now.origin, before.origin
+            ))),
+        }
+    }
+
+    /// A database that was made anew, beside a data directory that was not.
+    fn is_of_another_fleet(&self, kept: &str) -> bool {
+        Checkpoint::parse_unverified(kept)
+            .is_ok_and(|before| control_plane_audit::epoch_of(&before.origin, self.key.name()).is_none())
     }
 }
 

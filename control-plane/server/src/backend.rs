@@ -177,7 +177,7 @@ impl Backend for ServerBackend {
     }
 
     async fn admits(&self, token: String) -> Result<bool, Unavailable> {
-        match self.0.authenticator.bearer("http", &format!("Bearer {token}")).await {
+        match self.0.authenticator.bearer("http", None, &format!("Bearer {token}")).await {
             Ok(_) => Ok(true),
             Err(status) if status.code() == tonic::Code::Unauthenticated => Ok(false),
             Err(_) => Err(Unavailable),

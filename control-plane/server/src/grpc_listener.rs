@@ -14,10 +14,12 @@ use std::{
 
 use control_plane_api::auth::{ConnectInfo, Remote};
 use control_plane_pki::node_uid_of;
+use control_plane_store::{Actor, Refusal, Refusals};
 use foundation_listener::{Gate, Guarded, Patience, Place, accept, limit_hits};
 use foundation_runtime::{LocalSocket, OnEnd, TaskGroup};
 use metrics::{counter, gauge};
 use nix::unistd::Uid;
+use rustls::CertificateError;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -68,21 +70,23 @@ pub(crate) struct GrpcListener {
     pub(crate) cut: CancellationToken,
     /// The nodes among them.
     pub(crate) nodes: NodeConnections,
+    refusals: Refusals,
     tasks: TaskGroup,
     accepted: mpsc::Sender<io::Result<Connection>>,
     limits: Limits,
 }
 
 impl GrpcListener {
-    /// A listener that hands its connections to the receiver.
+    /// A listener that hands its connections to the receiver, and counts whom it refused.
     pub(crate) fn new(
         tasks: &TaskGroup,
         nodes: NodeConnections,
+        refusals: Refusals,
         limits: Limits,
     ) -> (Self, mpsc::Receiver<io::Result<Connection>>) {
         let (accepted, connections) = mpsc::channel(ACCEPTED_QUEUE);
         let tasks = tasks.child("grpc-listener");
-        (Self { cut: CancellationToken::new(), nodes, tasks, accepted, limits }, connections)
+        (Self { cut: CancellationToken::new(), nodes, refusals, tasks, accepted, limits }, connections)
     }
 
     /// Accepts on the port until the tasks are to end.
@@ -111,6 +115,7 @@ impl GrpcListener {
         Shared {
             cut: self.cut.clone(),
             nodes: self.nodes.clone(),
+            refusals: self.refusals.clone(),
             tasks: self.tasks.clone(),
             accepted: self.accepted.clone(),
             gate: Gate::with_admitted(strangers, ("limits.grpc_connections", count(self.limits.grpc_connections))),
@@ -124,6 +129,7 @@ impl GrpcListener {
 struct Shared {
     cut: CancellationToken,
     nodes: NodeConnections,
+    refusals: Refusals,
     tasks: TaskGroup,
     accepted: mpsc::Sender<io::Result<Connection>>,
     gate: Gate,
@@ -158,7 +164,10 @@ impl Shared {
         let shaking = timeout(seconds(self.limits.handshake_seconds), acceptor.accept(stream));
         let stream = match place.cut().run_until_cancelled(shaking).await {
             Some(Ok(Ok(stream))) => stream,
-            Some(Ok(Err(error))) => return refused(&error.to_string()),
+            Some(Ok(Err(error))) => {
+                self.note_certificate(&error, remote);
+                return refused(&error.to_string());
+            }
             Some(Err(_elapsed)) => return refused("it took too long"),
             None => return refused("another one needed the place"),
         };
@@ -201,6 +210,29 @@ impl Shared {
         });
     }
 
+    /// Who shows a certificate that does not count is worth a record; who does not speak TLS is not.
+    fn note_certificate(&self, error: &io::Error, remote: SocketAddr) {
+        let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        let reason = match error {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => "the certificate of a deleted node",
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            )) => "a certificate that has ended, or has not begun",
+            Some(rustls::Error::InvalidCertificate(_)) => "a certificate that is not a node's of this fleet",
+            Some(_) | None => return,
+        };
+        let (actor, from) = (Actor::Anonymous, Some(remote.ip()));
+        self.refusals.note(Refusal { actor, action: "connect", resource: "grpc", reason, from }, "");
+    }
+
+    fn note_local(&self, uid: u32) {
+        let (actor, reason) = (Actor::Socket(uid), "neither root nor the server's own user");
+        self.refusals.note(Refusal { actor, action: "connect", resource: "admin.sock", reason, from: None }, "");
+    }
+
     async fn accept_local(&self, listener: &UnixListener) {
         let own = Uid::effective().as_raw();
         let permits = Arc::new(Semaphore::new(count(self.limits.local_connections)));
@@ -216,7 +248,10 @@ impl Shared {
                     };
                     self.hand_over(Io::Local(stream), info, Held::Permit(permit), None).await;
                 }
-                Ok((uid, _)) => tracing::info!(component = "server", uid, "A user was refused on admin.sock"),
+                Ok((uid, _)) => {
+                    tracing::info!(component = "server", uid, "A user was refused on admin.sock");
+                    self.note_local(uid);
+                }
                 Err(error) => accept::failed(&error, &self.gate, "admin.sock").await,
             }
         }

@@ -399,7 +399,7 @@ impl Ground<'_> {
         http_ports::serve(self.clock, front, limits, ("metrics", bound.metrics), http_tls, router);
 
         let (routes, health) = grpc_services::routes(state)?;
-        let (grpc, incoming) = GrpcListener::new(front, connections, *limits);
+        let (grpc, incoming) = GrpcListener::new(front, connections, state.refusals.clone(), *limits);
         grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(state.keys.ca(), revoked)?));
         let socket = self.dir.file("admin.sock");
         let (local, file) = LocalSocket::bind(&socket, SocketAccess::Owner)

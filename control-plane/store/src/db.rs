@@ -232,23 +232,32 @@ impl Db {
                 inner.roll_back().await;
                 return Ok((None, value));
             }
-            let audited = if events.is_empty() {
-                audit_log::require_no_change(&mut inner, name).await
-            } else {
+            let audited = async {
+                if events.is_empty() {
+                    audit_log::require_no_change(&mut inner, name).await?;
+                    return Ok::<_, Error>(None);
+                }
                 let key = self.0.audit_key.get().ok_or(Error::NoAuditKey)?;
-                audit_log::append(&mut inner, key, &context, &events).await
+                let head = audit_log::append(&mut inner, key, &context, &events).await?;
+                Ok(Some((key, head)))
             };
-            if let Err(error) = audited {
-                inner.roll_back().await;
-                return Err(error.into());
-            }
-            Ok((Some((inner, after)), value))
+            let appended = match audited.await {
+                Ok(appended) => appended,
+                Err(error) => {
+                    inner.roll_back().await;
+                    return Err(error.into());
+                }
+            };
+            Ok((Some((inner, appended, after)), value))
         };
         // What is dropped by the time-out is rolled back by PostgreSQL, once it notices.
         let prepared = timeout(WRITE_TIMEOUT, prepare).await.unwrap_or_else(|_elapsed| Err(Error::TimedOut.into()));
         let (prepared, value) = prepared.inspect_err(|error| self.0.pulse.on_failed_write(error))?;
-        if let Some((transaction, after)) = prepared {
+        if let Some((transaction, appended, after)) = prepared {
             self.commit(transaction).await?;
+            if let Some((key, (head, text))) = appended {
+                key.know(head, &text);
+            }
             after.into_iter().for_each(|what| what());
         }
         Ok(value)

@@ -140,7 +140,7 @@ pub async fn enrol(tx: &mut Tx, keys: &Keys, candidate: Candidate) -> Result<Enr
         // Only a token that an operator made for this name may take it (D2).
         Some(_) if token.node_name.is_none() => return Err(EnrolError::NameTaken { name }),
         Some(holder) if holder.revoke_time.is_some() => {
-            release_name(tx, holder.uid).await?;
+            nodes::release_name(tx, holder.uid).await?;
             None
         }
         Some(holder) => Some(holder),
@@ -258,11 +258,6 @@ async fn require_new_key(tx: &mut Tx, key: &PublicKey) -> Result<(), EnrolError>
     .await
     .map_err(Error::from)?;
     if used { Err(EnrolError::KeyUsed) } else { Ok(()) }
-}
-
-async fn release_name(tx: &mut Tx, uid: NodeUid) -> Result<(), Error> {
-    sqlx::query("UPDATE nodes SET holds_name = false WHERE uid = $1").bind(uid.uuid()).execute(tx.connection()).await?;
-    Ok(())
 }
 
 async fn insert(tx: &mut Tx, keys: &Keys, token: &JoinToken, place: Place) -> Result<Enrolled, EnrolError> {

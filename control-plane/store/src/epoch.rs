@@ -91,7 +91,6 @@ pub(crate) async fn open(
     let origin = control_plane_audit::origin(&keys.fleet().to_string(), epoch.value());
     let (audit_size, restored): (i64, String) =
         sqlx::query_as("SELECT size, checkpoint FROM audit_head FOR UPDATE").fetch_one(&mut *connection).await?;
-    sqlx::query("UPDATE audit_head SET origin = $1").bind(origin).execute(&mut *connection).await?;
     let mut event = Event::new(RESTORE, "fleet")
         .with("epoch", epoch.value())
         .with("epoch_before", before.value())
@@ -104,7 +103,7 @@ pub(crate) async fn open(
     // The head as it was signed: its line breaks are part of it.
     event.detail.insert("restored_head".to_owned(), Value::String(restored));
     let context = Context { actor: opening.actor, ..Context::system() };
-    audit_log::append_on(connection, now, audit_key, &context, &[event]).await?;
+    audit_log::append_on(connection, now, audit_key, Some(origin), &context, &[event]).await?;
     let audit_size = u64::try_from(audit_size).map_err(|_negative| Error::Damaged("audit head"))?;
     Ok(Opened { epoch, before, audit_size, join_tokens, transfers, nodes })
 }

@@ -143,6 +143,9 @@ pub enum Error {
     /// The audit key was not opened before a write.
     #[error("the audit log has no signing key yet")]
     NoAuditKey,
+    /// Somebody changed the audit log past this program: nothing is appended to it, and so nothing is changed.
+    #[error("the audit log was tampered with: {0}")]
+    AuditTampered(String),
     /// The program is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -166,6 +169,7 @@ impl Error {
             | Self::Damaged(_)
             | Self::Unaudited(_)
             | Self::NoAuditKey
+            | Self::AuditTampered(_)
             | Self::RequestIdReused => false,
         }
     }

@@ -26,6 +26,7 @@ pub struct Keys {
     roster: SigningKey,
     grant: SigningKey,
     audit_verifier_key: String,
+    audit_key_certificate: Vec<u8>,
 }
 
 /// The keys cannot be had.
@@ -122,6 +123,12 @@ impl Keys {
         &self.audit_verifier_key
     }
 
+    /// The CA's signature over the audit log's verifier key.
+    #[must_use]
+    pub fn audit_key_certificate(&self) -> &[u8] {
+        &self.audit_key_certificate
+    }
+
     /// What agents trust.
     #[must_use]
     pub fn trust_bundle(&self) -> TrustBundle {
@@ -169,13 +176,16 @@ impl Stored {
         let (_, sealed, certificate) = row(CA)?;
         let ca = FleetCa::from_parts(certificate, &seal.open(TABLE, CA, sealed)?)?;
         let audit_key = AuditKey::new(&audit::key_name(&fleet.to_string()), signing_key(AUDIT)?)?;
+        let audit_verifier_key = audit_key.verifier().to_string();
+        let audit_key_certificate = ca.certify_audit_key(&audit_verifier_key)?;
         let keys = Keys {
             fleet,
             epoch: Epoch::new(epoch),
             ca,
             roster: signing_key(ROSTER)?,
             grant: signing_key(GRANT)?,
-            audit_verifier_key: audit_key.verifier().to_string(),
+            audit_verifier_key,
+            audit_key_certificate,
         };
         Ok((keys, audit_key))
     }

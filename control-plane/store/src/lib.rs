@@ -34,7 +34,7 @@ pub use db::{Db, Options};
 pub use error::{Cause, Error};
 pub use keys::{Keys, KeysError};
 pub use migrations::MigrateError;
-pub use refusals::Refusals;
+pub use refusals::{Refusal, Refusals};
 pub use tx::{Tx, Unaudited};
 
 #[cfg(test)]

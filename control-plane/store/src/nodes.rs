@@ -119,6 +119,9 @@ pub enum ChangeError {
     /// It was deleted.
     #[error("the node was deleted")]
     Revoked,
+    /// It is in the fleet.
+    #[error("the node is not deleted")]
+    NotDeleted,
     /// It changed since it was read.
     #[error("the node changed since it was read")]
     Stale {
@@ -427,6 +430,36 @@ pub async fn delete(tx: &mut Tx, keys: &Keys, node: &NodeRef, etag: Option<&Etag
             .with("node_id", node.node_id().to_string()),
     );
     Ok(node)
+}
+
+/// Frees the name of a deleted node: any host may join under it (D2).
+///
+/// # Errors
+/// No node has or reserves the name, its node is not deleted, or the database failed.
+pub async fn free_name(tx: &mut Tx, node: &NodeRef) -> Result<(), ChangeError> {
+    if tx.repeated(&node.resource_name()).await?.is_some() {
+        return Ok(());
+    }
+    let node = lock(tx.unaudited(), node).await?.ok_or(ChangeError::NotFound)?;
+    if node.revoke_time.is_none() {
+        return Err(ChangeError::NotDeleted);
+    }
+    let freed = release_name(tx, node.uid).await?;
+    if !freed {
+        // Given by its uid, and free already.
+        return Err(ChangeError::NotFound);
+    }
+    tx.audit(Event::new("node.free_name", node.resource_name()).with("uid", node.uid.to_string()));
+    Ok(())
+}
+
+/// A deleted node gives up its name. Whether it still had it.
+pub(crate) async fn release_name(tx: &mut Tx, uid: NodeUid) -> Result<bool, Error> {
+    let done = sqlx::query("UPDATE nodes SET holds_name = false WHERE uid = $1 AND holds_name")
+        .bind(uid.uuid())
+        .execute(tx.connection())
+        .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 async fn lock_unchanged(tx: &mut Tx, node: &NodeRef, etag: Option<&Etag>) -> Result<Node, ChangeError> {

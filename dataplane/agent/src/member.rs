@@ -19,7 +19,7 @@ use dataplane_transfer::{Options as TransferOptions, Roots, Transfers};
 use foundation_runtime::{Clock, OnEnd, PortsError, RememberedPorts, TaskGroup};
 use futures::future::BoxFuture;
 use proto_model::{
-    HostFacts, SharedRoot, TransferId, TransferReport, TransferRole,
+    HostFacts, PublicKey, SharedRoot, TransferId, TransferReport, TransferRole,
     config::{AgentConfig, Effective},
 };
 use tokio::sync::{mpsc, watch};
@@ -137,6 +137,7 @@ impl Member {
             Arc::new(discovery.clone()),
             Arc::new(ToControlPlane {
                 control: control.clone(),
+                identity: identity.clone(),
                 store: context.store.clone(),
                 clock: context.clock.clone(),
             }),
@@ -403,6 +404,7 @@ fn observe(control: Handle, health: Health, tasks: &TaskGroup) {
 /// Reports of transfers, to the control plane and into the local store.
 struct ToControlPlane {
     control: Handle,
+    identity: Identity,
     store: Option<LocalStore>,
     clock: Clock,
 }
@@ -427,6 +429,15 @@ impl Reports for ToControlPlane {
                 tracing::error!(component = "transfer", %error, "The end of a transfer is not reported");
             }
         })
+    }
+
+    fn refused(&self, peer: PublicKey, reason: &str) {
+        // Only what it had no right to: a full disk is no refusal of somebody.
+        const OF_RIGHT: [&str; 4] = ["GRANT_INVALID", "GRANT_NOT_YET_VALID", "GRANT_EXPIRED", "NOT_ACCEPTED"];
+        let member = self.identity.membership().by_key(&peer).filter(|_| OF_RIGHT.contains(&reason));
+        if let Some(member) = member {
+            self.control.refused_peer(member.uid, reason);
+        }
     }
 }
 

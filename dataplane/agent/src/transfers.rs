@@ -48,6 +48,9 @@ pub(crate) trait Reports: Send + Sync {
 
     /// How one ended; kept until it is stored there.
     fn end(&self, report: TransferReport) -> BoxFuture<'_, ()>;
+
+    /// What a peer opened here was refused, for this reason.
+    fn refused(&self, peer: PublicKey, reason: &str);
 }
 
 /// The node's part in all transfers. Clones are the same.
@@ -299,6 +302,7 @@ impl Movers {
                     why = %error.message,
                     "a transfer was refused"
                 );
+                self.0.reports.refused(peer, &error.reason);
             }
         }
     }

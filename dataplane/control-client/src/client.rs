@@ -88,6 +88,7 @@ pub fn start(options: Options, clock: Clock, tasks: &TaskGroup) -> Result<(Handl
         rotation: Rotation::new(options.enrolment.endpoints.iter().cloned()),
         witness: Witness::load(&options.dir)?,
         roster_from_start: false,
+        proof_asked_anew: false,
         options,
         clock,
         jobs,
@@ -109,6 +110,8 @@ pub(crate) struct Driver {
     pub witness: Witness,
     /// The roster that is held does not fit what came: the next session asks for all of it.
     pub roster_from_start: bool,
+    /// A session was opened for a proof from the head that is held; none came since.
+    pub proof_asked_anew: bool,
     pub clock: Clock,
     pub jobs: mpsc::Sender<Jobs>,
 }
@@ -252,6 +255,27 @@ impl Driver {
         }
     }
 
+    /// Somebody tampered with the log: said with every new way in which it shows, and shown until a head is right again.
+    fn alarm(&self, reason: String) {
+        self.shared.connection.send_if_modified(|known| {
+            if known.audit_trouble.as_ref() == Some(&reason) {
+                return false;
+            }
+            tracing::error!(component = "audit", reason, "The audit log is not what this agent saw before");
+            known.audit_trouble = Some(reason);
+            true
+        });
+    }
+
+    fn no_alarm(&self) {
+        let ended = self.shared.connection.send_if_modified(|known| known.audit_trouble.take().is_some());
+        if ended {
+            tracing::warn!(component = "audit", "The audit log is again what this agent saw before");
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a metric; exact up to 2^53 events")]
+        metrics::gauge!("dwcp_audit_witnessed_events").set(self.witness.size() as f64);
+    }
+
     /// A head of the audit log.
     pub(crate) fn witnessed(&mut self, offered: &rpc::AuditCheckpoint) -> Result<(), Ended> {
         let bundle = self.options.identity.trust().bundle();
@@ -262,16 +286,18 @@ impl Driver {
             .and_then(|key| self.witness.offer(offered, &key, bundle.epoch.value()));
         let consistent = accepted.is_ok();
         match accepted {
-            Ok(()) => drop(self.shared.connection.send_if_modified(|known| known.audit_trouble.take().is_some())),
-            // Asked for anew with the Hello of the next session, which says where the proof must start.
-            Err(WitnessError::OtherStart { .. }) => return Err(Ended::Again),
+            Ok(()) => {
+                self.proof_asked_anew = false;
+                self.no_alarm();
+            }
+            // Asked for anew with the Hello of the next session, which says where the proof must start; once, and then with the next head.
+            Err(WitnessError::OtherStart { .. }) if !self.proof_asked_anew => {
+                self.proof_asked_anew = true;
+                return Err(Ended::Again);
+            }
             Err(error) if error.is_tampering() => {
-                tracing::error!(
-                    component = "audit",
-                    reason = chain(&error),
-                    "The audit log is not what this agent saw before"
-                );
-                self.shared.connection.send_modify(|known| known.audit_trouble = Some(chain(&error)));
+                metrics::counter!("dwcp_audit_verify_failures_total").increment(1);
+                self.alarm(chain(&error));
             }
             Err(error) => {
                 tracing::warn!(component = "audit", %error, "A head of the audit log is not accepted");

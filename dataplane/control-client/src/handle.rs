@@ -14,7 +14,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use foundation_runtime::{Cancelled, TaskGroup};
 use proto_model::{
-    AppliedConfig, ComponentHealth, HostFacts, NodeId, NodeName, TransferId, TransferReport, TransferRole,
+    AppliedConfig, ComponentHealth, HostFacts, NodeId, NodeName, NodeUid, TransferId, TransferReport, TransferRole,
 };
 use proto_rpc::agent as rpc;
 use tokio::{
@@ -149,6 +149,11 @@ impl Handle {
             signature: record.signature.clone(),
             observed_addresses: Vec::new(),
         });
+    }
+
+    /// Says that what this peer opened was refused, and why; counted, and sent with the next heartbeat.
+    pub fn refused_peer(&self, peer: NodeUid, reason: &str) {
+        self.0.outgoing.refused(peer.to_string(), reason.to_owned());
     }
 
     /// Says how far a transfer is. Only the newest of each is sent.

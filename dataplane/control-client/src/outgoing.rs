@@ -6,8 +6,8 @@ use std::{
 };
 
 use proto_rpc::agent::{
-    AgentMessage, AuditWitness, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, TransferReport,
-    agent_message::Message,
+    AgentMessage, AuditWitness, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, RefusedPeer,
+    TransferReport, agent_message::Message,
 };
 use tokio::sync::Notify;
 
@@ -19,6 +19,10 @@ pub(crate) const MAX_LOOKUPS: usize = 64;
 /// So many transfers' progress is kept at most; ends do not count, the outbox bounds them. Far above the agent's own
 /// limit of transfers at once.
 const MAX_PROGRESS: usize = 1024;
+
+/// Peers and reasons of refusals that are counted apart until they are said; what is over it is not told to the control plane, and stands in
+/// this host's own log.
+const MAX_REFUSED: usize = 64;
 
 /// Latest wins, by kind.
 #[derive(Debug, Default)]
@@ -36,6 +40,9 @@ struct Waiting {
     ends: BTreeMap<Key, TransferReport>,
     progress: BTreeMap<Key, TransferReport>,
     lookups: VecDeque<LookupNodes>,
+    /// Counted since the last heartbeat, by peer and reason.
+    refused: BTreeMap<(String, String), u64>,
+    refused_due: VecDeque<RefusedPeer>,
     /// What a new session is told again.
     newest_status: Option<ConfigStatus>,
     newest_observed: Option<Observed>,
@@ -88,7 +95,21 @@ impl Outgoing {
     pub(crate) fn heartbeat(&self) {
         self.put(|waiting| {
             waiting.observed.get_or_insert_with(|| waiting.newest_observed.clone().unwrap_or_default());
+            if waiting.refused_due.is_empty() {
+                let refused = std::mem::take(&mut waiting.refused).into_iter();
+                waiting.refused_due =
+                    refused.map(|((peer_uid, reason), count)| RefusedPeer { peer_uid, reason, count }).collect();
+            }
         });
+    }
+
+    /// Counts what a peer opened and was refused; said with the next heartbeat, so that a flood is one message.
+    pub(crate) fn refused(&self, peer_uid: String, reason: String) {
+        let mut waiting = self.lock();
+        let key = (peer_uid, reason);
+        if waiting.refused.len() < MAX_REFUSED || waiting.refused.contains_key(&key) {
+            *waiting.refused.entry(key).or_default() += 1;
+        }
     }
 
     pub(crate) fn record(&self, record: NodeRecord) {
@@ -137,6 +158,7 @@ impl Outgoing {
             || waiting.observed.is_some()
             || waiting.record.is_some()
             || waiting.witness.is_some()
+            || !waiting.refused_due.is_empty()
             || !waiting.ends.is_empty()
             || !waiting.progress.is_empty()
             || !waiting.lookups.is_empty()
@@ -157,6 +179,8 @@ impl Outgoing {
             Message::NodeRecord(record)
         } else if let Some(witness) = waiting.witness.take() {
             Message::AuditWitness(witness)
+        } else if let Some(refused) = waiting.refused_due.pop_front() {
+            Message::RefusedPeer(refused)
         } else if let Some((_key, report)) = waiting.progress.pop_first() {
             Message::TransferReport(report)
         } else {
@@ -197,6 +221,26 @@ mod tests {
         assert_eq!(outgoing.next(), None);
         outgoing.reopened(std::iter::empty());
         assert_eq!(outgoing.next(), newest);
+    }
+
+    #[test]
+    fn many_refusals_are_one_message_with_the_next_heartbeat() {
+        let outgoing = Outgoing::default();
+        for number in 0..10_000 {
+            outgoing.refused(format!("peer-{}", number % 2), "GRANT_INVALID".to_owned());
+        }
+        assert!(!outgoing.is_waiting());
+        outgoing.heartbeat();
+        let said: Vec<_> = std::iter::from_fn(|| outgoing.next()).filter_map(|message| message.message).collect();
+        let counts = said.iter().filter_map(|message| match message {
+            Message::RefusedPeer(refused) => Some(refused.count),
+            _ => None,
+        });
+        assert_eq!(counts.collect::<Vec<_>>(), [5000, 5000]);
+        for number in 0..1000 {
+            outgoing.refused(number.to_string(), String::new());
+        }
+        assert_eq!(outgoing.lock().refused.len(), MAX_REFUSED);
     }
 
     #[test]

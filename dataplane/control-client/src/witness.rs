@@ -106,6 +106,12 @@ impl Witness {
         self.seen.as_ref().map(|seen| seen.checkpoint.as_str())
     }
 
+    /// How many records the head that was accepted last covers.
+    pub(crate) fn size(&self) -> u64 {
+        let seen = self.seen.as_ref().and_then(|seen| Checkpoint::parse_unverified(&seen.checkpoint).ok());
+        seen.map_or(0, |head| head.size)
+    }
+
     /// Takes a head, or says why not. The first one is taken on its signature alone.
     pub(crate) fn offer(
         &mut self,

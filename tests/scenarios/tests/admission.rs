@@ -280,6 +280,24 @@ async fn a_deleted_node_is_cut_off_at_once_and_only_a_token_for_its_name_gives_i
     let fresh = NodeKey::generate()?;
     assert_eq!(with(&[], &key, "elsewhere").await?.err().as_deref(), Some("AlreadyExists KEY_USED"));
     assert_eq!(with(&[], &fresh, "host").await?.err().as_deref(), Some("AlreadyExists NAME_TAKEN"));
+    // An admin frees a name; an operator may not, and nobody that of a node that is there.
+    let other = with(&[], &NodeKey::generate()?, "other").await?;
+    ensure!(other.is_ok_and(|other| other.name == "other"));
+    assert_eq!(cli.run(&["node", "free", "other"])?.code, 7);
+    cli.ok(&["node", "delete", "other", "--yes"])?;
+    assert_eq!(with(&[], &NodeKey::generate()?, "other").await?.err().as_deref(), Some("AlreadyExists NAME_TAKEN"));
+    let made = cli.json(&["operator", "create", "otto", "--role", "operator"])?;
+    let otto = scratch.path().join("otto.token");
+    fs::write(&otto, text(&made, "token")?)?;
+    assert_eq!(cli.clone().with("DWCP_TOKEN_FILE", &otto).run(&["node", "free", "other"])?.code, 6);
+    cli.ok(&["node", "free", "other"])?;
+    assert_eq!(cli.run(&["node", "free", "other"])?.code, 3);
+    let freed = with(&[], &NodeKey::generate()?, "other").await?;
+    ensure!(freed.is_ok_and(|freed| freed.name == "other"), "the name is free");
+    assert_eq!(
+        cli.json(&["audit", "list", "--filter", "action=node.free_name"])?["auditEvents"].as_array().map(Vec::len),
+        Some(1)
+    );
     let rebuilt = with(&["--node", "host"], &fresh, "ignored").await?;
     let rebuilt = rebuilt.map_err(|reason| anyhow::anyhow!("the rebuilt host was refused: {reason}"))?;
     assert_eq!(rebuilt.name, "host");

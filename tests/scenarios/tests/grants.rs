@@ -173,6 +173,17 @@ async fn a_stolen_key_without_the_right_grant_writes_nothing() -> Result<()> {
 
     // With the right one it is let in, so that what refused the others was the grant.
     assert_eq!(thief.present(&asked, keys.grant()).await?, "OPENED");
+
+    // What was refused stands in the audit log, on the word of who refused it, with a count and without what was sent.
+    let cli = fleet.cli()?;
+    let expired = eventually("the refusals in the audit log", LIMIT, || {
+        let events = cli.json(&["audit", "list", "--filter", "action=transfer.refuse_peer,outcome=refused"])?;
+        let events = events["auditEvents"].as_array().cloned().unwrap_or_default();
+        Ok(events.into_iter().find(|event| event["detail"]["reason"] == "GRANT_EXPIRED"))
+    })?;
+    assert_eq!(expired["actor"], format!("node:{}", fleet.agents[1].name()));
+    assert_eq!(expired["resource"], format!("nodes/{}", thief.me().uid));
+    assert_eq!(expired["detail"]["count"], 1.0);
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! An agent's session: the fleet's nouns from and to messages.
 
 use control_plane_fleet::message::{
-    ComeBack, ConfigStatus, FromAgent, Hello, Job, NodeRecord, Observed, RosterPosition, SessionEnd, ToAgent, Welcome,
+    ComeBack, ConfigStatus, FromAgent, Hello, Job, NodeRecord, Observed, RefusedPeer, RosterPosition, SessionEnd,
+    ToAgent, Welcome,
 };
 use control_plane_fleet::{MAX_LOOKUP_NODES, Snapshot};
 use proto_model::{
@@ -20,6 +21,9 @@ const MAX_RECORD_BYTES: usize = 1_000;
 
 /// Keys that an agent says have no effect: more than there are keys.
 const MAX_NOT_IN_FORCE: usize = 500;
+
+/// Refusals that an agent may report at once: it counts them for seconds, so more is no count.
+const MAX_REFUSED_AT_ONCE: u64 = 1_000_000;
 
 /// Why nothing more comes from an agent.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +77,21 @@ fn parse(message: agent_message::Message) -> Result<FromAgent, InvalidField> {
             Ok(FromAgent::LookupNodes { request_id: lookup.request_id, node_ids: parse_ids(&lookup.node_ids)? })
         }
         Message::NodeRecord(record) => parse_record(record).map(FromAgent::NodeRecord),
+        Message::RefusedPeer(refused) => Ok(FromAgent::RefusedPeer(RefusedPeer {
+            peer: refused.peer_uid.parse().map_err(|_form| InvalidField::new("peer_uid", "is no uid"))?,
+            reason: known_reason(&refused.reason),
+            count: refused.count.clamp(1, MAX_REFUSED_AT_ONCE),
+        })),
         Message::AuditWitness(witness) => {
             Ok(FromAgent::AuditWitness { checkpoint: witness.checkpoint, consistent: witness.consistent })
         }
     }
+}
+
+/// An agent's word goes into the log only where it is one that is known.
+fn known_reason(reason: &str) -> &'static str {
+    const KNOWN: [&str; 4] = ["GRANT_INVALID", "GRANT_NOT_YET_VALID", "GRANT_EXPIRED", "NOT_ACCEPTED"];
+    KNOWN.into_iter().find(|known| *known == reason).unwrap_or("of another kind")
 }
 
 fn parse_hello(hello: rpc::Hello) -> Result<Hello, InvalidField> {

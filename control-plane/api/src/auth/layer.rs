@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,13 +11,13 @@ use std::{
 };
 
 use control_plane_pki::{OperatorSecret, node_uid_of, public_key_of};
-use control_plane_store::{Actor, Db, Refusals, nodes, operator_tokens};
+use control_plane_store::{Actor, Db, Refusal, Refusals, nodes, operator_tokens};
 use http::{Request, Response, header::AUTHORIZATION};
 use proto_model::{NodeRef, NodeUid, Role};
 use tonic::Status;
 use tower::{Layer, Service};
 
-use super::{Caller, CallerKind, ConnectInfo, Rule};
+use super::{Caller, CallerKind, ConnectInfo, Remote, Rule};
 use crate::error::{self, Reason};
 
 /// When to come again to a server that is full.
@@ -65,8 +66,9 @@ impl Authenticator {
             Rule::Open => Ok(None),
             Rule::Node => self.node(path, info).await.map(Some),
             Rule::Role(needed) => {
+                let from = address(info);
                 let caller = self.operator(path, info, authorization).await?;
-                self.require(path, &caller, needed)?;
+                self.require(path, from, &caller, needed)?;
                 Ok(Some(caller))
             }
         }
@@ -76,26 +78,26 @@ impl Authenticator {
     ///
     /// # Errors
     /// The status to answer with.
-    pub async fn bearer(&self, path: &str, authorization: &str) -> Result<Caller, Status> {
+    pub async fn bearer(&self, path: &str, from: Option<IpAddr>, authorization: &str) -> Result<Caller, Status> {
         let refused = || error::unauthenticated(Reason::CredentialsRefused, "the token is unknown, expired or revoked");
         let secret = authorization
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .and_then(|(_, token)| OperatorSecret::parse(token.trim()).ok());
         let Some(secret) = secret else {
-            self.note(Actor::Anonymous, path, "not an operator token");
+            self.note(Actor::Anonymous, path, from, "not an operator token");
             return Err(refused());
         };
         let token = operator_tokens::by_secret(&self.0.db, &secret).await.map_err(error::store)?;
         let Some(token) = token else {
-            self.note(Actor::Anonymous, path, "an unknown token");
+            self.note(Actor::Anonymous, path, from, "an unknown token");
             return Err(refused());
         };
         let kind = CallerKind::Operator(token.id);
         let is_active = token.is_active(self.0.db.clock().utc());
         let caller = Caller { name: token.display_name, role: Some(token.role), kind };
         if !is_active {
-            self.note(caller.actor(), path, "an expired or revoked token");
+            self.note(caller.actor(), path, from, "an expired or revoked token");
             return Err(refused());
         }
         Ok(caller)
@@ -109,13 +111,15 @@ impl Authenticator {
     ) -> Result<Caller, Status> {
         // A token that is given counts, also on the socket: so that a script can try what its token may.
         if let Some(authorization) = authorization {
-            return self.bearer(path, authorization).await;
+            return self.bearer(path, address(info), authorization).await;
         }
         let uid = info.and_then(|info| info.peer_uid);
         if let Some(uid) = uid {
             return self.socket(path, uid);
         }
         if info.is_some_and(|info| info.peer_certificate.is_some()) {
+            // The connection proved to have a node's key; which node is nobody's business here.
+            self.note(Actor::Anonymous, path, address(info), "a node's certificate in place of a token");
             return Err(error::permission_denied(
                 Reason::WrongKindOfCaller,
                 "a node's certificate opens the agents' service only; an operator token is needed here",
@@ -133,7 +137,7 @@ impl Authenticator {
         if uid == 0 || uid == self.0.own_user {
             return Ok(caller);
         }
-        self.note(caller.actor(), path, "neither root nor the server's own user");
+        self.note(caller.actor(), path, None, "neither root nor the server's own user");
         Err(error::permission_denied(
             Reason::CredentialsRefused,
             "admin.sock is for root and the server's own user",
@@ -149,24 +153,31 @@ impl Authenticator {
             ));
         };
         let refused = || error::unauthenticated(Reason::CredentialsRefused, "the certificate is not a present node's");
-        let (Ok(uid), Ok(key)) = (node_uid_of(certificate), public_key_of(certificate)) else { return Err(refused()) };
+        let from = address(info);
+        let (Ok(uid), Ok(key)) = (node_uid_of(certificate), public_key_of(certificate)) else {
+            self.note(Actor::Anonymous, path, from, "not a node's certificate");
+            return Err(refused());
+        };
         let node = NodeRef::Uid(NodeUid::new(uid));
-        let Some(node) = nodes::get(&self.0.db, node).await.map_err(error::store)? else { return Err(refused()) };
+        let Some(node) = nodes::get(&self.0.db, node).await.map_err(error::store)? else {
+            self.note(Actor::Anonymous, path, from, "the certificate of an unknown node");
+            return Err(refused());
+        };
         let caller = Caller { name: node.name.to_string(), role: None, kind: CallerKind::Node(node.uid) };
         // D2: whole keys are compared, so the certificate of a key that was replaced opens nothing.
         if node.revoke_time.is_some() || *node.public_key.as_bytes() != key {
-            self.note(caller.actor(), path, "a deleted node, or one whose key was replaced");
+            self.note(caller.actor(), path, from, "a deleted node, or one whose key was replaced");
             return Err(refused());
         }
         Ok(caller)
     }
 
-    fn require(&self, path: &str, caller: &Caller, needed: Role) -> Result<(), Status> {
+    fn require(&self, path: &str, from: Option<IpAddr>, caller: &Caller, needed: Role) -> Result<(), Status> {
         if caller.role.is_some_and(|role| role.covers(needed)) {
             return Ok(());
         }
         let has = caller.role.map_or("none", Role::as_str);
-        self.note(caller.actor(), path, "the role is too low");
+        self.note(caller.actor(), path, from, "the role is too low");
         Err(error::permission_denied(
             Reason::RoleTooLow,
             format!("this needs the role {needed}; yours is {has}"),
@@ -174,12 +185,17 @@ impl Authenticator {
         ))
     }
 
-    fn note(&self, actor: Actor, path: &str, reason: &str) {
-        let method = path.strip_prefix('/').unwrap_or(path);
-        // A stranger chooses the path: only the services' own names go into the log as they are.
-        let known = method.starts_with("dwcp.") && method.len() < 100 && !method.contains(char::is_control);
-        let resource = if known { method } else { "unknown method" };
-        self.0.refusals.note(actor, "call", resource, reason, &crate::request::trace_id());
+    fn note(&self, actor: Actor, path: &str, from: Option<IpAddr>, reason: &'static str) {
+        // A stranger chooses the path: only the names of methods that there are go into the log.
+        let resource = Rule::known(path).unwrap_or("unknown method");
+        self.0.refusals.note(Refusal { actor, action: "call", resource, reason, from }, &crate::request::trace_id());
+    }
+}
+
+fn address(info: Option<&ConnectInfo>) -> Option<IpAddr> {
+    match info?.remote {
+        Remote::Tcp(address) => Some(address.ip()),
+        Remote::Unix => None,
     }
 }
 

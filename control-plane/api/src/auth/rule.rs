@@ -1,6 +1,23 @@
 //! What a method demands of its caller.
 
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use proto_model::Role;
+
+/// The methods that there are, `dwcp.v1.NodeService/GetNode`, and the HTTP side by its own name.
+static METHODS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let set = FileDescriptorSet::decode(proto_rpc::DESCRIPTOR_SET).unwrap_or_default();
+    let mut methods = BTreeSet::from(["http".to_owned()]);
+    for file in &set.file {
+        for service in &file.service {
+            let method = |method: &str| format!("{}.{}/{method}", file.package(), service.name());
+            methods.extend(service.method.iter().map(|found| method(found.name())));
+        }
+    }
+    methods
+});
 
 /// What a method demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +31,12 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// The name of a path's method, where there is such a method.
+    #[must_use]
+    pub fn known(path: &str) -> Option<&'static str> {
+        METHODS.get(path.strip_prefix('/').unwrap_or(path)).map(String::as_str)
+    }
+
     /// The rule of a path such as `/dwcp.v1.NodeService/GetNode`. What is not listed here demands the highest role.
     #[must_use]
     pub fn of(path: &str) -> Self {
@@ -60,7 +83,8 @@ fn role(service: &str, method: &str) -> Role {
             | "TailAuditEvents"
             | "GetAuditHead"
             | "GetInclusionProof"
-            | "GetConsistencyProof",
+            | "GetConsistencyProof"
+            | "ExportAuditEvents",
         )
         | ("SystemService", "GetServerInfo" | "RunChecks") => Role::Viewer,
         ("NodeService", "UpdateNode" | "DeleteNode")
@@ -77,16 +101,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_operator_tokens_are_for_admins_alone() {
-        let set: prost_types::FileDescriptorSet = prost::Message::decode(proto_rpc::OPERATOR_DESCRIPTOR_SET).unwrap();
+    fn only_operator_tokens_and_freed_names_are_for_admins_alone() {
+        let set = FileDescriptorSet::decode(proto_rpc::OPERATOR_DESCRIPTOR_SET).unwrap();
         for file in set.file.iter().filter(|file| file.package() == "dwcp.v1") {
             for service in &file.service {
                 for method in &service.method {
                     let rule = Rule::of(&format!("/dwcp.v1.{}/{}", service.name(), method.name()));
                     let for_admins = rule == Rule::Role(Role::Admin);
-                    assert_eq!(for_admins, service.name() == "OperatorTokenService", "{}", method.name());
+                    let meant = service.name() == "OperatorTokenService" || method.name() == "FreeNodeName";
+                    assert_eq!(for_admins, meant, "{}", method.name());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_methods_that_there_are_have_a_name() {
+        assert_eq!(Rule::known("/dwcp.v1.NodeService/GetNode"), Some("dwcp.v1.NodeService/GetNode"));
+        assert_eq!(Rule::known("/dwcp.agent.v1.AgentService/Session"), Some("dwcp.agent.v1.AgentService/Session"));
+        for made_up in ["/dwcp.v1.NodeService/GetNode\u{1b}[2J", "/dwcp.v1.NodeService/Secret", "", "/"] {
+            assert_eq!(Rule::known(made_up), None, "{made_up:?}");
         }
     }
 

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use control_plane_pki::not_after_of;
-use control_plane_store::{Cause, audit_log, nodes, operation, sessions};
-use foundation_merkle::{Checkpoint, VerifierKey, leaf_hash};
+use control_plane_store::{AuditKey, Cause, audit_log, nodes, operation, sessions};
+use foundation_merkle::{Checkpoint, VerifierKey};
+use proto_model::{ComponentHealth, HealthStatus};
 use proto_rpc::v1::{Check, CheckCategory};
 
 use crate::State;
@@ -83,10 +84,44 @@ async fn audit(state: &State) -> Vec<Check> {
     vec![
         check("the audit log's head is signed by the fleet's key", audit_head(state).await),
         check("the newest audit events are those that were hashed", audit_events(state).await),
+        check("the audit log continues what this server saw before", audit_anchor(state)),
+        check("the audit log continues what the agents saw before", audit_witnesses(state).await),
     ]
 }
 
-const TAMPERED: &str = "run `dwcp audit verify`, which looks at every event and at what agents remember";
+fn audit_anchor(state: &State) -> Found {
+    match state.db.audit_key().and_then(AuditKey::alarm) {
+        None => Found::Fine,
+        Some(finding) => Found::Error(format!("nothing is changed until it is: {finding}"), TAMPERED),
+    }
+}
+
+/// An agent that refuses the log's head says so as the state of its component.
+async fn audit_witnesses(state: &State) -> Found {
+    let all = match nodes::list(&state.db, nodes::NodeFilter::default(), None, MAX_NODES).await {
+        Ok(all) => all,
+        Err(error) => return Found::Error(error.chain(), "look at the server's log"),
+    };
+    let alarmed: Vec<_> = all
+        .iter()
+        .filter(|node| node.connected)
+        .filter_map(|node| {
+            let ill = |part: &&ComponentHealth| part.component == WITNESS && part.status != HealthStatus::Healthy;
+            node.components.iter().find(ill).map(|part| format!("{}: {}", node.name, part.message))
+        })
+        .collect();
+    match alarmed.first() {
+        None => Found::Fine,
+        Some(first) => {
+            Found::Error(format!("{} of {} nodes say otherwise; {first}", alarmed.len(), all.len()), TAMPERED)
+        }
+    }
+}
+
+/// An agent's component that witnesses the log.
+const WITNESS: &str = "audit_log";
+
+const TAMPERED: &str = "run `dwcp audit verify`, which looks at every event; docs/audit.md says what to do then";
 
 async fn audit_head(state: &State) -> Found {
     let head = match audit_log::head(&state.db).await {
@@ -119,12 +154,9 @@ async fn audit_events(state: &State) -> Found {
         Ok(events) => events,
         Err(error) => return Found::Error(error.chain(), TAMPERED),
     };
-    let other = events
-        .iter()
-        .find(|event| event.record.leaf_bytes() != event.leaf || leaf_hash(&event.leaf) != event.leaf_hash);
-    match other {
+    match events.iter().find(|event| !event.is_as_hashed()) {
         None => Found::Fine,
-        Some(event) => Found::Error(format!("event {} was changed", event.record.sequence), TAMPERED),
+        Some(event) => Found::Error(format!("event {} was changed", event.sequence), TAMPERED),
     }
 }
 

@@ -69,10 +69,12 @@ async fn a_client_can_verify_all_of_it_by_itself() {
 async fn a_tail_follows_the_log() {
     let world = World::new().await;
     let mut client = AuditServiceClient::new(world.admin());
-    let mut all =
-        client.tail_audit_events(TailAuditEventsRequest { from_sequence: Some(0) }).await.unwrap().into_inner();
-    let mut fresh =
-        client.tail_audit_events(TailAuditEventsRequest { from_sequence: None }).await.unwrap().into_inner();
+    let mut all = client
+        .tail_audit_events(TailAuditEventsRequest { from_sequence: Some(0), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut fresh = client.tail_audit_events(TailAuditEventsRequest::default()).await.unwrap().into_inner();
     assert_eq!(all.message().await.unwrap().unwrap().action, "fleet.create");
     world.join_token().await;
     for tail in [&mut all, &mut fresh] {

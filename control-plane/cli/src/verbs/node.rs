@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use chrono::{DateTime, Utc};
 use foundation_runtime::Clock;
 use proto_rpc::v1::{
-    AppliedConfig, DeleteNodeRequest, GetNodeRequest, ListNodesRequest, ListNodesResponse, Node, UpdateNodeRequest,
-    WatchNodesRequest, WatchType, applied_config, node,
+    AppliedConfig, DeleteNodeRequest, FreeNodeNameRequest, GetNodeRequest, ListNodesRequest, ListNodesResponse, Node,
+    UpdateNodeRequest, WatchNodesRequest, WatchType, applied_config, node,
 };
 
 use super::{labels, request_id, resource, short};
@@ -28,6 +28,7 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         }
         Verb::Watch { filter } => watch(&connection, output, filter).await,
         Verb::Delete { node, yes } => delete(&connection, output, &node, yes).await,
+        Verb::Free { node } => free(&connection, output, &node).await,
     }
 }
 
@@ -122,7 +123,19 @@ async fn delete(connection: &Connection, output: &Output, name: &str, yes: bool)
     connection.nodes().delete_node(request).await?;
     output.talk(&format!(
         "√ {name} is revoked and cut off; its name stays reserved\nNext: dwcp token create --node {} to let a rebuilt \
-         host take its place",
+         host take its place, or dwcp node free {} to let any host have its name",
+        short(&name),
+        short(&name)
+    ));
+    Ok(())
+}
+
+async fn free(connection: &Connection, output: &Output, name: &str) -> Result<(), Failure> {
+    let name = resource("nodes", name);
+    let request = FreeNodeNameRequest { name: name.clone(), request_id: request_id(), validate_only: false };
+    connection.nodes().free_node_name(request).await?;
+    output.talk(&format!(
+        "√ the name {0} is free\nA configuration node.{0}, where there is one, counts for the next host of this name: dwcp config get node.{0}",
         short(&name)
     ));
     Ok(())

@@ -7,7 +7,7 @@ use rustls::{RootCertStore, client::danger::ServerCertVerifier as _, server::Web
 use rustls_pki_types::{ServerName, UnixTime};
 
 use super::*;
-use crate::{node_uid_of, not_after_of};
+use crate::{CertificateError, node_uid_of, not_after_of, verify_audit_key};
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 250_000_000).unwrap()
@@ -102,4 +102,14 @@ fn the_pem_is_what_others_read() {
     use rustls_pki_types::pem::PemObject as _;
     let ca = FleetCa::generate("fleet-a", now()).unwrap();
     assert_eq!(&CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).unwrap(), ca.certificate_der());
+}
+
+#[test]
+fn who_trusts_the_ca_can_trust_the_audit_key() {
+    let (ca, other) = (FleetCa::generate("a", now()).unwrap(), FleetCa::generate("a", now()).unwrap());
+    let signature = ca.certify_audit_key("name+12345678+AQID").unwrap();
+    let verify = |ca: &FleetCa, key| verify_audit_key(ca.certificate_der(), key, &signature);
+    assert_eq!(verify(&ca, "name+12345678+AQID"), Ok(()));
+    assert_eq!(verify(&ca, "name+12345678+AQIE"), Err(CertificateError::NotSigned));
+    assert_eq!(verify(&other, "name+12345678+AQID"), Err(CertificateError::NotSigned));
 }

@@ -75,9 +75,9 @@ async fn a_restore_is_the_whole_of_it_in_a_new_epoch_that_the_audit_log_tells_of
     // The log goes on under another name, and its next record names the head that was restored.
     let events = audit_log::list(&db, EventFilter::default(), Order::Ascending, None, 1000).await.unwrap();
     let restored = events.last().unwrap();
-    assert_eq!((restored.record.action.as_str(), restored.record.sequence), ("fleet.restore", head.size));
-    assert_eq!(restored.record.detail["restored_head"], head.checkpoint);
-    assert_eq!(restored.record.detail["backup_time"], "yesterday");
+    assert_eq!((restored.action.as_str(), restored.sequence), ("fleet.restore", head.size));
+    assert_eq!(restored.detail["restored_head"], head.checkpoint);
+    assert_eq!(restored.detail["backup_time"], "yesterday");
     let now = audit_log::head(&db).await.unwrap().unwrap();
     let origin = log::origin(&keys.fleet().to_string(), 2);
     assert_eq!(now.checkpoint.lines().next(), Some(origin.as_str()));

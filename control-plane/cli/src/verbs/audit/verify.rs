@@ -1,14 +1,21 @@
 //! `dwcp audit verify`: hashes every leaf, builds the tree, checks the signed head. The server's word is not believed.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use control_plane_audit::{Anchor, Event, LogVerifier, Outcome, Record, Report};
-use foundation_merkle::{Checkpoint, Hash, VerifierKey};
-use proto_rpc::v1::{AuditEvent, AuditHead, GetAuditHeadRequest, ListAuditEventsRequest};
+use foundation_merkle::{Checkpoint, Hash, VerifierKey, verify_consistency};
+use proto_rpc::v1::{
+    AuditEvent, AuditHead, ExportAuditEventsRequest, GetAuditHeadRequest, GetConsistencyProofRequest,
+    ListAuditEventsRequest,
+};
 use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
-use super::anchors::{Anchors, Kept};
+use super::{
+    anchors::{Anchors, Kept},
+    bar::Bar,
+    trust::{self, Known},
+};
 use crate::{
     connection::Connection,
     failure::{Exit, Failure},
@@ -17,129 +24,198 @@ use crate::{
 };
 
 /// What a verification came to, for scripts.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Verification {
-    ok: bool,
-    events: u64,
-    root_hash: String,
-    findings: Vec<String>,
-    finding_count: u64,
+pub(super) struct Verification {
+    pub(super) ok: bool,
+    pub(super) events: u64,
+    pub(super) root_hash: String,
+    pub(super) findings: Vec<String>,
+    pub(super) finding_count: u64,
     /// The size of the largest kept head that the log continues.
     #[serde(skip_serializing_if = "Option::is_none")]
-    anchored_at: Option<u64>,
-    signed_by: String,
+    pub(super) anchored_at: Option<u64>,
+    pub(super) signed_by: String,
+    /// For a file: the first event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first: Option<u64>,
+    /// For a file: how many events the signed head covers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) head_size: Option<u64>,
+    #[serde(skip)]
+    pub(super) known: Option<Known>,
 }
 
-pub(super) async fn run(
-    connection: &Connection,
-    output: &Output,
-    anchor: Option<&Path>,
-    verifier_key: Option<&str>,
-) -> Result<ExitCode, Failure> {
-    let head = connection.audit().get_audit_head(GetAuditHeadRequest {}).await?.into_inner();
+/// What the log is held against.
+#[derive(Debug)]
+pub(super) struct Against {
+    pub(super) anchors: Vec<PathBuf>,
+    pub(super) verifier_key: Option<String>,
+    pub(super) ca: Option<PathBuf>,
+}
+
+pub(super) async fn run(connection: &Connection, output: &Output, against: &Against) -> Result<ExitCode, Failure> {
     let mut anchors = Anchors::load()?;
-    let verification = match signed_head(&head, &anchors, verifier_key) {
-        Ok((key, checkpoint)) => {
-            let kept = kept_heads(&key, &checkpoint, &anchors, anchor)?;
-            let report = read_log(connection, &checkpoint, kept).await?;
-            if report.is_clean() {
+    let mut log = connection.audit().export_audit_events(ExportAuditEventsRequest::default()).await?.into_inner();
+    let header = log.message().await?.and_then(|part| part.header).unwrap_or_default();
+    let head = header.head.clone().unwrap_or_default();
+    let verification = match signed_head(&head, &header.ca_signature, &anchors, against)? {
+        Ok((key, known, checkpoint)) => {
+            let (kept, contradictions) = trust::kept_heads(&key, &checkpoint, &anchors, &against.anchors)?;
+            let mut report = read_log(connection, output, &mut log, &checkpoint, kept.clone()).await?;
+            for finding in contradictions {
+                report.add(finding);
+            }
+            if report.inner.is_clean() && report.more.is_empty() {
+                report.more.extend(damaged_tree(connection, &checkpoint, &kept).await?);
+            }
+            let verification = report.verification(&key, known);
+            if verification.ok {
                 let kept = Kept { verifier_key: key.to_string(), checkpoint: head.checkpoint.clone() };
                 anchors.keep(key.name(), kept)?;
             }
-            verification(&report, &key)
+            verification
         }
         Err(finding) => Verification {
-            ok: false,
-            events: 0,
             root_hash: head.root_hash.clone(),
             findings: vec![finding],
             finding_count: 1,
-            anchored_at: None,
             signed_by: head.verifier_key.clone(),
+            ..Verification::default()
         },
     };
     output.plain(&verification, |verification| lines(output, verification))?;
-    Ok(if verification.ok { ExitCode::SUCCESS } else { ExitCode::from(Exit::AuditFailed as u8) })
+    Ok(exit(&verification))
 }
 
-/// The head, if the key that is trusted signed it: the one given, else the one remembered, else (once) the server's.
-fn signed_head(head: &AuditHead, anchors: &Anchors, given: Option<&str>) -> Result<(VerifierKey, Checkpoint), String> {
-    let offered: VerifierKey =
-        head.verifier_key.parse().map_err(|error| format!("the server's verifier key is no key: {error}"))?;
-    let trusted = given.or_else(|| anchors.of(offered.name()).map(|kept| kept.verifier_key.as_str()));
-    let key = match trusted {
-        Some(trusted) => trusted.parse().map_err(|error| format!("the trusted verifier key is no key: {error}"))?,
-        None => offered.clone(),
-    };
-    if key != offered {
-        return Err(format!("the log is signed by another key ({offered}) than the trusted one ({key})"));
-    }
-    let checkpoint = Checkpoint::parse_and_verify(&head.checkpoint, &key)
-        .map_err(|error| format!("the head is not signed as it should be: {error}"))?;
-    if checkpoint.size != head.tree_size || hash_text(&checkpoint.root) != head.root_hash {
-        return Err("the server's head is not the one that is signed".to_owned());
-    }
-    Ok((key, checkpoint))
+pub(super) fn exit(verification: &Verification) -> ExitCode {
+    if verification.ok { ExitCode::SUCCESS } else { ExitCode::from(Exit::AuditFailed as u8) }
 }
 
-/// Heads that were seen before and that the log must continue.
-fn kept_heads(
-    key: &VerifierKey,
-    present: &Checkpoint,
+/// The head, if the key that is trusted signed it: the one given, else the one remembered, else one that the CA signed, else (once) the
+/// server's.
+fn signed_head(
+    head: &AuditHead,
+    ca_signature: &[u8],
     anchors: &Anchors,
-    file: Option<&Path>,
-) -> Result<Vec<Anchor>, Failure> {
-    let mut heads = Vec::new();
-    let mut add = |note: &str, source: &str| {
-        let head = Checkpoint::parse_and_verify(note, key)
-            .map_err(|error| Failure::chain(format!("{source} is no checkpoint of this log"), &error))?;
-        // A restore opens a log of another origin; its first record names the head it was restored from.
-        if head.origin == present.origin {
-            heads.push(Anchor { source: source.to_owned(), size: head.size, root: head.root });
-        }
-        Ok::<_, Failure>(())
+    against: &Against,
+) -> Result<Result<(VerifierKey, Known, Checkpoint), String>, Failure> {
+    let offered: VerifierKey = match head.verifier_key.parse() {
+        Ok(key) => key,
+        Err(error) => return Ok(Err(format!("the server's verifier key is no key: {error}"))),
     };
-    if let Some(kept) = anchors.of(key.name()) {
-        add(&kept.checkpoint, "the head verified here before")?;
+    let ca = against.ca.as_deref();
+    let known = match trust::known_key(&offered, anchors, against.verifier_key.as_deref(), ca, ca_signature)? {
+        Ok(known) => known.unwrap_or(Known::AtFirstSight),
+        Err(finding) => return Ok(Err(finding)),
+    };
+    let checkpoint = match Checkpoint::parse_and_verify(&head.checkpoint, &offered) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => return Ok(Err(format!("the head is not signed as it should be: {error}"))),
+    };
+    if checkpoint.size != head.tree_size || checkpoint.root.to_string() != head.root_hash {
+        return Ok(Err("the server's head is not the one that is signed".to_owned()));
     }
-    if let Some(file) = file {
-        let note = fs::read_to_string(file)
-            .map_err(|error| Failure::chain(format!("cannot read {}", file.display()), &error))?;
-        add(&note, &format!("the head in {}", file.display()))?;
-    }
-    Ok(heads)
+    Ok(Ok((offered, known, checkpoint)))
 }
 
-async fn read_log(connection: &Connection, head: &Checkpoint, kept: Vec<Anchor>) -> Result<Report, Failure> {
-    let mut verifier = LogVerifier::new(kept);
-    let mut page_token = String::new();
-    // Rows appended after the head was asked for are not its business; rows that hide behind its size are.
-    let mut left = head.size;
-    while left > 0 {
-        let request = ListAuditEventsRequest {
-            page_size: i32::try_from(left.min(1000)).unwrap_or(1000),
-            page_token,
-            ..ListAuditEventsRequest::default()
-        };
-        let page = connection.audit().list_audit_events(request).await?.into_inner();
-        for event in &page.audit_events {
-            verifier.push(&parse(event)?);
-        }
-        left = left.saturating_sub(page.audit_events.len() as u64);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
+type Log = tonic::Streaming<proto_rpc::v1::ExportAuditEventsResponse>;
+
+struct Found {
+    inner: Report,
+    /// What is not of the rows themselves.
+    more: Vec<String>,
+}
+
+impl Found {
+    fn add(&mut self, finding: String) {
+        self.more.push(finding);
+    }
+
+    fn verification(self, key: &VerifierKey, known: Known) -> Verification {
+        let mut findings: Vec<_> = self.inner.findings.iter().map(ToString::to_string).collect();
+        let finding_count = self.inner.finding_count + self.more.len() as u64;
+        findings.extend(self.more);
+        Verification {
+            ok: finding_count == 0,
+            events: self.inner.events,
+            root_hash: self.inner.root.to_string(),
+            findings,
+            finding_count,
+            anchored_at: self.inner.anchored.as_ref().map(|anchor| anchor.size),
+            signed_by: key.to_string(),
+            known: Some(known),
+            ..Verification::default()
         }
     }
-    Ok(verifier.finish(head))
+}
+
+async fn read_log(
+    connection: &Connection,
+    output: &Output,
+    log: &mut Log,
+    head: &Checkpoint,
+    kept: Vec<Anchor>,
+) -> Result<Found, Failure> {
+    let mut verifier = LogVerifier::new(kept);
+    let bar = Bar::new(output, head.size);
+    let mut read = 0;
+    while let Some(part) = log.message().await? {
+        for event in &part.events {
+            match parse(event) {
+                Ok(event) => verifier.push(&event),
+                Err(what) => verifier.push_unreadable(event.sequence, &event.leaf, what),
+            }
+        }
+        read += part.events.len() as u64;
+        bar.at(read);
+    }
+    bar.end();
+    if let Some(from) = rows_beyond_the_head(connection).await? {
+        verifier.find_unsigned(from);
+    }
+    Ok(Found { inner: verifier.finish(head), more: Vec::new() })
+}
+
+/// The first row that no head covers. The row is asked for before the head: what was appended meanwhile is covered.
+async fn rows_beyond_the_head(connection: &Connection) -> Result<Option<u64>, Failure> {
+    let newest = ListAuditEventsRequest {
+        page_size: 1,
+        order_by: "sequence desc".to_owned(),
+        ..ListAuditEventsRequest::default()
+    };
+    let newest = connection.audit().list_audit_events(newest).await?.into_inner();
+    let head = connection.audit().get_audit_head(GetAuditHeadRequest {}).await?.into_inner();
+    let newest = newest.audit_events.first().map(|event| event.sequence);
+    Ok(newest.filter(|newest| *newest >= head.tree_size).map(|_| head.tree_size))
+}
+
+/// The proofs that agents are given are made of stored hashes: whether these are those of the log, which itself is as it should be.
+async fn damaged_tree(connection: &Connection, head: &Checkpoint, kept: &[Anchor]) -> Result<Option<String>, Failure> {
+    let earlier =
+        kept.iter().filter(|anchor| 0 < anchor.size && anchor.size < head.size).max_by_key(|anchor| anchor.size);
+    let Some(earlier) = earlier else { return Ok(None) };
+    let request = GetConsistencyProofRequest { first_size: earlier.size, second_size: head.size };
+    let hashes = match connection.audit().get_consistency_proof(request).await {
+        Ok(proof) => proof.into_inner().hashes,
+        Err(status) if status.code() == tonic::Code::Internal => Vec::new(),
+        Err(status) => return Err(status.into()),
+    };
+    let proof: Option<Vec<Hash>> = hashes.iter().map(|hash| Hash::try_from(hash.as_slice()).ok()).collect();
+    let proven = verify_consistency(earlier.size, &earlier.root, head.size, &head.root, &proof.unwrap_or_default());
+    Ok(proven.err().map(|error| {
+        format!(
+            "the events are whole, but the hashes that are stored beside them are not: no proof leads from {} to {} events \
+             ({error}), and agents will raise the alarm",
+            earlier.size, head.size
+        )
+    }))
 }
 
 /// An event with the fields that are shown; where these are not the leaf's, the verifier finds it changed.
-fn parse(event: &AuditEvent) -> Result<Event, Failure> {
-    let broken = |what: &str| Failure::new(Exit::AuditFailed, format!("event {} is broken: {what}", event.sequence));
-    let time = event.time.as_ref().and_then(units::utc).ok_or_else(|| broken("it has no time"))?;
-    let outcome: Outcome = event.outcome.parse().map_err(|_unknown| broken("its outcome is unknown"))?;
+fn parse(event: &AuditEvent) -> Result<Event, &'static str> {
+    let time = event.time.as_ref().and_then(units::utc).ok_or("its time")?;
+    let outcome: Outcome = event.outcome.parse().map_err(|_unknown| "its outcome")?;
     let mut record = Record {
         sequence: event.sequence,
         time,
@@ -156,7 +232,7 @@ fn parse(event: &AuditEvent) -> Result<Event, Failure> {
     {
         record.detail = leaf.detail;
     }
-    let leaf_hash: Hash = event.leaf_hash.parse().map_err(|_invalid| broken("its hash is no hash"))?;
+    let leaf_hash: Hash = event.leaf_hash.parse().map_err(|_invalid| "its leaf_hash")?;
     Ok(Event { record, leaf: event.leaf.clone(), leaf_hash })
 }
 
@@ -164,7 +240,7 @@ fn structure(message: &prost_types::Struct) -> Map<String, Value> {
     message.fields.iter().map(|(key, field)| (key.clone(), value(field))).collect()
 }
 
-fn value(message: &prost_types::Value) -> Value {
+pub(super) fn value(message: &prost_types::Value) -> Value {
     use prost_types::value::Kind;
     match &message.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
@@ -188,31 +264,31 @@ fn floating(value: &Value) -> Value {
     }
 }
 
-fn verification(report: &Report, key: &VerifierKey) -> Verification {
-    Verification {
-        ok: report.is_clean(),
-        events: report.events,
-        root_hash: hash_text(&report.root),
-        findings: report.findings.iter().map(ToString::to_string).collect(),
-        finding_count: report.finding_count,
-        anchored_at: report.anchored.as_ref().map(|anchor| anchor.size),
-        signed_by: key.to_string(),
-    }
+/// `1 event`, `2 events`.
+pub(super) fn events(count: u64) -> String {
+    format!("{count} event{}", if count == 1 { "" } else { "s" })
 }
 
-fn lines(output: &Output, verification: &Verification) -> String {
+pub(super) fn lines(output: &Output, verification: &Verification) -> String {
     if verification.ok {
         let mark = output.paint("32", "√");
-        let anchored = match verification.anchored_at {
-            Some(size) => format!("it continues the head verified here before (of {size} events)"),
-            None => {
+        let anchored = match (verification.anchored_at, verification.head_size) {
+            (Some(size), _) => format!("they continue the head that was kept (of {})", events(size)),
+            (None, Some(_)) => "no head was kept of this stretch".to_owned(),
+            (None, None) => {
                 "verified here for the first time: the head is kept, to find a cut or rewritten log later".to_owned()
             }
         };
-        return format!("{mark} {} events, unchanged and complete\n", verification.events)
+        let what = match (verification.first, verification.head_size) {
+            (Some(0), Some(size)) if size == verification.events => "unchanged and complete".to_owned(),
+            (Some(first), Some(size)) => format!("from {first} on, unchanged, of a log of {}", events(size)),
+            (_, _) => "unchanged and complete".to_owned(),
+        };
+        return format!("{mark} {}, {what}\n", events(verification.events))
             + &fields([
                 ("head", verification.root_hash.clone()),
                 ("signed by", verification.signed_by.clone()),
+                ("trusted as", verification.known.map_or("", Known::words).to_owned()),
                 ("anchor", anchored),
             ]);
     }
@@ -221,9 +297,10 @@ fn lines(output: &Output, verification: &Verification) -> String {
     for finding in &verification.findings {
         text.push_str(&format!("    {finding}\n"));
     }
+    let more = verification.finding_count.saturating_sub(verification.findings.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("    and {more} more\n"));
+    }
+    text.push_str("what to do now: docs/audit.md, \"When verification fails\"\n");
     text
-}
-
-fn hash_text(hash: &Hash) -> String {
-    hex::encode(hash.as_bytes())
 }

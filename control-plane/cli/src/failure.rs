@@ -108,7 +108,10 @@ impl From<Status> for Failure {
             }
             source = error.source();
         }
-        let reason = status.get_details_error_info().map(|info| info.reason);
+        let info = status.get_details_error_info();
+        // The server knows better than we do what mends it.
+        let advice = info.as_ref().and_then(|info| info.metadata.get("hint").cloned());
+        let reason = info.map(|info| info.reason);
         let exit = if reason.as_deref() == Some("AUDIT_LOG_TAMPERED") { Exit::AuditFailed } else { exit };
         if message.contains("invalid peer certificate") {
             let hint = "is --ca (DWCP_CA) the ca.pem of this very fleet?".to_owned();
@@ -119,7 +122,7 @@ impl From<Status> for Failure {
             Code::Unavailable => Some("is the control plane running, and --endpoint right? try: dwcp check".to_owned()),
             _ => None,
         };
-        Self { exit, message, reason, hint }
+        Self { exit, message, reason, hint: advice.or(hint) }
     }
 }
 

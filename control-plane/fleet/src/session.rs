@@ -258,11 +258,8 @@ where
     }
     // What it said before it closed; once each.
     loop {
-        let Some(running) =
-            writing.take().or_else(|| pending.next_write(hub.clock().now()).map(|write| begin(hub, session, write)))
-        else {
-            return None;
-        };
+        let next = || pending.next_write(hub.clock().now()).map(|write| begin(hub, session, write));
+        let running = writing.take().or_else(next)?;
         let (write, result) = running.await;
         settle(hub, session, &mut pending, write, result);
     }

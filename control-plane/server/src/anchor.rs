@@ -74,15 +74,28 @@ impl Anchor {
         let token = tasks.token().clone();
         tasks.spawn("audit-anchor", OnEnd::Fatal, async move {
             let follow = async {
+                let mut is_kept = true;
                 while bell.changed().await.is_ok() {
-                    if let Err(error) = follower.compare().await {
+                    let compared = follower.compare().await;
+                    // That the database is away is said by who watches it; a disk that is full, here, and once.
+                    let kept = !matches!(compared, Err(AnchorError::Io { .. }));
+                    if let Err(error) = compared {
                         let error: &dyn std::error::Error = &error;
-                        tracing::debug!(
-                            component = "audit",
-                            error,
-                            "The audit head was not compared; the next bell tries again"
-                        );
+                        if is_kept && !kept {
+                            tracing::warn!(
+                                component = "audit",
+                                error,
+                                "The newest audit head cannot be kept: make room"
+                            );
+                        } else {
+                            tracing::debug!(
+                                component = "audit",
+                                error,
+                                "The audit head was not compared; the next bell tries again"
+                            );
+                        }
                     }
+                    is_kept = kept;
                     tokio::time::sleep(PAUSE).await;
                 }
             };

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod configs;
 mod database;
+mod faults;
 mod membership;
 mod refusals;
 mod transfers;

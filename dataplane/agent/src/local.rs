@@ -184,6 +184,7 @@ impl LocalService for Local {
             node_id: self.node_id.to_string(),
             version: crate::VERSION.to_owned(),
             connected: connection.standing.is_some(),
+            trouble: if connection.standing.is_some() { String::new() } else { connection.trouble.unwrap_or_default() },
             roots: roots.iter().map(root).collect(),
         }))
     }

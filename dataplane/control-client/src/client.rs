@@ -89,6 +89,7 @@ pub fn start(options: Options, clock: Clock, tasks: &TaskGroup) -> Result<(Handl
         witness: Witness::load(&options.dir)?,
         roster_from_start: false,
         proof_asked_anew: false,
+        renewal_trouble: None,
         options,
         clock,
         jobs,
@@ -112,6 +113,8 @@ pub(crate) struct Driver {
     pub roster_from_start: bool,
     /// A session was opened for a proof from the head that is held; none came since.
     pub proof_asked_anew: bool,
+    /// Why the last renewal failed: said once.
+    pub renewal_trouble: Option<String>,
     pub clock: Clock,
     pub jobs: mpsc::Sender<Jobs>,
 }
@@ -140,6 +143,11 @@ impl Driver {
                     self.rotation.failed();
                     backoff.next_delay()
                 }
+                Ended::Broke(reason) => {
+                    self.broke(reason);
+                    self.rotation.failed();
+                    backoff.next_delay()
+                }
             };
             sleep(wait).await;
         }
@@ -159,18 +167,35 @@ impl Driver {
         }
     }
 
-    pub(crate) async fn renew(&self, endpoint: &Endpoint) {
+    pub(crate) async fn renew(&mut self, endpoint: &Endpoint) {
         let identity = &self.options.identity;
         match renew::renew(endpoint, identity, &self.clock, &self.shared.tasks).await {
             Ok(()) => {
                 let not_after = identity.certificate().not_after();
+                self.renewal_trouble = None;
                 tracing::info!(component = "control_plane", %not_after, "The node's certificate was renewed");
             }
             // An old certificate that still holds opens the session all the same.
             Err(error) => {
                 let not_after = identity.certificate().not_after();
-                tracing::warn!(component = "control_plane", %error, %not_after, "The node's certificate is not renewed yet");
+                let error = error.to_string();
+                if self.renewal_trouble.as_ref() != Some(&error) {
+                    tracing::warn!(component = "control_plane", error, %not_after, "The node's certificate is not renewed yet");
+                }
+                self.renewal_trouble = Some(error);
             }
+        }
+    }
+
+    /// A refusal reaches this side, or the end of the connection does, whichever is faster: what was said once stands until something
+    /// else is said.
+    fn broke(&self, reason: String) {
+        let known = self.shared.connection.borrow().clone();
+        match known.trouble {
+            Some(trouble) if known.standing.is_none() => {
+                tracing::debug!(component = "control_plane", reason, trouble, "No session with the control plane");
+            }
+            Some(_) | None => self.down(reason),
         }
     }
 

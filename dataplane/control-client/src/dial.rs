@@ -43,6 +43,18 @@ pub enum DialError {
         /// What its chain has.
         source: WrongCa,
     },
+    /// The certificate is not valid at this time, which is as likely to be wrong as the certificate is.
+    #[error(
+        "{endpoint} presents a certificate that is not valid at this host's time ({now}): {source}; set the host's clock, or the control plane's where that one is wrong"
+    )]
+    Clock {
+        /// Where to.
+        endpoint: Endpoint,
+        /// What this host's clock says.
+        now: chrono::DateTime<chrono::Utc>,
+        /// Before or after.
+        source: rustls::Error,
+    },
     /// The certificate is not one that this side trusts.
     #[error("{endpoint} presents a certificate that is not trusted here: {source}")]
     Certificate {
@@ -116,6 +128,11 @@ fn refused(endpoint: &Endpoint, source: io::Error) -> DialError {
             CertificateError::Other(other) if other.0.is::<WrongCa>() => {
                 let source = other.0.downcast_ref::<WrongCa>().expect("its type was just looked at").clone();
                 DialError::OtherCa { endpoint: endpoint.clone(), source }
+            }
+            CertificateError::ExpiredContext { time, .. } | CertificateError::NotValidYetContext { time, .. } => {
+                let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+                let now = chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default();
+                DialError::Clock { endpoint: endpoint.clone(), now, source: error.clone() }
             }
             _ => DialError::Certificate { endpoint: endpoint.clone(), source: error.clone() },
         },

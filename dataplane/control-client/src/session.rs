@@ -40,6 +40,8 @@ pub(crate) enum Ended {
     ComeBack { after: Duration, reason: String },
     /// Anything else.
     Failed(String),
+    /// The connection broke, and nobody said why: a refusal that got lost on its way looks like this.
+    Broke(String),
 }
 
 pub(crate) struct Session {
@@ -74,7 +76,7 @@ impl Session {
         let (receive, first) = timeout(WELCOME_TIMEOUT, opened)
             .await
             .map_err(|_elapsed| Ended::Failed(format!("{endpoint} did not open a session within 15 s")))?
-            .map_err(|status| Ended::Failed(explain(&status)))?;
+            .map_err(|status| ended(&status))?;
         let first = first.ok_or_else(|| Ended::Failed("the control plane closed the session at once".to_owned()))?;
         let welcome = match Incoming::try_from(first).map_err(failed)? {
             Incoming::Welcome(welcome) => welcome,
@@ -104,7 +106,7 @@ impl Session {
                 message = self.receive.message() => match message {
                     Ok(Some(message)) => if let Err(ended) = take(driver, message).await { return ended },
                     Ok(None) => return Ended::Failed("the control plane closed the session".to_owned()),
-                    Err(status) => return Ended::Failed(explain(&status)),
+                    Err(status) => return ended(&status),
                 },
                 permit = self.send.reserve(), if shared.outgoing.is_waiting() => match permit {
                     Ok(permit) => if let Some(message) = shared.outgoing.next() {
@@ -149,6 +151,15 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What the end of a session means.
+fn ended(status: &tonic::Status) -> Ended {
+    let reason = explain(status);
+    if reason.starts_with(BROKE) { Ended::Broke(reason) } else { Ended::Failed(reason) }
+}
+
+/// What [`explain`] begins with where it knows no more.
+const BROKE: &str = "the session with the control plane broke";
+
 /// What a refusal means for people.
 pub(crate) fn explain(status: &tonic::Status) -> String {
     let message = proto_model::escape(status.message().as_bytes());
@@ -171,7 +182,7 @@ fn broken(status: &tonic::Status, message: &str) -> String {
     if cause.contains("CertificateExpired") {
         return "this node's certificate has ended; it is renewed at the next try".to_owned();
     }
-    format!("the session with the control plane broke: {cause}")
+    format!("{BROKE}: {cause}")
 }
 
 fn hello(driver: &Driver, said: Introduction) -> AgentMessage {

@@ -1,7 +1,10 @@
 //! Spans out by OTLP, to an address that can be changed while the program runs.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,9 @@ use opentelemetry_sdk::{
 
 /// A collector that does not answer is given up after this, so that the queue moves on.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A collector that stays away is mentioned again after so many batches: at one in five seconds, every half hour.
+const SAY_AGAIN: u64 = 360;
 
 /// Where spans go at present.
 #[derive(Clone, Debug)]
@@ -30,7 +36,11 @@ struct Present {
 
 /// Hands spans to the present target; drops them where there is none.
 #[derive(Debug)]
-pub(crate) struct LiveExporter(Target);
+pub(crate) struct LiveExporter {
+    target: Target,
+    /// Batches that were lost since the last one that arrived.
+    lost: AtomicU64,
+}
 
 impl Target {
     pub(crate) fn new(resource: Resource) -> Self {
@@ -38,7 +48,7 @@ impl Target {
     }
 
     pub(crate) fn exporter(&self) -> LiveExporter {
-        LiveExporter(self.clone())
+        LiveExporter { target: self.clone(), lost: AtomicU64::new(0) }
     }
 
     /// Changes it. Must be called in a Tokio runtime, which carries the calls.
@@ -67,11 +77,29 @@ impl Target {
 }
 
 impl SpanExporter for LiveExporter {
+    /// A collector that is away is no error of ours: said once, then rarely, and the spans are dropped.
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exporter = self.0.lock().exporter.clone();
-        match exporter {
-            Some(exporter) => exporter.export(batch).await,
-            None => Ok(()),
+        let exporter = self.target.lock().exporter.clone();
+        let Some(exporter) = exporter else { return Ok(()) };
+        match exporter.export(batch).await {
+            Ok(()) => {
+                let lost = self.lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    tracing::info!(
+                        component = "telemetry",
+                        batches_lost = lost,
+                        "Traces arrive at the collector again"
+                    );
+                }
+            }
+            Err(error) => {
+                let lost = self.lost.fetch_add(1, Ordering::Relaxed);
+                if lost.is_multiple_of(SAY_AGAIN) {
+                    let batches_lost = lost.saturating_add(1);
+                    tracing::warn!(component = "telemetry", %error, batches_lost, "Traces do not arrive at the OTLP collector");
+                }
+            }
         }
+        Ok(())
     }
 }

@@ -42,6 +42,10 @@ pub fn fault(component: &'static str, reason: &str) {
 
 /// The meaning of names that more than one crate reports, or that a manual fixes.
 pub(crate) fn describe() {
+    describe_counter!(
+        "dwcp_log_lines_lost_total",
+        "Lines that did not fit into the log file; standard error has them."
+    );
     describe_counter!("dwcp_requests_total", "Requests handled.");
     describe_counter!("dwcp_errors_total", "Requests that failed by a fault of ours, and other errors.");
     describe_counter!("dwcp_errors_by_reason_total", "Errors by component and reason.");

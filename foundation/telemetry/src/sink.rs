@@ -8,6 +8,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use metrics::counter;
+
 use crate::{
     Format,
     format::{Colour, Head, human, json},
@@ -27,6 +29,8 @@ pub(crate) struct Sink {
 struct LogFile {
     path: PathBuf,
     file: File,
+    /// The last line did not fit, and may stand there in part.
+    torn: bool,
 }
 
 impl Sink {
@@ -54,8 +58,7 @@ impl Sink {
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = held.as_mut() {
             let line = if self.format == Format::Human { human(head, record, Colour::No) } else { json(head, record) };
-            // A full disk must not stop the program; standard error has the line.
-            let _ignored = held.file.write_all(line.as_bytes());
+            held.write(&line);
         }
     }
 
@@ -80,6 +83,40 @@ impl Sink {
 impl LogFile {
     fn open(path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).mode(0o640).open(&path)?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, torn: false })
+    }
+
+    /// A full disk must not stop the program: the line is lost here, and standard error has it. What comes after begins on a line of
+    /// its own.
+    fn write(&mut self, line: &str) {
+        if self.torn && self.file.write_all(b"\n").is_err() {
+            counter!("dwcp_log_lines_lost_total").increment(1);
+            return;
+        }
+        self.torn = self.file.write_all(line.as_bytes()).is_err();
+        if self.torn {
+            counter!("dwcp_log_lines_lost_total").increment(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_for_a_while_costs_lines_and_garbles_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = LogFile::open(path.clone()).unwrap();
+        log.write("one\n");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut log.file, full);
+        log.write("two\n");
+        log.write("three\n");
+        log.file = file;
+        log.write("four\n");
+        log.write("five\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one\n\nfour\nfive\n");
     }
 }

@@ -114,6 +114,11 @@ impl ControlPlane {
         self.process.check_alive()
     }
 
+    /// The options, to be changed before a restart.
+    pub fn options_mut(&mut self) -> &mut ControlPlaneOptions {
+        &mut self.options
+    }
+
     /// `HOST:PORT` of gRPC.
     #[must_use]
     pub fn grpc(&self) -> String {

@@ -3,6 +3,8 @@
 //! The cluster is made of the installed binaries, listens on a unix socket only, does not care for durability, and ends with the
 //! process, however that ends. As root it runs as the user `postgres` (or `nobody`), since PostgreSQL refuses root.
 
+mod proxy;
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -15,6 +17,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+pub use proxy::{Proxy, Way};
 
 /// What the folders of our clusters begin with.
 const PREFIX: &str = "dwcp-test-pg-";
@@ -50,6 +54,12 @@ impl Cluster {
         let name = format!("test{}", self.next.fetch_add(1, Ordering::Relaxed));
         run(Command::new(self.bin.join("createdb")).arg("-h").arg(&self.socket).args(["-U", "dwcp", &name]));
         format!("postgresql://dwcp@localhost/{name}?host={}", self.socket.display())
+    }
+
+    /// The folder of its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Runs SQL as the superuser in the database of this URL; see [`sql`].

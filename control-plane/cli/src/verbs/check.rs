@@ -85,8 +85,11 @@ async fn control_plane(connection: &Connection, clock: &Clock, categories: &mut 
     categories.push(category("control-plane", vec![reached, skew(&info, clock)]));
     match connection.system().run_checks(RunChecksRequest {}).await {
         Ok(answer) => merge(categories, answer.into_inner().categories),
-        Err(status) => categories
-            .push(category("server", vec![wrong("the server checks itself", &Failure::from(status).message, "")])),
+        Err(status) => {
+            let failure = Failure::from(status);
+            let hint = failure.hint.as_deref().unwrap_or_default();
+            categories.push(category("server", vec![wrong("the server checks itself", &failure.message, hint)]));
+        }
     }
     match all_nodes(connection, "").await {
         Ok(response) => categories.push(nodes(&response.nodes)),
@@ -195,7 +198,12 @@ fn joined(status: &LocalStatus) -> RpcCheck {
 
 fn connected(status: &LocalStatus) -> RpcCheck {
     const DESCRIPTION: &str = "it has a session with the control plane";
-    if status.connected { good(DESCRIPTION) } else { warn(DESCRIPTION, "it works on its last good configuration", "") }
+    if status.connected {
+        return good(DESCRIPTION);
+    }
+    let why = if status.trouble.is_empty() { "it has not tried yet" } else { &status.trouble };
+    let error = format!("{why}; it works on its last good configuration");
+    warn(DESCRIPTION, &error, "mend what it says; the agent tries again by itself, every 15 s at most")
 }
 
 fn opened(status: &LocalStatus) -> RpcCheck {

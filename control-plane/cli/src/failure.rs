@@ -114,7 +114,13 @@ impl From<Status> for Failure {
         let reason = info.map(|info| info.reason);
         let exit = if reason.as_deref() == Some("AUDIT_LOG_TAMPERED") { Exit::AuditFailed } else { exit };
         if message.contains("invalid peer certificate") {
-            let hint = "is --ca (DWCP_CA) the ca.pem of this very fleet?".to_owned();
+            let of_time = message.contains("not valid yet") || message.contains("expired");
+            let hint = if of_time {
+                "set this host's clock, or the control plane's: they differ, and a certificate is valid for a time"
+                    .to_owned()
+            } else {
+                "is --ca (DWCP_CA) the ca.pem of this very fleet?".to_owned()
+            };
             return Self { exit: Exit::Refused, message, reason, hint: Some(hint) };
         }
         let hint = match status.code() {

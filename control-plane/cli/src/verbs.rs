@@ -16,13 +16,13 @@ mod system;
 mod token;
 mod transfer;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::CommandFactory;
 
 use crate::{
     args::{Args, Verb},
-    failure::Failure,
+    failure::{Exit, Failure},
     output::Output,
 };
 
@@ -63,6 +63,36 @@ fn short(name: &str) -> &str {
 /// An id that makes a repeat of the same call harmless.
 fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
+}
+
+/// How often, and how long after one another, a call is made whose outcome is not known: the database is back within seconds, or not soon.
+const TRIES: u32 = 5;
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+
+/// Makes a call that changes something. Where the server cannot say whether it was made, it is repeated with the same request id, so that
+/// it is made once.
+async fn once<R: Clone, T>(
+    request: R,
+    call: impl AsyncFn(R) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, Failure> {
+    let mut tries = 1;
+    loop {
+        let failure = match call(request.clone()).await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) => Failure::from(status),
+        };
+        if failure.reason.as_deref() != Some("OUTCOME_UNKNOWN") || tries == TRIES {
+            return Err(failure);
+        }
+        tries += 1;
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// A token that was made, and whose secret was lost with the first answer: a repeat never shows it.
+fn secret_lost(name: &str, noun: &str) -> Failure {
+    let hint = format!("dwcp {noun} revoke {}, and make another", short(name));
+    Failure::new(Exit::Temporary, format!("{name} was made, but the answer with its secret was lost")).hint(hint)
 }
 
 /// `k=v,k=v`.

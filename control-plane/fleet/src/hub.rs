@@ -115,6 +115,16 @@ struct Path {
     hashes: Arc<[[u8; 32]]>,
 }
 
+/// What [`Hub::refresh`] reads.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Roster,
+    Configs,
+    Jobs,
+    Ring,
+    Checkpoint,
+}
+
 /// How far [`Hub::refresh`] has read.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
@@ -425,13 +435,23 @@ impl Hub {
 
     // ---- what is read
 
-    /// Reads what stands after the marks and tells whom it concerns.
+    /// Reads what stands after the marks and tells whom it concerns. A row that cannot be read keeps nothing else back.
     pub(crate) async fn refresh(&self, marks: &mut Marks) -> Result<(), Error> {
-        self.refresh_roster().await?;
-        self.refresh_configs(marks).await?;
-        self.refresh_jobs(marks).await?;
-        self.refresh_ring().await?;
-        self.refresh_checkpoint(marks).await
+        let mut first = Ok(());
+        for part in [Part::Roster, Part::Configs, Part::Jobs, Part::Ring, Part::Checkpoint] {
+            let read = match part {
+                Part::Roster => self.refresh_roster().await,
+                Part::Configs => self.refresh_configs(marks).await,
+                Part::Jobs => self.refresh_jobs(marks).await,
+                Part::Ring => self.refresh_ring().await,
+                Part::Checkpoint => self.refresh_checkpoint(marks).await,
+            };
+            match read {
+                Err(error) if error.is_temporary() => return Err(error),
+                read => first = first.and(read),
+            }
+        }
+        first
     }
 
     async fn refresh_roster(&self) -> Result<(), Error> {

@@ -331,8 +331,11 @@ fn settle(hub: &Hub, session: &Session, pending: &mut Pending, write: Write, res
         (Ok(Done::TooSoon), Write::Report(report)) => pending.give_back_report(report, now + PROGRESS_RETRY),
         (Ok(Done::TooSoon | Done::PlaceLost), write) => pending.give_back(write, now + WRITE_RETRY),
         (Err(error), write) => {
-            error.log(&session.name, "What an agent reported could not be stored yet");
-            pending.give_back(write, now + WRITE_RETRY);
+            error.log(&session.name, "What an agent reported could not be stored");
+            // What PostgreSQL refuses for what it is, it refuses again: it must not hold up all else that this agent says.
+            if error.is_temporary() {
+                pending.give_back(write, now + WRITE_RETRY);
+            }
         }
     }
 }

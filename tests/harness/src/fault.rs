@@ -49,7 +49,8 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         for pid in &self.0 {
-            drop(kill(*pid, Signal::SIGCONT));
+            // One may have ended meanwhile.
+            let _ended = kill(*pid, Signal::SIGCONT);
         }
     }
 }

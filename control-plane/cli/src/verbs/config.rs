@@ -18,7 +18,7 @@ use proto_rpc::v1::{
 };
 use tonic::Code;
 
-use super::{request_id, resource, short};
+use super::{once, request_id, resource, short};
 use crate::{
     args::{Config as Verb, Global},
     connection::Connection,
@@ -132,16 +132,15 @@ async fn set(connection: &Connection, output: &Output, config: &str, write: Writ
             let etag = etag.unwrap_or(present.etag);
             let request =
                 UpdateConfigRequest { name, document, etag, message, request_id: request_id(), validate_only: dry_run };
-            connection.configs().update_config(request).await?
+            once(request, async |request| connection.configs().update_config(request).await).await?
         }
         None => {
             let config_id = short(&name).to_owned();
             let request =
                 CreateConfigRequest { config_id, document, message, request_id: request_id(), validate_only: dry_run };
-            connection.configs().create_config(request).await?
+            once(request, async |request| connection.configs().create_config(request).await).await?
         }
-    }
-    .into_inner();
+    };
     for key in &written.not_in_force {
         output.talk(&format!("‼ {key} is known, but has no effect yet"));
     }
@@ -167,7 +166,7 @@ async fn rollback(
         message,
         request_id: request_id(),
     };
-    Ok(connection.configs().rollback_config(request).await?.into_inner())
+    Ok(once(request, async |request| connection.configs().rollback_config(request).await).await?)
 }
 
 /// Waits for the agents' answers, where that is wanted, and shows them.

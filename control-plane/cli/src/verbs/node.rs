@@ -9,7 +9,7 @@ use proto_rpc::v1::{
     UpdateNodeRequest, WatchNodesRequest, WatchType, applied_config, node,
 };
 
-use super::{labels, request_id, resource, short};
+use super::{labels, once, request_id, resource, short};
 use crate::{
     args::{Global, Node as Verb},
     connection::Connection,
@@ -90,7 +90,7 @@ async fn set(connection: &Connection, output: &Output, name: &str, change: Chang
         request_id: request_id(),
         validate_only: false,
     };
-    let node = connection.nodes().update_node(request).await?.into_inner();
+    let node = once(request, async |request| connection.nodes().update_node(request).await).await?;
     output.message(&node, |node| details(node, Clock::system().utc()))
 }
 
@@ -120,7 +120,7 @@ async fn delete(connection: &Connection, output: &Output, name: &str, yes: bool)
     }
     let request =
         DeleteNodeRequest { name: name.clone(), etag: String::new(), request_id: request_id(), validate_only: false };
-    connection.nodes().delete_node(request).await?;
+    once(request, async |request| connection.nodes().delete_node(request).await).await?;
     output.talk(&format!(
         "√ {name} is revoked and cut off; its name stays reserved\nNext: dwcp token create --node {} to let a rebuilt \
          host take its place, or dwcp node free {} to let any host have its name",

@@ -7,7 +7,7 @@ use proto_rpc::v1::{
     RevokeOperatorTokenRequest, Role as RpcRole,
 };
 
-use super::{request_id, resource, short};
+use super::{once, request_id, resource, secret_lost, short};
 use crate::{
     args::{Global, Operator as Verb, Role},
     connection::Connection,
@@ -38,7 +38,9 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         Verb::Revoke { token } => {
             let request =
                 RevokeOperatorTokenRequest { name: resource("operatorTokens", &token), request_id: request_id() };
-            let token = connection.operator_tokens().revoke_operator_token(request).await?.into_inner();
+            let token =
+                once(request, async |request| connection.operator_tokens().revoke_operator_token(request).await)
+                    .await?;
             output.message(&token, |token| format!("√ {} is revoked", token.name))
         }
     }
@@ -46,7 +48,12 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
 
 /// The secret alone goes to standard output, so that `> FILE` keeps it.
 async fn create(connection: &Connection, output: &Output, request: CreateOperatorTokenRequest) -> Result<(), Failure> {
-    let response = connection.operator_tokens().create_operator_token(request).await?.into_inner();
+    let response =
+        once(request, async |request| connection.operator_tokens().create_operator_token(request).await).await?;
+    if response.token.is_empty() {
+        let name = response.operator_token.map(|token| token.name).unwrap_or_default();
+        return Err(secret_lost(&name, "operator"));
+    }
     if output.for_people() {
         let token = response.operator_token.clone().unwrap_or_default();
         let end = units::time(token.expire_time.as_ref());

@@ -12,7 +12,7 @@ use proto_rpc::{
     v1::{CreateTransferRequest, TransferSpec},
 };
 
-use super::{follow, ping::no_agent, request_id, resource};
+use super::{follow, once, ping::no_agent, request_id, resource};
 use crate::{
     args::{Global, Send},
     connection::{Connection, local_agent},
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Res
         validate_only: send.validate_only,
         grant_ttl: None,
     };
-    let created = connection.transfers().create_transfer(request).await?.into_inner();
+    let created = once(request, async |request| connection.transfers().create_transfer(request).await).await?;
     if send.validate_only {
         output.message(&created, |_| "√ the transfer would be accepted; nothing was begun".to_owned())?;
         return Ok(ExitCode::SUCCESS);

@@ -7,7 +7,7 @@ use proto_rpc::v1::{
     join_token::State,
 };
 
-use super::{labels, request_id, resource, short};
+use super::{labels, once, request_id, resource, secret_lost, short};
 use crate::{
     args::{Global, Token as Verb},
     connection::Connection,
@@ -34,14 +34,19 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         Verb::List => list(&connection, output).await,
         Verb::Revoke { token } => {
             let request = RevokeJoinTokenRequest { name: resource("joinTokens", &token), request_id: request_id() };
-            let token = connection.join_tokens().revoke_join_token(request).await?.into_inner();
+            let token =
+                once(request, async |request| connection.join_tokens().revoke_join_token(request).await).await?;
             output.message(&token, |token| format!("√ {} is revoked", token.name))
         }
     }
 }
 
 async fn create(connection: &Connection, output: &Output, request: CreateJoinTokenRequest) -> Result<(), Failure> {
-    let response = connection.join_tokens().create_join_token(request).await?.into_inner();
+    let response = once(request, async |request| connection.join_tokens().create_join_token(request).await).await?;
+    if response.token.is_empty() {
+        let name = response.join_token.map(|token| token.name).unwrap_or_default();
+        return Err(secret_lost(&name, "token"));
+    }
     output.message(&response, |response| {
         let token = response.join_token.clone().unwrap_or_default();
         let uses = if token.max_uses == 1 { "one host".to_owned() } else { format!("{} hosts", token.max_uses) };

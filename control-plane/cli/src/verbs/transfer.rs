@@ -11,7 +11,7 @@ use proto_rpc::v1::{
 
 use super::{
     follow::{follow, issues, planned, report, state_name},
-    request_id, resource, send, short,
+    once, request_id, resource, send, short,
 };
 use crate::{
     args::{Global, Transfer as Verb},
@@ -37,7 +37,7 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         Verb::Watch { transfer: None, timeout } => watch_all(&connection, output, timeout).await?,
         Verb::Cancel { transfer } => {
             let request = CancelTransferRequest { name: resource("transfers", &transfer), request_id: request_id() };
-            let transfer = connection.transfers().cancel_transfer(request).await?.into_inner();
+            let transfer = once(request, async |request| connection.transfers().cancel_transfer(request).await).await?;
             output.message(&transfer, |transfer| {
                 format!("{} is {}; files that were published stay", transfer.name, state_name(transfer.state()))
             })?;

@@ -107,7 +107,7 @@ pub enum Error {
     #[error("the database did not answer in time")]
     TimedOut,
     /// All connections are in use, and enough callers wait; temporary.
-    #[error("all {connections} connections to the database are in use")]
+    #[error("all {connections} connections to the database are in use (limits.database_connections)")]
     Busy {
         /// How many there are.
         connections: u32,

@@ -159,17 +159,19 @@ impl Health {
         self.0.board.subscribe()
     }
 
-    /// What the control plane is told.
+    /// What the control plane is told. That there is a session needs no telling: what reaches it proves it, also when it was noted down
+    /// before.
     pub(crate) fn report(&self) -> Vec<ComponentHealth> {
         let health = |(component, state): (&Component, &State)| ComponentHealth {
             component: component.as_str().to_owned(),
             status: match state.level {
+                _ if *component == Component::ControlPlane => HealthStatus::Healthy,
                 Level::Healthy => HealthStatus::Healthy,
                 Level::Degraded => HealthStatus::Degraded,
                 Level::Unhealthy if component.is_vital() => HealthStatus::Unhealthy,
                 Level::Unhealthy => HealthStatus::Degraded,
             },
-            message: state.message.clone(),
+            message: if *component == Component::ControlPlane { String::new() } else { state.message.clone() },
         };
         self.0.board.borrow().iter().map(health).collect()
     }
@@ -200,6 +202,16 @@ mod tests {
         assert_eq!(health.overall(), Level::Degraded);
         health.unhealthy(Component::AmstTransport, "the port is taken");
         assert_eq!(health.overall(), Level::Unhealthy);
+    }
+
+    #[test]
+    fn a_report_that_was_noted_down_before_the_session_stood_does_not_say_that_none_does() {
+        let health = Health::default();
+        health.degraded(Component::ControlPlane, "no session yet");
+        health.degraded(Component::Dht, "two nodes");
+        let report = health.report();
+        let ill: Vec<_> = report.iter().filter(|part| part.status != HealthStatus::Healthy).collect();
+        assert_eq!((report.len(), ill.len(), ill[0].message.as_str()), (2, 1, "two nodes"));
     }
 
     #[test]

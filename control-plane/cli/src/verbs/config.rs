@@ -166,7 +166,7 @@ async fn rollback(
         message,
         request_id: request_id(),
     };
-    Ok(once(request, async |request| connection.configs().rollback_config(request).await).await?)
+    once(request, async |request| connection.configs().rollback_config(request).await).await
 }
 
 /// Waits for the agents' answers, where that is wanted, and shows them.

@@ -34,8 +34,12 @@ pub(crate) enum Step {
     Raw(Vec<u8>),
     /// Waits until the receiver has put something in place.
     Published,
+    /// Waits until the receiver says how far it is.
+    Verified,
     /// Waits until the receiver has asked for a segment again.
     Resent,
+    /// Does something to the receiver's host.
+    Do(Box<dyn FnOnce() + Send>),
     /// Goes away without a word.
     HangUp,
 }
@@ -68,10 +72,15 @@ impl Liar {
                 Step::Frame(frame) => self.say(Some(frame), None).await,
                 Step::Wanted => self.until(|frame| matches!(frame, ReceiverFrame::Wanted(_))).await,
                 Step::Published => self.until(|frame| matches!(frame, ReceiverFrame::Published(_))).await,
+                Step::Verified => self.until(|frame| matches!(frame, ReceiverFrame::Progress { .. })).await,
                 Step::Resent => self.until(|frame| matches!(frame, ReceiverFrame::Resend { .. })).await,
                 Step::Piece(header, encoded) => self.say(None, Some(whole(header, &encoded)[0].clone())).await,
                 Step::Part(header, encoded, part) => self.say(None, Some(whole(header, &encoded)[part].clone())).await,
                 Step::Raw(bytes) => self.say(None, Some(bytes.into())).await,
+                Step::Do(act) => {
+                    act();
+                    true
+                }
                 Step::HangUp => false,
             };
             if !goes_on {

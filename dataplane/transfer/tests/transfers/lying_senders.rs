@@ -271,3 +271,49 @@ async fn a_file_sent_in_a_second_reading_leaves_nothing_of_the_first() {
     // What was said meanwhile is one frame of published files, and decodes.
     assert!(ReceiverFrame::decode(&ReceiverFrame::Published(vec![0]).encode()).is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_version_that_is_not_what_was_said_of_it_is_never_built_upon() {
+    let bed = Bed::new();
+    let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+    let bytes = usize::try_from(FILE_BYTES).unwrap();
+    let old = noise(77, bytes);
+    fs::write(bed.b.root.join("a"), &old).unwrap();
+    let (tree_of_a, at) = (page(&[entry("a", FILE_BYTES)]), bed.b.root.join("a"));
+    let Step::Piece(good, _) = segment(0, 0) else { unreachable!() };
+    let value = |number: u64| {
+        use blake3::hazmat::HasherExt;
+        let start = usize::try_from(number * 65_536).unwrap();
+        let bytes = &old[start..bytes.min(start + 65_536)];
+        (bytes.to_vec(), blake3::Hasher::new().set_input_offset(number * 65_536).update(bytes).finalize_non_root())
+    };
+    let known = |number: u64| {
+        let mut list = Vec::new();
+        let source = Source::Basis { offset: number * 65_536 };
+        write_known(&[Known { segment: number, source, value: value(number).1 }], &mut list);
+        let header = Header {
+            kind: PieceKind::Known,
+            value: *blake3::hash(&list).as_bytes(),
+            decoded_bytes: 48,
+            segment: 0,
+            ..good
+        };
+        Step::Piece(header, list)
+    };
+    // A bit of the second segment flips after its digest was said.
+    let mut spoiled = old.clone();
+    spoiled[70_000] ^= 1;
+    let mut steps = vec![opening(&bed, &grant), page_frame(&tree_of_a), manifest_end(&tree_of_a), Step::Wanted];
+    steps.push(Step::Do(Box::new(move || fs::write(at, spoiled).unwrap())));
+    steps.extend([known(0), known(1), Step::Resent]);
+    let (whole, chaining) = value(1);
+    let mut encoded = Vec::new();
+    dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&whole, None, &mut encoded).unwrap();
+    steps.push(Step::Piece(Header { segment: 1, value: chaining, ..good }, encoded));
+    let root = *blake3::hash(&old).as_bytes();
+    let end = frame(SenderFrame::FileEnd(FileEnd { file: 0, root, attempt: 0, entry: None }));
+    steps.extend([known(2), known(3), end, Step::Published, Step::HangUp]);
+    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(steps).await;
+    assert!(matches!(outcome, Received::Interrupted(_)), "{outcome:?}");
+    assert_eq!(fs::read(bed.b.root.join("a")).unwrap(), old);
+}

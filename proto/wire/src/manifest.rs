@@ -94,6 +94,9 @@ impl Page {
     /// # Errors
     /// [`BadPage`], when the disk does not give back what was written.
     pub fn trusted(page: peer::ManifestPage) -> Result<Self, BadPage> {
+        if page.first_index > MAX_ENTRIES {
+            return Err(BadPage::Sequence);
+        }
         let entries = (page.first_index..).zip(page.entries).map(|(index, entry)| decode_entry(entry, index));
         Ok(Self { first_index: page.first_index, entries: entries.collect::<Result<_, _>>()? })
     }

@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     confine::{Folder, kind, mode, mtime, size},
+    file_hash::Segments,
     holes::{Zeros, is_hole},
+    intervals::Intervals,
     journal::{FileKey, Held},
     reason::issue,
     stop::Stop,
@@ -238,7 +240,7 @@ impl Comparer {
         }
         let key = FileKey::new(entry.path.clone(), bytes, entry.mtime, receiving.segment_bytes);
         let held = receiving.journal().take(&key).filter(|_| bytes > SMALL_FILE_BYTES);
-        let held = held.filter(|held| self.is_there(held, bytes));
+        let held = held.map(|held| self.still_there(held, bytes)).transpose()?.flatten();
         let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
         receiving.promise(entry, held_bytes)?;
         {
@@ -267,11 +269,26 @@ impl Comparer {
         }
     }
 
-    /// Whether what the journal says of a file is still on the disk.
-    fn is_there(&self, held: &Held, bytes: u64) -> bool {
-        let name = super::files::temporary_name(self.receiving.id, held.number);
-        let stat = self.open_parent().and_then(|parent| parent.stat(&name));
-        matches!(stat, Ok(Some(stat)) if kind(&stat) == FileType::RegularFile && size(&stat) == bytes)
+    /// What the journal says of a file, as far as it is still so on the disk: bits rot, and others may have written there.
+    fn still_there(&self, mut held: Held, bytes: u64) -> Result<Option<Held>, Stop> {
+        let receiving = &self.receiving;
+        let name = super::files::temporary_name(receiving.id, held.number);
+        let file = self.open_parent().and_then(|parent| parent.write(&name));
+        let Ok(file) = file else { return Ok(None) };
+        if !file.metadata().is_ok_and(|metadata| metadata.len() == bytes) {
+            return Ok(None);
+        }
+        let segments = Segments { file_bytes: bytes, segment_bytes: receiving.segment_bytes };
+        let (mut seen, mut buffer, mut gone_meanwhile) = (Intervals::default(), Vec::new(), false);
+        held.segments.retain(|(segment, value)| {
+            gone_meanwhile |= receiving.frames.is_closed();
+            let Some(len) = segments.len(*segment).filter(|_| !gone_meanwhile) else { return false };
+            buffer.resize(len, 0);
+            let same = file.read_exact_at(&mut buffer, segments.offset(*segment)).is_ok()
+                && segments.value(*segment, &buffer) == *value;
+            same && seen.insert(*segment)
+        });
+        if gone_meanwhile { Err(gone()) } else { Ok(Some(held)) }
     }
 
     /// Says digests of the old version, so that equal blocks of it need not travel.
@@ -370,7 +387,7 @@ fn block_bytes(new: u64) -> u32 {
 }
 
 fn held_bytes(held: &Held, bytes: u64, segment_bytes: u32) -> u64 {
-    let segments = crate::file_hash::Segments { file_bytes: bytes, segment_bytes };
+    let segments = Segments { file_bytes: bytes, segment_bytes };
     let lens = held.segments.iter().filter_map(|(segment, _)| segments.len(*segment));
     lens.map(|len| u64::try_from(len).unwrap_or_default()).sum()
 }

@@ -186,3 +186,28 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rots_between_two_attempts_is_found_and_sent_again() {
+    let bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(5, 16 << 20)).unwrap();
+    let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    let root = bed.b.root.clone();
+    // When the second attempt says what there is, nobody writes the temporary file of the first.
+    let rot = move || {
+        let hidden = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+        let hidden = hidden.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".dwcp-"));
+        for path in hidden {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[100_000] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    };
+    let cut = Faults { cut_after: Some(150), ..Faults::default() };
+    let rotten = Faults { on_page: Some(Arc::new(rot)), ..Faults::default() };
+    let (report, wires) = bed.send_job(bed.job(&grant), vec![cut, rotten]).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+    // Only that segment, and what was under way, went again.
+    assert!(wires.bytes()[1] < 12 << 20, "{:?}", wires.bytes());
+}

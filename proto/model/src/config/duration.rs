@@ -18,6 +18,9 @@ const UNITS: [(&str, u64); 7] = [
     ("ns", 1),
 ];
 
+/// What fits a number of nanoseconds: 584 years.
+const MAX_SECONDS: u64 = u64::MAX / 1_000_000_000;
+
 /// Parses a duration.
 ///
 /// # Errors
@@ -25,7 +28,8 @@ const UNITS: [(&str, u64); 7] = [
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
     if !text.is_empty() && digits(text) == text.len() {
-        return text.parse().map(Duration::from_secs).map_err(|_overflow| ParseDurationError);
+        let seconds = text.parse().ok().filter(|seconds| *seconds <= MAX_SECONDS);
+        return seconds.map(Duration::from_secs).ok_or(ParseDurationError);
     }
     let mut rest = text;
     let mut nanos: u64 = 0;

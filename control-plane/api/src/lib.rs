@@ -22,7 +22,7 @@ mod watch;
 
 pub use services::services;
 pub use state::State;
-pub use system::{DatabaseKind, ServerFacts, ServerLimit};
+pub use system::{DatabaseKind, Finding, HostFindings, ServerFacts, ServerLimit, Severity};
 pub use watch::Watches;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `dwcp.v1.SystemService`: what this server is, and what it finds when it looks at itself.
 
 mod checks;
+mod host;
 
 use std::collections::HashMap;
 
@@ -10,6 +11,8 @@ use proto_rpc::v1::{self as rpc, system_service_server::SystemService};
 use tonic::{Request, Response, Status};
 
 use crate::{State, auth::caller, error, paging::MAX_PAGE_SIZE, services::SERVICES, time::timestamp};
+
+pub use host::{Finding, HostFindings, Severity};
 
 /// What a server is, as its program knows.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct ServerFacts {
     pub max_entries: u32,
     /// All that bounds the server, by name.
     pub limits: Vec<ServerLimit>,
+    /// What it finds of its host.
+    pub host: HostFindings,
 }
 
 /// Something that bounds the server.

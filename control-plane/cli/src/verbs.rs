@@ -1,5 +1,6 @@
 //! Each noun's verbs; this module only dispatches.
 
+mod agent_check;
 mod audit;
 mod check;
 mod config;
@@ -9,6 +10,7 @@ mod follow;
 mod hde;
 mod local_check;
 mod node;
+mod node_check;
 mod operator;
 mod ping;
 mod send;

@@ -41,6 +41,7 @@ pub(crate) struct Parts {
     pub(crate) fleet: Fleet,
     pub(crate) authenticator: Authenticator,
     pub(crate) anchor: Anchor,
+    pub(crate) log_file: watch::Receiver<Option<String>>,
     /// Where the database is an embedded one.
     pub(crate) postgres: Option<watch::Receiver<postgres::State>>,
     pub(crate) database: Database,
@@ -76,6 +77,12 @@ impl ServerBackend {
             status: control_plane_console::ComponentState::Degraded,
             ..Component::unhealthy(finding)
         })
+    }
+
+    /// Only where there is something to say.
+    fn log_file(&self) -> Option<Component> {
+        let why = self.0.log_file.borrow().clone()?;
+        Some(Component { status: control_plane_console::ComponentState::Degraded, ..Component::unhealthy(why) })
     }
 
     fn postgres(&self) -> Option<Component> {
@@ -116,6 +123,7 @@ impl Backend for ServerBackend {
         ]);
         components.extend(self.postgres().map(|component| ("postgres", component)));
         components.extend(self.dht().map(|component| ("dht", component)));
+        components.extend(self.log_file().map(|component| ("log_file", component)));
         components
     }
 

@@ -2,11 +2,13 @@
 
 use std::{
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use foundation_runtime::{Cancelled, Clock, DirLock, DirLockError, TaskGroup, durable, service_manager};
+use nix::unistd::{Uid, User};
 
 use crate::{backup::unfinished, ready};
 
@@ -46,9 +48,31 @@ pub enum DataDirError {
         /// The folder.
         path: PathBuf,
     },
+    /// Root would leave files there that its owner cannot read.
+    #[error(
+        "the control plane in {path} is the user {owner}'s, and root must not run it: systemctl start dwcp-control-plane, or runuser -u \
+         {owner} -- dwcp-control-plane run …", path = path.display())]
+    OfOther {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+    },
     /// The start was broken off.
     #[error("the start was broken off")]
     Cancelled(#[from] Cancelled),
+}
+
+/// Refuses to run as root what belongs to another user's server.
+fn check_owner(path: &Path) -> Result<(), DataDirError> {
+    match path.join("seal.key").metadata() {
+        Ok(key) if key.uid() != 0 && Uid::effective().is_root() => {
+            let user = User::from_uid(Uid::from_raw(key.uid())).ok().flatten();
+            let owner = user.map_or_else(|| key.uid().to_string(), |user| user.name);
+            Err(DataDirError::OfOther { path: path.to_path_buf(), owner })
+        }
+        _fine => Ok(()),
+    }
 }
 
 impl DataDir {
@@ -66,6 +90,7 @@ impl DataDir {
         // Others may pass through, to the cluster of their own, and see nothing: what is secret is 0600.
         durable::create_dir(asked, 0o711).map_err(io)?;
         let path = asked.canonicalize().map_err(io)?;
+        check_owner(&path)?;
         let serving = path.join("ready.json").exists();
         let wait = if serving { SERVING_PREDECESSOR } else { PREDECESSOR };
         let on_wait = |holder: &str| {

@@ -12,6 +12,7 @@ mod connections;
 mod data_dir;
 mod grpc_listener;
 mod grpc_services;
+mod host_checks;
 mod http_ports;
 pub mod limits;
 pub mod listen;

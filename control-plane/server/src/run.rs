@@ -9,7 +9,7 @@ use std::{
 };
 
 use control_plane_api::{
-    DatabaseKind, ServerFacts, ServerLimit, State, Watches,
+    DatabaseKind, HostFindings, ServerFacts, ServerLimit, State, Watches,
     auth::{AuthLayer, Authenticator},
 };
 use control_plane_console::Limits as Rates;
@@ -37,7 +37,9 @@ use crate::{
     connections::NodeConnections,
     data_dir::{DataDir, DataDirError},
     grpc_listener::{self, GrpcListener},
-    grpc_services, http_ports,
+    grpc_services,
+    host_checks::HostChecks,
+    http_ports,
     limits::{Limits, count},
     listen::{self, ListenError},
     measures,
@@ -131,6 +133,12 @@ pub enum RunError {
 /// # Errors
 /// See [`RunError`].
 pub async fn run(options: Options, telemetry: &Telemetry) -> Result<(), RunError> {
+    if Uid::effective().is_root() {
+        tracing::warn!(
+            component = "server",
+            "This server runs as root; a user of its own is enough: deploy/install control-plane"
+        );
+    }
     let clock = Clock::system();
     foundation_listener::raise_open_files();
     telemetry.set_log_lines(options.limits.log_lines_per_second);
@@ -347,6 +355,7 @@ impl Ground<'_> {
                 max_watches: count(limits.watches_per_caller),
                 max_entries: limits.entries_per_minute,
                 limits: limit_rows(self.options),
+                host: HostFindings::default(),
             }),
             watches: Watches::default(),
         }
@@ -355,12 +364,22 @@ impl Ground<'_> {
     /// What stands behind the HTTP paths.
     async fn backend(&self, state: &State, dht: Option<RingNode>) -> Result<ServerBackend, RunError> {
         let path = self.dir.file("audit.checkpoint");
+        let anchor = Anchor::follow(path, &state.db, &state.keys, self.tasks).await?;
+        let log_file = self.telemetry.log_file_trouble();
+        let checks = HostChecks {
+            data_dir: self.dir.path().to_path_buf(),
+            embedded: self.database.postgres.is_some(),
+            anchor: anchor.clone(),
+            log_file: log_file.clone(),
+        };
+        state.server.host.look_by(move || checks.findings());
         Ok(ServerBackend(Arc::new(Parts {
             db: state.db.clone(),
             keys: Arc::clone(&state.keys),
             fleet: state.fleet.clone(),
             authenticator: self.authenticator(state),
-            anchor: Anchor::follow(path, &state.db, &state.keys, self.tasks).await?,
+            anchor,
+            log_file,
             postgres: self.database.postgres.as_ref().map(Postgres::state),
             database: self.options.database.clone(),
             dht,

@@ -34,6 +34,10 @@ pub(crate) enum Component {
     Transfers,
     /// The audit log, as this agent witnessed it.
     AuditLog,
+    /// Room and rights below the roots and in the data directory.
+    Storage,
+    /// `logging.file`.
+    LogFile,
 }
 
 impl Component {
@@ -51,6 +55,8 @@ impl Component {
             Self::LocalApi => "local_api",
             Self::Transfers => "transfers",
             Self::AuditLog => "audit_log",
+            Self::Storage => "storage",
+            Self::LogFile => "log_file",
         }
     }
 
@@ -58,9 +64,14 @@ impl Component {
     const fn is_vital(self) -> bool {
         match self {
             Self::AmstTransport | Self::HdeCompression | Self::Configuration | Self::Transfers | Self::Identity => true,
-            Self::ControlPlane | Self::Dht | Self::LocalStore | Self::Metrics | Self::LocalApi | Self::AuditLog => {
-                false
-            }
+            Self::ControlPlane
+            | Self::Dht
+            | Self::LocalStore
+            | Self::Metrics
+            | Self::LocalApi
+            | Self::AuditLog
+            | Self::Storage
+            | Self::LogFile => false,
         }
     }
 }

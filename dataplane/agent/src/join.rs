@@ -40,6 +40,21 @@ impl JoinError {
     }
 }
 
+/// Root joins for whoever owns the data directory, as that user, so that the agent can read what is written. To be called
+/// before there are threads.
+///
+/// # Errors
+/// The token cannot be read, or the system refuses.
+pub fn as_owner(args: &mut JoinArgs) -> Result<(), JoinError> {
+    let dir = args.data_dir.get_or_insert_with(data_dir::default_dir).clone();
+    if Enrolment::load(&dir).is_ok_and(|enrolment| enrolment.is_none()) {
+        // A file with the token may be root's alone.
+        (args.token, args.token_file) = (Some(token(args)?), None);
+    }
+    data_dir::become_owner(&dir)
+        .map_err(|error| JoinError(format!("cannot become the owner of {}: {error}", dir.display())))
+}
+
 /// Joins, and writes what happened to `out`.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ mod defaults;
 mod discovery;
 mod health;
 mod host;
+mod host_health;
 mod http;
 mod join;
 mod keeper;
@@ -33,7 +34,7 @@ mod view;
 
 pub use apply::chain;
 pub use data_dir::DataDirError;
-pub use join::{JoinError, join};
+pub use join::{JoinError, as_owner as join_as_owner, join};
 pub use layers::LayersError;
 pub use listen::ListenError;
 pub use member::MemberError;

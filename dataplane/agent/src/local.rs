@@ -45,7 +45,7 @@ use tonic::{
 };
 
 use crate::{
-    apply::chain, configuration::InForce, discovery::Discovery, member::Member, supervisor::PartResult,
+    apply::chain, configuration::InForce, discovery::Discovery, health::Health, member::Member, supervisor::PartResult,
     transfers::Peers,
 };
 
@@ -72,6 +72,7 @@ pub(crate) struct Local {
     pub(crate) tasks: TaskGroup,
     /// Whether a group may connect.
     pub(crate) grouped: bool,
+    pub(crate) health: Health,
 }
 
 /// Serves the socket until the agent stops.
@@ -186,6 +187,7 @@ impl LocalService for Local {
             connected: connection.standing.is_some(),
             trouble: if connection.standing.is_some() { String::new() } else { connection.trouble.unwrap_or_default() },
             roots: roots.iter().map(root).collect(),
+            components: self.health.report().into_iter().map(Into::into).collect(),
         }))
     }
 

@@ -5,7 +5,7 @@ use std::{env, io, process::ExitCode};
 use dataplane_agent::{
     chain,
     command::{self, Asked},
-    join, run,
+    join, join_as_owner, run,
 };
 use foundation_runtime::{Clock, TaskGroup, stop_signal};
 
@@ -20,7 +20,13 @@ fn main() -> ExitCode {
     };
     // Another call's provider would be the same.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    match start(asked) {
+    let asked = match asked {
+        Asked::Join(mut args) => {
+            join_as_owner(&mut args).map(|()| Asked::Join(args)).map_err(|error| error.to_string())
+        }
+        run @ Asked::Run(_) => Ok(run),
+    };
+    match asked.and_then(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("dwcp-agent: {why}");

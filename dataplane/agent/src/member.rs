@@ -37,8 +37,8 @@ use crate::{
 const OBSERVE_PAUSE: Duration = Duration::from_secs(1);
 /// How often the DHT node is looked at.
 const DHT_LOOK: Duration = Duration::from_secs(1);
-/// How often interfaces are looked at: a host that moves is found again within a minute.
-const ADDRESSES_INTERVAL: Duration = Duration::from_secs(60);
+/// How often interfaces are looked at: one call of the kernel, and a host that moves is found again within seconds.
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(5);
 /// How long peers are given to hear of the end.
 const ENDPOINT_GRACE: Duration = Duration::from_secs(2);
 

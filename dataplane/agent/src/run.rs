@@ -31,6 +31,7 @@ use crate::{
     configuration::Configuration,
     data_dir::{self, DataDirError},
     health::{Component, Health},
+    host_health,
     http::{self, Access},
     keeper::Keeper,
     layers::{self, LayersError},
@@ -112,6 +113,7 @@ pub enum RunError {
 /// The agent does not come to serve, or a part that it cannot be without ended.
 pub async fn run(args: RunArgs, clock: Clock, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let dir = data_dir::prepare(args.data_dir.clone())?;
+    data_dir::check_owner(&dir)?;
     let lock = lock(&dir, &clock).await?;
     durable::sweep(&dir).map_err(|source| RunError::Io { path: dir.clone(), source })?;
     let host = layers::read(&args)?;
@@ -205,7 +207,7 @@ async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let mut stop = pin!(stop);
-    let member = tokio::select! {
+    let serving = tokio::select! {
         serving = start => serving?,
         () = &mut stop => return Ok(()),
     };
@@ -215,7 +217,7 @@ async fn serve(
     };
     service_manager::stopping();
     tracing::info!("The agent is stopping");
-    let last = member.borrow().clone();
+    let last = serving.member.borrow().clone();
     if let Some(member) = last {
         tasks.cancel();
         member.stop().await;
@@ -223,8 +225,13 @@ async fn serve(
     ended
 }
 
-/// The member, once there is one.
-type Serving = watch::Receiver<Option<Arc<Member>>>;
+/// An agent that serves.
+struct Serving {
+    /// The member, once there is one.
+    member: watch::Receiver<Option<Arc<Member>>>,
+    /// Who watches the member must not see it closed; an agent that has not joined gave it to the part that waits for that.
+    _sender: Option<watch::Sender<Option<Arc<Member>>>>,
+}
 
 async fn start(
     args: RunArgs,
@@ -286,6 +293,8 @@ async fn start(
         host_layer_origin: configuration.host().origin.clone(),
         ..Introduction::default()
     });
+    host_health::say_root();
+    host_health::follow(dir.clone(), effective.clone(), telemetry, &health, tasks);
     serve_local(&dir, &args, &key, &member, &in_force, &health, &clock, tasks);
     let context = Context {
         dir: dir.clone(),
@@ -313,19 +322,21 @@ async fn start(
         tasks: tasks.clone(),
     };
     let joined = joined(&dir)?;
-    if let Some((identity, enrolment)) = joined {
+    let sender = if let Some((identity, enrolment)) = joined {
         member_sender.send_replace(Some(Member::start(&context, identity, enrolment).await?));
+        Some(member_sender)
     } else {
         tracing::info!("This host has not joined a fleet yet; `dwcp-agent join` may be run at any time");
         wait_for_join(context, member_sender, tasks);
-    }
+        None
+    };
     tasks.spawn("configuration", OnEnd::Fatal, Box::pin(keeper.run()));
     follow_hangups(reload_bell, tasks);
     let place = Place { node_id: key.node_id().to_string(), http, metrics: metrics_at, member: member.clone(), dir };
     place.keep(ready_file, tasks)?;
     tracing::info!(%http, node_id = %key.node_id(), "Successfully initialized: the agent serves");
     service_status::follow(&view_health, member.clone(), tasks);
-    Ok(member)
+    Ok(Serving { member, _sender: sender })
 }
 
 /// The parts of a member, where the host has joined.
@@ -414,6 +425,7 @@ fn serve_local(
         clock: clock.clone(),
         tasks: tasks.clone(),
         grouped: args.socket_group.is_some(),
+        health: health.clone(),
     };
     let (dir, group, health) = (dir.to_path_buf(), args.socket_group.clone(), health.clone());
     let supervisor = Supervisor { tasks: tasks.clone(), health: health.clone(), clock: clock.clone() };

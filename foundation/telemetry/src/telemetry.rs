@@ -9,6 +9,7 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
 };
+use tokio::sync::watch;
 use tracing_subscriber::{
     Layer as _, Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
@@ -53,14 +54,6 @@ pub enum InitError {
     /// No such level.
     #[error("the log level is not usable")]
     Level(#[from] LevelError),
-    /// The log file cannot be opened.
-    #[error("the log file {} cannot be opened", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// It was set up before, in this process.
     #[error("telemetry is already set up: {0}")]
     Twice(String),
@@ -68,15 +61,12 @@ pub enum InitError {
 
 /// Sets a program's telemetry up. To be called in a Tokio runtime where spans are to be exported, before anything is logged.
 ///
-/// An endpoint that cannot be used is logged and does not stop the program.
+/// An endpoint or a file that cannot be used is said and does not stop the program.
 ///
 /// # Errors
-/// Where the level is none, the file cannot be opened, or it was called before.
+/// Where the level is none, or it was called before.
 pub fn init(options: Options) -> Result<Telemetry, InitError> {
-    let file = options.file.clone();
-    let sink = Sink::new(options.format, options.file)
-        .map_err(|source| InitError::File { path: file.unwrap_or_default(), source })?;
-    let sink = Arc::new(sink);
+    let sink = Arc::new(Sink::new(options.format, options.file));
     let (filter, level) = reload::Layer::new(log_filter(&options.level)?);
     let restraint = Arc::new(Restraint::new(options.log_lines_per_second));
     let (said, sums) = (Arc::clone(&sink), Arc::clone(&restraint));
@@ -169,6 +159,12 @@ impl Telemetry {
     /// Where it cannot be opened; the present one stays.
     pub fn set_file(&self, path: Option<PathBuf>) -> io::Result<()> {
         self.0.sink.set_file(path)
+    }
+
+    /// Why lines do not reach the file, while they do not.
+    #[must_use]
+    pub fn log_file_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.0.sink.trouble()
     }
 
     /// Opens the file anew, after it was moved away.

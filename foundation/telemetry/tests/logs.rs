@@ -22,6 +22,8 @@ async fn logs_and_metrics_of_a_program() {
     changes_its_level(&telemetry, &path);
     leaves_out_a_flood(&path);
     opens_its_file_anew(&telemetry, &path);
+    loses_no_line_when_it_is_rotated_under_load(&telemetry, folder.path());
+    goes_on_without_its_file(&telemetry, folder.path());
     keeps_names_of_metrics(&telemetry);
     telemetry.shutdown().await;
 }
@@ -84,6 +86,43 @@ fn leaves_out_a_flood(path: &Path) {
     let lines = lines(path);
     assert_eq!(lines.len() - before, 101, "a hundred in ten seconds, and what is of another kind");
     assert_eq!(lines.last().expect("a line")["message"], "Something else");
+}
+
+fn loses_no_line_when_it_is_rotated_under_load(telemetry: &foundation_telemetry::Telemetry, folder: &Path) {
+    const WRITERS: u64 = 4;
+    const LINES: u64 = 500;
+    let path = folder.join("busy.log");
+    telemetry.set_file(Some(path.clone())).expect("opened");
+    std::thread::scope(|threads| {
+        for writer in 0..WRITERS {
+            threads.spawn(move || (0..LINES).for_each(|line| tracing::info!(number = writer * LINES + line, "busy")));
+        }
+        for rotation in 0..20 {
+            fs::rename(&path, folder.join(format!("busy.{rotation}"))).expect("moved");
+            telemetry.reopen().expect("opened");
+        }
+    });
+    let rotated = (0..20).map(|rotation| folder.join(format!("busy.{rotation}")));
+    let all = rotated.chain([path]).flat_map(|path| lines(&path));
+    let mut numbers: Vec<u64> = all.filter_map(|line| line["number"].as_u64()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..WRITERS * LINES).collect::<Vec<_>>());
+}
+
+fn goes_on_without_its_file(telemetry: &foundation_telemetry::Telemetry, folder: &Path) {
+    let trouble = telemetry.log_file_trouble();
+    // The kernel's disk that is always full.
+    telemetry.set_file(Some("/dev/full".into())).expect("opened");
+    assert_eq!(*trouble.borrow(), None);
+    tracing::info!("nowhere to go");
+    tracing::info!("nor this");
+    let why = trouble.borrow().clone().expect("it is said");
+    assert!(why.starts_with("/dev/full: ") && why.contains("No space left"), "{why}");
+    telemetry.set_file(Some(folder.join("room.log"))).expect("opened");
+    tracing::info!("there is room again");
+    assert_eq!(*trouble.borrow(), None);
+    assert_eq!(lines(&folder.join("room.log")).len(), 1);
+    telemetry.set_file(None).expect("closed");
 }
 
 fn keeps_names_of_metrics(telemetry: &foundation_telemetry::Telemetry) {

@@ -13,11 +13,11 @@ pub struct ByteCount(u64);
 pub enum ParseByteCountError {
     /// Not of the form.
     #[error(
-        "{0:?} is not a size: a number with B, KiB, MiB, GiB, TiB or KB, MB, GB, TB is expected, for example 64MiB"
+        "\"{0}\" is not a size: a number with B, KiB, MiB, GiB, TiB or KB, MB, GB, TB is expected, for example 64MiB"
     )]
     Form(String),
     /// Over 64 bits.
-    #[error("{0:?} is more than 16 EiB")]
+    #[error("\"{0}\" is more than 16 EiB")]
     TooLarge(String),
 }
 

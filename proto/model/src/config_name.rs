@@ -15,7 +15,7 @@ pub enum ConfigName {
 
 /// The text names no configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} does not name a configuration: configs/fleet or configs/node.NAME is expected")]
+#[error("\"{0}\" does not name a configuration: configs/fleet or configs/node.NAME is expected")]
 pub struct ParseConfigNameError(String);
 
 impl ConfigName {

@@ -42,14 +42,25 @@ pub fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
-/// At most 64 characters of what somebody sent, safe to be shown in an error.
+/// So much of what somebody sent is shown in an error.
+const SHOWN_CHARACTERS: usize = 64;
+
+/// At most 64 characters of what somebody sent, safe to be shown in an error, in quotes that the error puts around it.
 pub(crate) fn shortened(text: &str) -> String {
-    const SHOWN: usize = 64;
-    let mut out = escape_str(&text.chars().take(SHOWN).collect::<String>());
-    if text.chars().nth(SHOWN).is_some() {
+    let mut out = escape_str(&text.chars().take(SHOWN_CHARACTERS).collect::<String>());
+    if text.chars().nth(SHOWN_CHARACTERS).is_some() {
         out.push('…');
     }
     out
+}
+
+/// The same of bytes: at most 64 characters of their escaped form.
+pub(crate) fn shortened_bytes(bytes: &[u8]) -> String {
+    let escaped = escape(bytes);
+    match escaped.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", escaped.get(..end).unwrap_or_default()),
+        None => escaped,
+    }
 }
 
 fn escape_into(out: &mut String, valid: &str, invalid: &[u8]) {

@@ -23,7 +23,7 @@ pub struct FilterTerm {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseFilterError {
     /// A term has no `=`, an empty key, or characters that cannot be compared.
-    #[error("{0:?} is not a filter: key=value is expected, several separated by commas")]
+    #[error("\"{0}\" is not a filter: key=value is expected, several separated by commas")]
     Term(String),
     /// Too long or too many.
     #[error("a filter has at most {max} conditions and {bytes} bytes", max = Filter::MAX_TERMS, bytes = Filter::MAX_BYTES)]

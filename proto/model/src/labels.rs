@@ -21,11 +21,11 @@ pub struct Labels(BTreeMap<LabelKey, LabelValue>);
 pub enum ParseLabelError {
     /// As a key.
     #[error(
-        "{0:?} is not a label key: 1 to 63 of A-Z, a-z, 0-9, `-`, `_`, `.` and `/` are expected, a letter or digit first"
+        "\"{0}\" is not a label key: 1 to 63 of A-Z, a-z, 0-9, `-`, `_`, `.` and `/` are expected, a letter or digit first"
     )]
     Key(String),
     /// As a value.
-    #[error("{0:?} is not a label value: at most 63 of A-Z, a-z, 0-9, `-`, `_`, `.`, `:` and `/` are expected")]
+    #[error("\"{0}\" is not a label value: at most 63 of A-Z, a-z, 0-9, `-`, `_`, `.`, `:` and `/` are expected")]
     Value(String),
 }
 

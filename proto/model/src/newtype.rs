@@ -37,7 +37,7 @@ macro_rules! uuid_id {
 
         #[doc = concat!("The text is not ", $what, ".")]
         #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-        #[error("{0:?} is not {what}: a UUID such as 0192f0c1-7e2a-7cc3-98c4-dc0c0c07398f is expected", what = $what)]
+        #[error("\"{0}\" is not {what}: a UUID such as 0192f0c1-7e2a-7cc3-98c4-dc0c0c07398f is expected", what = $what)]
         pub struct $error(String);
 
         impl std::str::FromStr for $name {

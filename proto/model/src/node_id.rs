@@ -12,7 +12,7 @@ pub struct NodeId([u8; 20]);
 
 /// The text is not 40 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a node id: 40 hexadecimal digits are expected")]
+#[error("\"{0}\" is not a node id: 40 hexadecimal digits are expected")]
 pub struct ParseNodeIdError(String);
 
 impl NodeId {

@@ -12,10 +12,12 @@ pub struct NodeName(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNodeNameError {
     /// Characters or length.
-    #[error("{0:?} is not a node name: 1 to 63 of a-z, 0-9, `-` and `.` are expected, a letter or digit at both ends")]
+    #[error(
+        "\"{0}\" is not a node name: 1 to 63 of a-z, 0-9, `-` and `.` are expected, a letter or digit at both ends"
+    )]
     Form(String),
     /// It would stand for something else.
-    #[error("{0:?} is not a node name: it has the form of a uid or a node id")]
+    #[error("\"{0}\" is not a node name: it has the form of a uid or a node id")]
     Ambiguous(String),
 }
 

@@ -17,7 +17,7 @@ pub enum NodeRef {
 
 /// The text names no node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} does not name a node: nodes/NAME is expected, with a name, a uid or a node id")]
+#[error("\"{0}\" does not name a node: nodes/NAME is expected, with a name, a uid or a node id")]
 pub struct ParseNodeRefError(String);
 
 impl NodeRef {
@@ -62,5 +62,18 @@ impl fmt::Display for NodeRef {
 impl From<NodeName> for NodeRef {
     fn from(name: NodeName) -> Self {
         Self::Name(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_shown_escaped_once() {
+        let refused = "nodes/x\u{1b}[31m".parse::<NodeRef>().unwrap_err().to_string();
+        assert!(refused.starts_with(r#""nodes/x\x1b[31m" does not name"#), "{refused}");
+        let refused = crate::RootPath::from_bytes(b"\x1b\xff").unwrap_err().to_string();
+        assert!(refused.starts_with(r#""\x1b\xff" is not"#), "{refused}");
     }
 }

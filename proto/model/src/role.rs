@@ -17,7 +17,7 @@ pub enum Role {
 
 /// The text is no role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a role: viewer, operator or admin is expected")]
+#[error("\"{0}\" is not a role: viewer, operator or admin is expected")]
 pub struct ParseRoleError(String);
 
 impl Role {

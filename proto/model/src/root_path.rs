@@ -5,7 +5,7 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    escape::{escape, shortened, unescape},
+    escape::{escape, shortened, shortened_bytes, unescape},
     newtype::serde_as_text,
 };
 
@@ -30,17 +30,17 @@ pub struct RootPath {
 
 /// The text is no name of a root.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a root's name: 1 to 63 of A-Z, a-z, 0-9, `-` and `_` are expected, a letter or digit first")]
+#[error("\"{0}\" is not a root's name: 1 to 63 of A-Z, a-z, 0-9, `-` and `_` are expected, a letter or digit first")]
 pub struct ParseRootNameError(String);
 
 /// The bytes are no path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRelPathError {
     /// A part that could lead elsewhere.
-    #[error("{0:?} has an empty part, `.` or `..`")]
+    #[error("\"{0}\" has an empty part, `.` or `..`")]
     Part(String),
     /// What no file system takes.
-    #[error("{0:?} has a NUL byte")]
+    #[error("\"{0}\" has a NUL byte")]
     Nul(String),
     /// Longer than systems take.
     #[error("a path has at most {path} bytes, a part of it {part}", path = RelPath::MAX_BYTES, part = RelPath::MAX_PART_BYTES)]
@@ -51,7 +51,7 @@ pub enum ParseRelPathError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRootPathError {
     /// No `:/`.
-    #[error("{0:?} is not of the form ROOT:/path")]
+    #[error("\"{0}\" is not of the form ROOT:/path")]
     Form(String),
     /// Before it.
     #[error(transparent)]
@@ -115,11 +115,11 @@ impl RelPath {
             return Err(ParseRelPathError::TooLong);
         }
         if bytes.contains(&0) {
-            return Err(ParseRelPathError::Nul(shortened(&escape(bytes))));
+            return Err(ParseRelPathError::Nul(shortened_bytes(bytes)));
         }
         for part in bytes.split(|&b| b == b'/').filter(|_| !bytes.is_empty()) {
             if matches!(part, b"" | b"." | b"..") {
-                return Err(ParseRelPathError::Part(shortened(&escape(bytes))));
+                return Err(ParseRelPathError::Part(shortened_bytes(bytes)));
             }
             if part.len() > Self::MAX_PART_BYTES {
                 return Err(ParseRelPathError::TooLong);
@@ -199,7 +199,7 @@ impl RootPath {
     /// # Errors
     /// Where it is not of that form.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ParseRootPathError> {
-        let form = || ParseRootPathError::Form(shortened(&escape(bytes)));
+        let form = || ParseRootPathError::Form(shortened_bytes(bytes));
         let colon = bytes.iter().position(|&b| b == b':').ok_or_else(form)?;
         let (root, rest) = bytes.split_at(colon);
         let path = rest.strip_prefix(b":/").ok_or_else(form)?;
@@ -209,7 +209,7 @@ impl RootPath {
             None => (path, path.is_empty()),
         };
         if inner.is_empty() && !path.is_empty() {
-            return Err(ParseRelPathError::Part(shortened(&escape(bytes))).into());
+            return Err(ParseRelPathError::Part(shortened_bytes(bytes)).into());
         }
         Ok(Self { root, path: RelPath::from_bytes(inner)?, trailing_slash })
     }

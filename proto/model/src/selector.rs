@@ -10,7 +10,7 @@ pub struct Selector(Vec<(LabelKey, LabelValue)>);
 
 /// The text is no selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a selector: key=value is expected, several separated by commas")]
+#[error("\"{0}\" is not a selector: key=value is expected, several separated by commas")]
 pub struct ParseSelectorError(String);
 
 impl Selector {

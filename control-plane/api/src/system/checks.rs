@@ -1,12 +1,15 @@
 //! What a server finds when it looks at itself. A check that cannot be made is an error that says so, never a missing line.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use control_plane_pki::not_after_of;
-use control_plane_store::{AuditKey, Cause, audit_log, nodes, operation, sessions};
+use control_plane_store::{AuditKey, Cause, audit_log, backup as store_backup, nodes, operation, sessions};
 use foundation_merkle::{Checkpoint, VerifierKey};
 use proto_model::{ComponentHealth, HealthStatus};
 use proto_rpc::v1::{Check, CheckCategory};
 
+use super::host::Severity;
 use crate::State;
 
 /// With fewer nodes that store its records, the DHT does not outlive the loss of one.
@@ -15,6 +18,12 @@ const SAFE_RING: usize = 3;
 /// A certificate that ends sooner is worth a warning: time for somebody to come back from a holiday.
 const SOON_DAYS: i64 = 30;
 
+/// A statement that reads nothing takes a millisecond; one that takes so long waits for something.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// How old the newest backup may be.
+const BACKUP_DAYS: i64 = 7;
+
 /// Newest events whose leaves are hashed again; `dwcp audit verify` hashes all.
 const EVENTS_LOOKED_AT: u32 = 100;
 
@@ -22,13 +31,27 @@ const EVENTS_LOOKED_AT: u32 = 100;
 const MAX_NODES: u32 = 10_000;
 
 pub(super) async fn run(state: &State) -> Vec<CheckCategory> {
-    vec![
+    let mut categories = vec![
         category("postgres", postgres(state).await),
         category("audit", audit(state).await),
+        category("backup", backup(state).await),
         category("certificates", certificates(state)),
         category("dht", dht(state)),
         category("agents", agents(state).await),
-    ]
+    ];
+    for finding in state.server.host.now() {
+        let found = match finding.trouble {
+            None => Found::Fine,
+            Some((Severity::Warning, error, hint)) => Found::Warning(error, hint),
+            Some((Severity::Error, error, hint)) => Found::Error(error, hint),
+        };
+        let check = check(finding.description, found);
+        match categories.iter_mut().find(|category| category.category_name == finding.category) {
+            Some(category) => category.checks.push(check),
+            None => categories.push(category(finding.category, vec![check])),
+        }
+    }
+    categories
 }
 
 fn category(name: &str, checks: Vec<Check>) -> CheckCategory {
@@ -51,10 +74,11 @@ enum Found {
 }
 
 async fn postgres(state: &State) -> Vec<Check> {
-    const HINT: &str = "look at the server's log, and at PostgreSQL's";
+    const HINT: &str = "look at the server's log, and at PostgreSQL's (DIR/postgres/postgres.log)";
     let trouble = state.db.trouble();
+    let begun = state.clock.now();
     let reachable = match operation::database_version(&state.db).await {
-        Ok(_version) => Found::Fine,
+        Ok(_version) => in_time(state.clock.now().duration_since(begun)),
         Err(error) => {
             let hint = trouble.map_or(HINT, Cause::hint);
             return vec![check("PostgreSQL answers", Found::Error(error.chain(), hint))];
@@ -78,6 +102,41 @@ async fn postgres(state: &State) -> Vec<Check> {
         check("PostgreSQL takes writes", writable),
         check("the schema is that of this version", migrated),
     ]
+}
+
+fn in_time(took: Duration) -> Found {
+    if took <= SLOW {
+        return Found::Fine;
+    }
+    let error = format!("a statement that reads nothing took {} ms", took.as_millis());
+    Found::Warning(
+        error,
+        "look at the load, the disk and the locks of PostgreSQL's host; `log_min_duration_statement` names what is slow",
+    )
+}
+
+/// A backup leaves a record in the audit log.
+async fn backup(state: &State) -> Vec<Check> {
+    let newest = store_backup::last_success(&state.db).await;
+    let first =
+        audit_log::list(&state.db, audit_log::EventFilter::default(), audit_log::Order::Ascending, None, 1).await;
+    let first = first.map(|events| events.first().map(|event| event.record.time));
+    let found = match (newest, first) {
+        (Ok(newest), Ok(first)) => backup_age(newest, first, state.clock.utc()),
+        (Err(error), _) | (_, Err(error)) => Found::Error(error.chain(), "look at the server's log"),
+    };
+    vec![check("there is a backup of the last seven days", found)]
+}
+
+/// A fleet that is younger than a week need not have one yet.
+fn backup_age(newest: Option<DateTime<Utc>>, first: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Found {
+    const HINT: &str = "dwcp-control-plane backup --passphrase-file F -O FILE, each night by a timer";
+    let days = |time: DateTime<Utc>| (now - time).num_days();
+    match (newest.map(days), first.map(days)) {
+        (Some(age), _) if age >= BACKUP_DAYS => Found::Warning(format!("the newest one is {age} days old"), HINT),
+        (None, Some(age)) if age >= BACKUP_DAYS => Found::Warning("there is none".to_owned(), HINT),
+        (Some(_) | None, _) => Found::Fine,
+    }
 }
 
 async fn audit(state: &State) -> Vec<Check> {
@@ -225,4 +284,39 @@ async fn agents(state: &State) -> Vec<Check> {
         ),
     };
     vec![check("agents are connected", found), check("connected agents do what they should", healthy)]
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn warns(found: &Found) -> bool {
+        matches!(found, Found::Warning(..))
+    }
+
+    #[test]
+    fn a_slow_database_is_said() {
+        assert!(!warns(&in_time(Duration::from_millis(20))));
+        assert!(warns(&in_time(Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn a_week_without_a_backup_is_said_but_not_of_a_young_fleet() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+        let ago = |days| Some(now - TimeDelta::days(days));
+        assert!(!warns(&backup_age(None, ago(2), now)));
+        assert!(warns(&backup_age(None, ago(8), now)));
+        assert!(!warns(&backup_age(ago(3), ago(100), now)));
+        assert!(warns(&backup_age(ago(9), ago(100), now)));
+    }
+
+    #[test]
+    fn a_certificate_is_said_before_it_ends() {
+        let now = DateTime::UNIX_EPOCH;
+        assert!(!warns(&until(now + TimeDelta::days(300), now)));
+        assert!(warns(&until(now + TimeDelta::days(20), now)));
+        assert!(matches!(until(now - TimeDelta::days(2), now), Found::Error(..)));
+    }
 }

@@ -26,16 +26,29 @@ async fn finds_what_is_wrong_with_it() {
     let found = client.run_checks(RunChecksRequest {}).await.unwrap().into_inner();
     assert!(found.success);
     let names: Vec<_> = found.categories.iter().map(|category| category.category_name.as_str()).collect();
-    assert_eq!(names, ["postgres", "audit", "certificates", "dht", "agents"]);
+    assert_eq!(names, ["postgres", "audit", "backup", "certificates", "dht", "agents"]);
     let results: Vec<_> =
         found.categories.iter().flat_map(|category| &category.checks).map(|check| check.result.as_str()).collect();
     // All is well but the ring, which nobody is in.
     let bad: Vec<_> = results.iter().enumerate().filter(|(_, result)| **result != "success").collect();
-    assert_eq!((results.len(), bad), (11, vec![(8, &"warning")]));
+    assert_eq!((results.len(), bad), (12, vec![(9, &"warning")]));
     world.sql(
         "ALTER TABLE audit_events DISABLE TRIGGER ALL; UPDATE audit_events SET actor = 'nobody' WHERE sequence = 1",
     );
     let found = client.run_checks(RunChecksRequest {}).await.unwrap().into_inner();
     assert!(!found.success);
     assert_eq!(found.categories[1].checks[1].error, "event 1 was changed");
+
+    let finding = |category, description, trouble| crate::Finding { category, description, trouble };
+    world.state.server.host.look_by(move || {
+        let low = (crate::Severity::Warning, "9 MiB are free".to_owned(), "free some");
+        vec![finding("host", "there is room", Some(low)), finding("audit", "the log goes on", None)]
+    });
+    let found = client.run_checks(RunChecksRequest {}).await.unwrap().into_inner();
+    let host = &found.categories.last().unwrap().checks[0];
+    assert_eq!(
+        (host.result.as_str(), host.error.as_str(), host.hint.as_str()),
+        ("warning", "9 MiB are free", "free some")
+    );
+    assert_eq!(found.categories[1].checks.len(), 3);
 }

@@ -79,6 +79,7 @@ impl World {
             max_watches: 8,
             max_entries: 1200,
             limits: Vec::new(),
+            host: crate::HostFindings::default(),
         });
         let state = State { db, keys, clock, tasks, refusals, advertised, fleet, server, watches: Watches::default() };
         let service = AuthLayer::new(authenticator).layer(services(&state));

@@ -3,23 +3,20 @@
 use std::{process::ExitCode, time::Duration};
 
 use foundation_runtime::Clock;
-use proto_rpc::{
-    agent::{GetLocalStatusRequest, LocalStatus},
-    v1::{
-        Check as RpcCheck, CheckCategory, GetServerInfoRequest, Node, RunChecksRequest, RunChecksResponse, ServerInfo,
-        applied_config, node,
-    },
+use proto_rpc::v1::{
+    Check as RpcCheck, CheckCategory, GetServerInfoRequest, Node, RunChecksRequest, RunChecksResponse, ServerInfo,
 };
 
 use super::{
+    agent_check,
     finding::{category, good, warn, wrong},
     local_check,
     node::all as all_nodes,
-    short,
+    node_check,
 };
 use crate::{
     args::{Check, Global},
-    connection::{Connection, agent_socket, local_agent},
+    connection::{Connection, agent_socket},
     failure::{Exit, Failure},
     output::Output,
     units,
@@ -27,7 +24,7 @@ use crate::{
 
 /// D4: so much skew is tolerated; more than a tenth of it is worth a word.
 const SKEW_TOLERATED: Duration = Duration::from_secs(300);
-const SKEW_NOTED: Duration = Duration::from_secs(30);
+pub(super) const SKEW_NOTED: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(global: &Global, output: &Output, check: Check) -> Result<ExitCode, Failure> {
     /// How often `--wait` looks again.
@@ -53,20 +50,22 @@ fn has(categories: &[CheckCategory], result: &str) -> bool {
 
 async fn fleet(global: &Global, clock: &Clock) -> Vec<CheckCategory> {
     let mut categories = Vec::new();
-    match Connection::open(global) {
+    let nodes = match Connection::open(global) {
         Ok(connection) => control_plane(&connection, clock, &mut categories).await,
-        Err(failure) => categories.push(category(
-            "control-plane",
-            vec![wrong("a control plane is named", &failure.message, failure.hint.as_deref().unwrap_or_default())],
-        )),
-    }
+        Err(failure) => {
+            let hint = failure.hint.as_deref().unwrap_or_default();
+            categories.push(category("control-plane", vec![wrong("a control plane is named", &failure.message, hint)]));
+            Vec::new()
+        }
+    };
     if agent_socket(global).exists() {
-        categories.push(local(global).await);
+        categories.extend(agent_check::local(global, &nodes).await);
     }
     categories
 }
 
-async fn control_plane(connection: &Connection, clock: &Clock, categories: &mut Vec<CheckCategory>) {
+/// What the control plane says of itself and of its nodes, which are returned.
+async fn control_plane(connection: &Connection, clock: &Clock, categories: &mut Vec<CheckCategory>) -> Vec<Node> {
     const REACHED: &str = "the control plane answers";
     let before = clock.now();
     let info = match connection.system().get_server_info(GetServerInfoRequest {}).await {
@@ -76,7 +75,7 @@ async fn control_plane(connection: &Connection, clock: &Clock, categories: &mut 
             let error = format!("{}: {}", connection.endpoint, failure.message);
             let hint = failure.hint.unwrap_or_default();
             categories.push(category("control-plane", vec![wrong(REACHED, &error, &hint)]));
-            return;
+            return Vec::new();
         }
     };
     let took = clock.now().duration_since(before);
@@ -92,8 +91,14 @@ async fn control_plane(connection: &Connection, clock: &Clock, categories: &mut 
         }
     }
     match all_nodes(connection, "").await {
-        Ok(response) => categories.push(nodes(&response.nodes)),
-        Err(failure) => categories.push(category("nodes", vec![wrong("nodes can be listed", &failure.message, "")])),
+        Ok(response) => {
+            categories.push(node_check::nodes(&response.nodes, &info.version, clock.utc()));
+            response.nodes
+        }
+        Err(failure) => {
+            categories.push(category("nodes", vec![wrong("nodes can be listed", &failure.message, "")]));
+            Vec::new()
+        }
     }
 }
 
@@ -129,7 +134,7 @@ fn skew(info: &ServerInfo, clock: &Clock) -> RpcCheck {
     skew_check(DESCRIPTION, skew)
 }
 
-fn skew_check(description: &str, skew: Duration) -> RpcCheck {
+pub(super) fn skew_check(description: &str, skew: Duration) -> RpcCheck {
     const HINT: &str = "keep clocks in step, for example with systemd-timesyncd or chrony";
     let error = format!("it is {} off", units::duration(skew));
     if skew > SKEW_TOLERATED {
@@ -139,79 +144,6 @@ fn skew_check(description: &str, skew: Duration) -> RpcCheck {
     } else {
         good(description)
     }
-}
-
-fn nodes(nodes: &[Node]) -> CheckCategory {
-    let present: Vec<_> = nodes.iter().filter(|node| node.state() != node::State::Revoked).collect();
-    let mut checks = Vec::new();
-    if present.is_empty() {
-        checks.push(warn("hosts have joined", "none has yet", "dwcp token create"));
-    }
-    for node in present {
-        checks.push(node_check(node));
-        let skew = Duration::from_millis(node.clock_skew_ms.unsigned_abs());
-        if skew > SKEW_NOTED {
-            checks.push(skew_check(&format!("{}'s clock agrees with the control plane's", short(&node.name)), skew));
-        }
-    }
-    category("nodes", checks)
-}
-
-fn node_check(node: &Node) -> RpcCheck {
-    let name = short(&node.name);
-    let description = format!("{name} is connected and does what it should");
-    let applied = node.applied_config.clone().unwrap_or_default();
-    if applied.status() == applied_config::Status::Rejected {
-        let hint = format!("dwcp config effective {name} --show-origin");
-        return wrong(&description, &format!("it rejected its configuration: {}", applied.errors.join("; ")), &hint);
-    }
-    match node.state() {
-        node::State::Ready => good(&description),
-        node::State::Degraded => warn(&description, &node.state_reason, &format!("dwcp node get {name}")),
-        node::State::Offline => {
-            warn(&description, "it is not connected", "is the agent running, and can it reach the control plane?")
-        }
-        node::State::Unspecified | node::State::Revoked => {
-            warn(&description, "its state is unknown", &format!("dwcp node get {name}"))
-        }
-    }
-}
-
-async fn local(global: &Global) -> CheckCategory {
-    const NAME: &str = "local-agent";
-    let status = match local_agent(global).get_local_status(GetLocalStatusRequest {}).await {
-        Ok(status) => status.into_inner(),
-        Err(status) => {
-            let error = Failure::from(status).message;
-            return category(NAME, vec![wrong("this host's agent answers", &error, "is dwcp-agent running?")]);
-        }
-    };
-    category(NAME, vec![joined(&status), connected(&status), opened(&status)])
-}
-
-fn joined(status: &LocalStatus) -> RpcCheck {
-    if status.name.is_empty() {
-        return wrong("this host's agent has joined", "it has not", "dwcp token create, then dwcp-agent join …");
-    }
-    good(&format!("this host's agent has joined, as {}", status.name))
-}
-
-fn connected(status: &LocalStatus) -> RpcCheck {
-    const DESCRIPTION: &str = "it has a session with the control plane";
-    if status.connected {
-        return good(DESCRIPTION);
-    }
-    let why = if status.trouble.is_empty() { "it has not tried yet" } else { &status.trouble };
-    let error = format!("{why}; it works on its last good configuration");
-    warn(DESCRIPTION, &error, "mend what it says; the agent tries again by itself, every 15 s at most")
-}
-
-fn opened(status: &LocalStatus) -> RpcCheck {
-    const DESCRIPTION: &str = "it has a root";
-    if status.roots.is_empty() {
-        return warn(DESCRIPTION, "nothing can be read or written", "start it with --root NAME=DIR");
-    }
-    good(&format!("{DESCRIPTION} ({})", status.roots.join(", ")))
 }
 
 fn lines(output: &Output, report: &RunChecksResponse, short: bool) -> String {

@@ -56,7 +56,8 @@ fn port_check(usage: &str, protocol: Protocol, port: u16, flag: &str) -> Check {
     }
 }
 
-fn kernel() -> Vec<Check> {
+/// What the kernel allows.
+pub(super) fn kernel() -> Vec<Check> {
     vec![
         kernel_version(),
         udp_buffer("net.core.rmem_max", "/proc/sys/net/core/rmem_max"),

@@ -1,5 +1,7 @@
 //! `dwcp ping`: the way from this host's agent to a node.
 
+use std::io::ErrorKind;
+
 use proto_rpc::agent::PingNodeRequest;
 
 use crate::{
@@ -41,6 +43,15 @@ pub(super) fn no_agent(global: &Global, status: tonic::Status) -> Failure {
     if socket.exists() && failure.message.contains("onnection refused") {
         let message = format!("the agent of this host does not answer at {}", socket.display());
         return Failure::new(Exit::Temporary, message).hint("is dwcp-agent running?");
+    }
+    if failure.message.contains("ermission denied")
+        || matches!(socket.try_exists(), Err(error) if error.kind() == ErrorKind::PermissionDenied)
+    {
+        let message = format!(
+            "permission denied: {} is for root, the agent's user and the members of its group",
+            socket.display()
+        );
+        return Failure::new(Exit::Refused, message).hint("sudo deploy/install agent --member USER, then log in again");
     }
     if !socket.exists() {
         return Failure::failed(format!("no agent listens at {}", socket.display()))

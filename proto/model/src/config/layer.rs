@@ -34,7 +34,7 @@ pub enum LayerName {
 
 /// The text names no layer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no layer: default, configs/…, host:FILE, environment or flag is expected")]
+#[error("\"{0}\" is no layer: default, configs/…, host:FILE, environment or flag is expected")]
 pub struct ParseLayerNameError(String);
 
 impl Layer {

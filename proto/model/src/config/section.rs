@@ -151,7 +151,7 @@ impl Section<'_, '_> {
         self.leaf(key, |node| match scalar(node)? {
             "true" | "True" | "TRUE" => Ok((true, "true".to_owned())),
             "false" | "False" | "FALSE" => Ok((false, "false".to_owned())),
-            other => wrong(format!("{:?} is neither true nor false", shortened(other))),
+            other => wrong(format!("\"{}\" is neither true nor false", shortened(other))),
         })
     }
 
@@ -165,7 +165,7 @@ impl Section<'_, '_> {
             let digits = text.strip_prefix('-').unwrap_or(text);
             let whole = (1..=30).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
             let Some(number) = whole.then(|| text.parse::<i128>().ok()).flatten() else {
-                return wrong(format!("{:?} is not a whole number", shortened(text)));
+                return wrong(format!("\"{}\" is not a whole number", shortened(text)));
             };
             let number = within(number, &bounds, |number| number.to_string())?;
             let Ok(typed) = N::try_from(number) else { return wrong(format!("{number} is too large")) };
@@ -178,7 +178,7 @@ impl Section<'_, '_> {
             let text = scalar(node)?;
             let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
             let Some(number) = text.parse::<f64>().ok().filter(|number| plain && number.is_finite()) else {
-                return wrong(format!("{:?} is not a number", shortened(text)));
+                return wrong(format!("\"{}\" is not a number", shortened(text)));
             };
             let number = within(number, &range, |number| number.to_string())?;
             Ok((number, format!("{number:?}")))
@@ -192,7 +192,7 @@ impl Section<'_, '_> {
             let text = scalar(node)?;
             let Ok(duration) = parse_duration(text) else {
                 let hint = "30s, 5m, 250ms, 1h30m; a bare number is seconds".to_owned();
-                return Err((format!("{:?} is not a duration", shortened(text)), hint));
+                return Err((format!("\"{}\" is not a duration", shortened(text)), hint));
             };
             let duration = within(duration, &range, |duration| format_duration(*duration))?;
             Ok((duration, format_duration(duration)))
@@ -216,7 +216,7 @@ impl Section<'_, '_> {
             let names: Vec<&str> = C::ALL.iter().map(|choice| choice.name()).collect();
             let near = suggest::nearest(text, names.iter().copied());
             let hint = near.map(|near| format!("did you mean {near}?")).unwrap_or_default();
-            Err((format!("{:?} is none of {}", shortened(text), names.join(", ")), hint))
+            Err((format!("\"{}\" is none of {}", shortened(text), names.join(", ")), hint))
         })
     }
 
@@ -331,7 +331,7 @@ fn read_text<T, E: fmt::Display>(text: &str, parse: impl Fn(&str) -> Result<T, E
         Err(error) => {
             let error = error.to_string();
             // Some errors say the text themselves.
-            if error.contains('"') { wrong(error) } else { wrong(format!("{:?} {error}", shortened(text))) }
+            if error.contains('"') { wrong(error) } else { wrong(format!("\"{}\" {error}", shortened(text))) }
         }
     }
 }

@@ -93,6 +93,7 @@ fn loses_no_line_when_it_is_rotated_under_load(telemetry: &foundation_telemetry:
     const LINES: u64 = 500;
     let path = folder.join("busy.log");
     telemetry.set_file(Some(path.clone())).expect("opened");
+    telemetry.set_log_lines(1_000_000);
     std::thread::scope(|threads| {
         for writer in 0..WRITERS {
             threads.spawn(move || (0..LINES).for_each(|line| tracing::info!(number = writer * LINES + line, "busy")));
@@ -107,6 +108,7 @@ fn loses_no_line_when_it_is_rotated_under_load(telemetry: &foundation_telemetry:
     let mut numbers: Vec<u64> = all.filter_map(|line| line["number"].as_u64()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..WRITERS * LINES).collect::<Vec<_>>());
+    telemetry.set_log_lines(10);
 }
 
 fn goes_on_without_its_file(telemetry: &foundation_telemetry::Telemetry, folder: &Path) {

@@ -120,7 +120,7 @@ async fn backup(state: &State) -> Vec<Check> {
     let newest = store_backup::last_success(&state.db).await;
     let first =
         audit_log::list(&state.db, audit_log::EventFilter::default(), audit_log::Order::Ascending, None, 1).await;
-    let first = first.map(|events| events.first().map(|event| event.record.time));
+    let first = first.map(|events| events.first().map(|event| event.time));
     let found = match (newest, first) {
         (Ok(newest), Ok(first)) => backup_age(newest, first, state.clock.utc()),
         (Err(error), _) | (_, Err(error)) => Found::Error(error.chain(), "look at the server's log"),

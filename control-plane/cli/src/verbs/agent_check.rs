@@ -58,7 +58,11 @@ fn connected(status: &LocalStatus) -> Check {
     }
     let why = if status.trouble.is_empty() { "it has not tried yet" } else { &status.trouble };
     let error = format!("{why}; it works on its last good configuration");
-    warn(DESCRIPTION, &error, "mend what it says (is 7442/tcp open?); the agent tries again by itself, every 15 s at most")
+    warn(
+        DESCRIPTION,
+        &error,
+        "mend what it says (is 7442/tcp open?); the agent tries again by itself, every 15 s at most",
+    )
 }
 
 fn opened(status: &LocalStatus) -> Check {

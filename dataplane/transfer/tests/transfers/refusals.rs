@@ -3,10 +3,17 @@
 use chrono::TimeDelta;
 use dataplane_transfer::{Received, SendAuthority, SendJob};
 use ed25519_dalek::SigningKey;
-use proto_model::{DirectRequest, Labels, PublicKey, TransferOptions, TransferState};
-use proto_wire::grant;
+use proto_model::{DirectRequest, Grant, Labels, PublicKey, TransferId, TransferOptions, TransferState};
+use proto_wire::{
+    Signed,
+    frames::{Authority, Open, SenderFrame},
+    grant,
+};
 
-use crate::bed::{Bed, id, tree};
+use crate::{
+    bed::{Bed, id, tree},
+    liars::{Liar, Step},
+};
 
 fn bed() -> Bed {
     let bed = Bed::new();
@@ -28,20 +35,19 @@ async fn refused(bed: &Bed, job: SendJob, reason: &str) {
 async fn a_grant_must_be_the_fleets_and_for_these_two_nodes_and_this_time() {
     let bed = bed();
     let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
-    let fresh = || proto_model::Grant { transfer: id(), ..grant.clone() };
+    let fresh = || Grant { transfer: id(), ..grant.clone() };
 
     let forged = grant::sign(&SigningKey::from_bytes(&[7; 32]), &fresh());
     refused(&bed, SendJob { authority: SendAuthority::Grant(forged), traceparent: None }, "GRANT_INVALID").await;
     let past = grant.not_before - TimeDelta::days(2);
-    let expired = proto_model::Grant { not_before: past, not_after: past + TimeDelta::days(1), ..fresh() };
+    let expired = Grant { not_before: past, not_after: past + TimeDelta::days(1), ..fresh() };
     refused(&bed, bed.job(&expired), "GRANT_EXPIRED").await;
-    let epoch = proto_model::Grant { epoch: 7.into(), ..fresh() };
+    let epoch = Grant { epoch: 7.into(), ..fresh() };
     refused(&bed, bed.job(&epoch), "GRANT_INVALID").await;
     let stranger = PublicKey::from_bytes(bed.stranger.public_key().as_bytes()).unwrap();
-    let elsewhere =
-        proto_model::Grant { destination: proto_model::GrantParty { key: stranger, ..grant.destination }, ..fresh() };
+    let elsewhere = Grant { destination: proto_model::GrantParty { key: stranger, ..grant.destination }, ..fresh() };
     refused(&bed, bed.job(&elsewhere), "GRANT_INVALID").await;
-    let not_ours = proto_model::Grant { source: proto_model::GrantParty { key: stranger, ..grant.source }, ..fresh() };
+    let not_ours = Grant { source: proto_model::GrantParty { key: stranger, ..grant.source }, ..fresh() };
     refused(&bed, bed.job(&not_ours), "GRANT_INVALID").await;
     let no_root = bed.grant(&["data:/file"], "nowhere:/", TransferOptions::default());
     refused(&bed, bed.job(&no_root), "NO_SUCH_ROOT").await;
@@ -54,7 +60,7 @@ async fn a_stolen_grant_is_of_no_use_to_another_node() {
     let bed = bed();
     let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
     let open = crate::liars::opening(&bed, &grant);
-    let outcome = crate::liars::Liar::dial(&bed, bed.stranger.public_key()).run(vec![open]).await;
+    let outcome = Liar::dial(&bed, bed.stranger.public_key()).run(vec![open]).await;
     assert!(matches!(outcome, Received::Refused(error) if error.reason == "GRANT_INVALID"));
 }
 
@@ -69,7 +75,7 @@ async fn a_finished_transfer_is_refused() {
     assert_eq!((again.state, again.tree_digest), (TransferState::Succeeded, report.tree_digest));
     assert!(wires.bytes().is_empty());
     let open = crate::liars::opening(&bed, &grant);
-    let outcome = crate::liars::Liar::dial(&bed, bed.a.identity.public_key()).run(vec![open]).await;
+    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(vec![open]).await;
     assert!(matches!(outcome, Received::Refused(error) if error.reason == "ALREADY_FINISHED"));
 }
 
@@ -107,4 +113,64 @@ async fn a_bound_on_bytes_and_a_reserve_hold_before_the_first_byte() {
     bed.b.transfers.set_settings(dataplane_transfer::Settings { reserve, ..crate::bed::settings() });
     let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
     refused(&bed, bed.job(&grant), "NO_SPACE").await;
+}
+
+/// What the receiver answers to an opening of A's that has this grant for this transfer.
+async fn answer(bed: &Bed, grant: Signed, transfer: TransferId) -> String {
+    let open = Open {
+        transfer,
+        authority: Authority::Grant(grant),
+        traceparent: None,
+        features: Vec::new(),
+        segment_bytes: 64 << 10,
+    };
+    let open = Step::Frame(SenderFrame::Open(Box::new(open)).encode());
+    let outcome = Liar::dial(bed, bed.a.identity.public_key()).run(vec![open]).await;
+    assert!(tree(&bed.b.root).is_empty());
+    let Received::Refused(error) = outcome else { return format!("{outcome:?}") };
+    error.reason
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receiver_believes_no_sender_about_its_grant() {
+    let bed = bed();
+    let good = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    let (now, hour) = (good.not_before, TimeDelta::hours(1));
+    // For another transfer; of another fleet or epoch; for later; over; of a key of the fleet that signs other things.
+    assert_eq!(answer(&bed, bed.sign(&good), id()).await, "GRANT_INVALID");
+    let wrong = [
+        (Grant { fleet: "0192f0c1-7e2a-4cc3-98c4-dc0c0c07398f".parse().unwrap(), ..good.clone() }, "GRANT_INVALID"),
+        (Grant { epoch: 9.into(), ..good.clone() }, "GRANT_INVALID"),
+        (Grant { not_before: now + hour, not_after: now + hour * 2, ..good.clone() }, "GRANT_NOT_YET_VALID"),
+        (Grant { not_before: now - hour * 2, not_after: now - hour, ..good.clone() }, "GRANT_EXPIRED"),
+        (Grant { source: good.destination, destination: good.source, ..good.clone() }, "GRANT_INVALID"),
+    ];
+    for (grant, reason) in wrong {
+        assert_eq!(answer(&bed, bed.sign(&grant), grant.transfer).await, reason);
+    }
+    let entry = bed.fleet.roster_after(0.into()).entries[0].clone();
+    assert_eq!(answer(&bed, entry, good.transfer).await, "GRANT_INVALID");
+    // Widened: any bit of it changed, and another path put in its place.
+    let signed = bed.sign(&good);
+    for at in (0..signed.payload.len()).step_by(7) {
+        let mut altered = signed.clone();
+        altered.payload[at] ^= 1;
+        assert_eq!(answer(&bed, altered, good.transfer).await, "GRANT_INVALID", "byte {at}");
+    }
+    let wider = Grant { options: TransferOptions { delete: true, ..TransferOptions::default() }, ..good.clone() };
+    let swapped = Signed { payload: bed.sign(&wider).payload, ..signed };
+    assert_eq!(answer(&bed, swapped, good.transfer).await, "GRANT_INVALID");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_ends_with_its_grant() {
+    let bed = bed();
+    let good = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+    // Over for a while, but not yet for a clock that is five minutes late; in some seconds it is over for all.
+    let not_after = foundation_runtime::Clock::system().utc() - TimeDelta::minutes(5) + TimeDelta::seconds(4);
+    let grant = Grant { not_before: not_after - TimeDelta::hours(1), not_after, ..good };
+    let open = crate::liars::opening(&bed, &grant);
+    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(vec![open]).await;
+    let Received::Ended(report) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((report.state, report.error.unwrap().reason), (TransferState::Failed, "GRANT_EXPIRED".to_owned()));
 }

@@ -188,11 +188,30 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
-    table.add_rows(rows.into_iter().map(|row| row.to_vec()));
+    table.add_rows(rows.into_iter().map(|row| row.map(|cell| printable(&cell)).to_vec()));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
     table.trim_fmt()
+}
+
+/// What somebody else chose, so that it steers no terminal: control characters, and those that turn the direction of text, as `\xNN` for each
+/// byte. Lines stay lines.
+pub(crate) fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            let mut buffer = [0; 4];
+            shown.extend(c.encode_utf8(&mut buffer).bytes().map(|byte| format!("\\x{byte:02x}")));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// `key: value` lines, the values in one column.
@@ -202,6 +221,7 @@ pub(crate) fn fields<const N: usize>(fields: [(&str, String); N]) -> String {
     let mut text = String::new();
     for (key, value) in shown {
         let key = format!("{key}:");
+        let value = printable(&value);
         let mut lines = value.lines();
         text.push_str(&format!("{key:width$} {}\n", lines.next().unwrap_or_default()));
         for line in lines {

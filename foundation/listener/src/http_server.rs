@@ -63,15 +63,18 @@ pub struct Times {
     pub life: Duration,
 }
 
+/// Several round trips of a bad path.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// A request's head is one packet.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// A path that is interrupted and comes back.
+const STALLED_TIME: Duration = Duration::from_secs(20);
+/// A browser or a scraper connects anew.
+const LIFE_TIME: Duration = Duration::from_secs(600);
+
 impl Default for Times {
-    /// 5 s, 5 s, 20 s, 10 min.
     fn default() -> Self {
-        Self {
-            handshake: Duration::from_secs(5),
-            head: Duration::from_secs(5),
-            stalled: Duration::from_secs(20),
-            life: Duration::from_mins(10),
-        }
+        Self { handshake: HANDSHAKE_TIME, head: HEAD_TIME, stalled: STALLED_TIME, life: LIFE_TIME }
     }
 }
 

@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
 };
+use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -28,7 +29,7 @@ pub struct SeenSpan {
 
 /// Keeps spans.
 #[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<Vec<SeenSpan>>>);
+struct Kept(Arc<Mutex<Vec<SeenSpan>>>, Arc<Mutex<Vec<u8>>>);
 
 /// A running receiver.
 #[derive(Debug)]
@@ -64,6 +65,12 @@ impl OtlpReceiver {
         &self.endpoint
     }
 
+    /// All that was received, as it travelled.
+    #[must_use]
+    pub fn raw(&self) -> Vec<u8> {
+        self.kept.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All spans so far.
     #[must_use]
     pub fn spans(&self) -> Vec<SeenSpan> {
@@ -84,6 +91,8 @@ impl TraceService for Kept {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut spans = Vec::new();
+        let bytes = request.get_ref().encode_to_vec();
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
         for resource in request.into_inner().resource_spans {
             let service = service_name(resource.resource.as_ref());
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {

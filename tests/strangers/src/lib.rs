@@ -4,7 +4,9 @@
 //! minutes, with the main job going on.
 
 #![allow(clippy::disallowed_methods, reason = "strangers act in real time")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod bed;
 pub mod calls;
 pub mod datagrams;
 pub mod held;
@@ -13,4 +15,5 @@ pub mod measure;
 pub mod quic;
 mod sources;
 
+pub use bed::{Bed, Phase, Targets};
 pub use sources::source;

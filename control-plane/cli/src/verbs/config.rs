@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, IsTerminal as _, Read},
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -23,7 +23,7 @@ use crate::{
     args::{Config as Verb, Global},
     connection::Connection,
     failure::{Exit, Failure},
-    output::{Output, table},
+    output::{Output, printable, table},
     units,
 };
 
@@ -74,14 +74,19 @@ async fn get(
         (Some(config), None) => {
             let request = GetConfigRequest { name: resource("configs", &config) };
             let config = connection.configs().get_config(request).await?.into_inner();
-            output.message(&config, |config| config.document.clone())
+            output.message(&config, |config| shown(&config.document))
         }
         (Some(config), Some(revision)) => {
             let name = format!("{}/revisions/{revision}", resource("configs", &config));
             let revision = connection.configs().get_config_revision(GetConfigRevisionRequest { name }).await?;
-            output.message(&revision.into_inner(), |revision| revision.document.clone())
+            output.message(&revision.into_inner(), |revision| shown(&revision.document))
         }
     }
+}
+
+/// A document as it was written, so that it can be written again; to a terminal what would steer it is escaped.
+fn shown(document: &str) -> String {
+    if io::stdout().is_terminal() { printable(document) } else { document.to_owned() }
 }
 
 async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {

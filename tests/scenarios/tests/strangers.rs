@@ -68,7 +68,7 @@ async fn connections_that_say_little_are_taken_back_and_keep_nobody_out() -> Res
                 for port in ports {
                     for say in Say::ALL {
                         running.spawn(async move {
-                            (port, say, held::hold(port, say, 40, 60, Duration::from_secs(14)).await)
+                            (port, say, held::hold(port, say, 15, 60, Duration::from_secs(14)).await)
                         });
                     }
                 }
@@ -82,7 +82,7 @@ async fn connections_that_say_little_are_taken_back_and_keep_nobody_out() -> Res
         })
     })?;
     check(&bed, &phase, &before)?;
-    // 240 strangers a port, and places for 64; the agent's are 256, and no more than these and what is just being closed.
+    // 90 strangers a port, and places for 64; the agent's are 256, and no more than these and what is just being closed.
     for (peak, most) in
         phase.peaks.iter().zip([before[0].files + 3 * 64 + 200, u64::MAX, before[2].files + 2 * 256 + 200])
     {

@@ -17,6 +17,7 @@ mod holes;
 mod intervals;
 mod journal;
 mod link;
+mod packed;
 mod page_store;
 pub mod parsers;
 mod reason;

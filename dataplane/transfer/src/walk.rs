@@ -14,6 +14,7 @@ use rustix::{fs::FileType, io::Errno};
 use crate::{
     confine::{Folder, Listed, holes, kind, mode, mtime, size},
     exclude::Excludes,
+    packed::Packed,
     reason::issue,
     source::{Sources, Top},
 };
@@ -40,7 +41,26 @@ pub(crate) struct Issue {
 /// A folder that is being walked: its names, in order, and where they lie.
 struct Frame {
     path: Option<TreePath>,
-    names: vec::IntoIter<Name>,
+    names: Names,
+}
+
+/// Names that are left to look at, in order.
+enum Names {
+    /// At the top of the tree, of several sources.
+    Top(vec::IntoIter<Name>),
+    /// Of one folder.
+    Of(Packed, Rc<Place>),
+}
+
+impl Iterator for Names {
+    type Item = Name;
+
+    fn next(&mut self) -> Option<Name> {
+        match self {
+            Self::Top(names) => names.next(),
+            Self::Of(names, place) => names.next().map(|listed| Name { listed, place: Rc::clone(place) }),
+        }
+    }
 }
 
 struct Name {
@@ -70,8 +90,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(&mut self) -> ControlFlow<()> {
-        let top = self.top()?;
-        let mut frames = vec![Frame { path: None, names: top.into_iter() }];
+        let mut frames = vec![Frame { path: None, names: self.all()? }];
         while let Some(frame) = frames.last_mut() {
             let Some(name) = frame.names.next() else {
                 frames.pop();
@@ -91,6 +110,18 @@ impl Walk<'_> {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The names at the top.
+    fn all(&mut self) -> ControlFlow<(), Names> {
+        if let [Top::Contents { folder }] = self.sources.tops.as_slice() {
+            match folder.try_clone().and_then(|folder| Ok((Packed::list(&folder)?, folder))) {
+                Ok((names, folder)) => return ControlFlow::Continue(Names::Of(names, Rc::new(Place::Opened(folder)))),
+                Err(error) => self.issue(b"", issue::UNREADABLE, error.to_string(), true)?,
+            }
+            return ControlFlow::Continue(Names::Top(Vec::new().into_iter()));
+        }
+        ControlFlow::Continue(Names::Top(self.top()?.into_iter()))
     }
 
     /// The names at the top, of all sources together.
@@ -151,14 +182,11 @@ impl Walk<'_> {
             (self.visit)(Found::Entry(entry))?;
             return ControlFlow::Continue(None);
         };
-        match folder.list() {
-            Ok(mut listed) => {
+        match Packed::list(&folder) {
+            Ok(names) => {
                 (self.visit)(Found::Entry(entry))?;
-                listed.sort_by(by_path);
-                let place = Rc::new(Place::Opened(folder));
-                let names: Vec<_> =
-                    listed.into_iter().map(|listed| Name { listed, place: Rc::clone(&place) }).collect();
-                ControlFlow::Continue(Some(Frame { path: Some(path), names: names.into_iter() }))
+                let names = Names::Of(names, Rc::new(Place::Opened(folder)));
+                ControlFlow::Continue(Some(Frame { path: Some(path), names }))
             }
             Err(error) => {
                 self.issue(path.as_bytes(), issue::UNREADABLE, error.to_string(), true)?;

@@ -4,6 +4,7 @@
 
 mod measure;
 mod rivals;
+mod trees;
 
 use std::fs;
 
@@ -31,6 +32,15 @@ struct Args {
     /// Leaves the rivals out: for profiles and for memory over a large transfer.
     #[arg(long)]
     alone: bool,
+    /// So many small files instead, beside rsync with and without `--fsync`.
+    #[arg(long)]
+    small_files: Option<u64>,
+    /// So many empty files instead, in memory: for the memory that both agents need.
+    #[arg(long)]
+    entries: Option<u64>,
+    /// With `--entries`: all in one folder.
+    #[arg(long)]
+    flat: bool,
 }
 
 /// One way of moving the data, over all runs.
@@ -49,6 +59,12 @@ impl Way {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(files) = args.small_files {
+        return trees::small_files(files, args.runs);
+    }
+    if let Some(entries) = args.entries {
+        return trees::entries(entries, args.flat);
+    }
     let fleet = Fleet::start(&FleetOptions::default())?;
     if let Some(config) = &args.config {
         fleet.cli()?.ok(&["config", "set", "fleet", &config.display().to_string()])?;
@@ -78,19 +94,19 @@ fn main() -> Result<()> {
         }
     }
 
-    println_line(&format!("{} MB in 8 files, {} interleaved runs, medians\n", args.megabytes, args.runs));
+    print_line(&format!("{} MB in 8 files, {} interleaved runs, medians\n", args.megabytes, args.runs));
     print_way("dwcp send", &dwcp);
     if !args.alone {
         print_way("iperf3 TCP", &tcp);
         print_way("rsync daemon", &daemon);
         let ratio = |other: &Way| median(&dwcp.gbit_per_second) / median(&other.gbit_per_second);
-        println_line(&format!("\ngoodput: {:.2} x iperf3 TCP, {:.2} x rsync daemon", ratio(&tcp), ratio(&daemon)));
+        print_line(&format!("\ngoodput: {:.2} x iperf3 TCP, {:.2} x rsync daemon", ratio(&tcp), ratio(&daemon)));
     }
     for (name, agent) in [("sender", &fleet.agents[0]), ("receiver", &fleet.agents[1])] {
         let peak = measure::peak_megabytes(agent.process().pid())?;
-        println_line(&format!("{name}: peak resident {peak:.0} MB"));
+        print_line(&format!("{name}: peak resident {peak:.0} MB"));
     }
-    println_line(&format!("idle agent: resident {idle:.0} MB"));
+    print_line(&format!("idle agent: resident {idle:.0} MB"));
     Ok(())
 }
 
@@ -107,7 +123,7 @@ fn send(fleet: &Fleet, run: usize, bytes: f64, way: &mut Way) -> Result<()> {
 
 fn print_way(name: &str, way: &Way) {
     let (low, high) = measure::range(&way.gbit_per_second);
-    println_line(&format!(
+    print_line(&format!(
         "{name:<14} {:6.2} [{low:.2}-{high:.2}] Gbit/s   {:5.2} CPU s/GB",
         median(&way.gbit_per_second),
         median(&way.cpu_seconds_per_gb)
@@ -115,6 +131,6 @@ fn print_way(name: &str, way: &Way) {
 }
 
 #[allow(clippy::print_stdout, reason = "this program's result is what it prints")]
-fn println_line(text: &str) {
+pub(crate) fn print_line(text: &str) {
     println!("{text}");
 }

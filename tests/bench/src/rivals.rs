@@ -1,6 +1,11 @@
 //! The rivals, as their users run them.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -36,37 +41,59 @@ pub(crate) fn iperf3(megabytes: u64) -> Result<(f64, Usage)> {
 
 /// Whole files from a daemon, without ssh and without compression: seconds and CPU of both ends.
 pub(crate) fn rsync(scratch: &Path, source: &Path, target: &Path) -> Result<(f64, Usage)> {
-    let port = free_port()?;
-    let config = scratch.join("rsyncd.conf");
-    let text = format!(
-        "use chroot = no\nuid = 0\ngid = 0\npid file = {}\n[set]\npath = {}\nread only = yes\n",
-        scratch.join("rsyncd.pid").display(),
-        source.display()
-    );
-    fs::write(&config, text)?;
-    let mut daemon = Command::new("rsync");
-    daemon.args(["--daemon", "--no-detach", "--address=127.0.0.1", &format!("--port={port}")]);
-    daemon.arg(format!("--config={}", config.display()));
     let before = Usage::of_children()?;
-    let mut daemon = Process::start("rsync", &mut daemon, &scratch.join("rsyncd.log"))?;
-    eventually("rsync to listen", Duration::from_secs(10), || {
-        daemon.check_alive()?;
-        Ok(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(()))
-    })?;
-    let (output, seconds) = timed(|| {
-        Command::new("rsync")
-            .args(["-a", "--whole-file", &format!("rsync://127.0.0.1:{port}/set/"), &format!("{}/", target.display())])
-            .output()
-    });
-    let output = output.context("run rsync")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    daemon.stop(Duration::from_secs(10))?;
-    let usage = Usage { cpu_seconds: Usage::of_children()?.cpu_seconds - before.cpu_seconds };
-    fs::remove_file(scratch.join("rsyncd.pid")).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
-    Ok((seconds, usage))
+    let daemon = Daemon::start(scratch, source)?;
+    let seconds = daemon.fetch(target, &[])?;
+    daemon.stop()?;
+    Ok((seconds, Usage { cpu_seconds: Usage::of_children()?.cpu_seconds - before.cpu_seconds }))
+}
+
+/// An rsync daemon over one folder.
+pub(crate) struct Daemon {
+    process: Process,
+    port: u16,
+    pid_file: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn start(scratch: &Path, source: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let (config, pid_file) = (scratch.join("rsyncd.conf"), scratch.join("rsyncd.pid"));
+        let text = format!(
+            "use chroot = no\nuid = 0\ngid = 0\npid file = {}\n[set]\npath = {}\nread only = yes\n",
+            pid_file.display(),
+            source.display()
+        );
+        fs::write(&config, text)?;
+        let mut daemon = Command::new("rsync");
+        daemon.args(["--daemon", "--no-detach", "--address=127.0.0.1", &format!("--port={port}")]);
+        daemon.arg(format!("--config={}", config.display()));
+        let mut process = Process::start("rsync", &mut daemon, &scratch.join("rsyncd.log"))?;
+        eventually("rsync to listen", Duration::from_secs(10), || {
+            process.check_alive()?;
+            Ok(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(()))
+        })?;
+        Ok(Self { process, port, pid_file })
+    }
+
+    /// Seconds to fetch all of it.
+    pub(crate) fn fetch(&self, target: &Path, arguments: &[&str]) -> Result<f64> {
+        let mut command = Command::new("rsync");
+        command.args(["-a", "--whole-file"]).args(arguments);
+        command.arg(format!("rsync://127.0.0.1:{}/set/", self.port)).arg(format!("{}/", target.display()));
+        let (output, seconds) = timed(|| command.output());
+        let output = output.context("run rsync")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(seconds)
+    }
+
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.process.stop(Duration::from_secs(10))?;
+        fs::remove_file(self.pid_file).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error.into()),
+        })
+    }
 }
 
 fn free_port() -> Result<u16> {

@@ -94,6 +94,8 @@ pub(super) struct Whole {
     pub(super) path: TreePath,
     pub(super) temporary: Vec<u8>,
     pub(super) moved: Moved,
+    /// Whether the temporary file has its mode and time.
+    pub(super) dressed: bool,
 }
 
 /// What a segment turned out to be.

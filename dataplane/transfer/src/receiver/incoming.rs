@@ -356,7 +356,7 @@ fn settle(receiving: &Receiving, file: u64, whether: Whether, after: &mut After)
         Whether::NotYet => Ok(()),
         Whether::Whole(path, number, moved) => {
             let temporary = temporary_name(receiving.id, number);
-            after.whole.push(Whole { file, path, temporary, moved });
+            after.whole.push(Whole { file, path, temporary, moved, dressed: false });
             Ok(())
         }
         Whether::Corrupted(path, number) => {
@@ -421,14 +421,18 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8], after: &mut Af
     let number = receiving.journal().number();
     let temporary = temporary_name(receiving.id, number);
     let written = receiving.parent(&entry.path).and_then(|parent| parent.create(&temporary));
-    if let Err(error) = written.and_then(|file| file.write_all_at(contents, 0)) {
+    let dressed = |file: File| {
+        file.write_all_at(contents, 0)?;
+        set_file(&file, moved.mode, moved.mtime)
+    };
+    if let Err(error) = written.and_then(dressed) {
         receiving.remove_temporary(&entry.path, number);
         receiving.unwritable(file, &entry.path, &error)?;
         return receiving.not_made(file, Some(moved));
     }
     drop(taken);
     receiving.verified(size, 0);
-    after.whole.push(Whole { file, path: entry.path, temporary, moved });
+    after.whole.push(Whole { file, path: entry.path, temporary, moved, dressed: true });
     Ok(())
 }
 

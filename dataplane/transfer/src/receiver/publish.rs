@@ -14,8 +14,8 @@ use crate::{
     tally::add,
 };
 
-/// Files that are put in place together: measured, larger batches gain little (facts: 12,400 to 18,100 files a second).
-pub(super) const BATCH_FILES: usize = 512;
+/// Files that are put in place together: each batch costs two flushes of the file system, and what comes meanwhile is the next.
+pub(super) const BATCH_FILES: usize = 4096;
 /// From so many on, one `syncfs` is cheaper than an `fsync` of each.
 const SYNC_EACH_BELOW: usize = 8;
 
@@ -64,8 +64,11 @@ fn leave_out(receiving: &Receiving, whole: &Whole, error: &io::Error) -> Result<
     receiving.not_made(whole.file, Some(whole.moved))
 }
 
-/// Sets mode and time of the temporary file.
+/// Sets mode and time of the temporary file, where it has not got them when it was written.
 fn prepare(receiving: &Receiving, whole: &Whole, sync: bool) -> io::Result<()> {
+    if whole.dressed && !sync {
+        return Ok(());
+    }
     let file: File = receiving.parent(&whole.path)?.write(&whole.temporary)?;
     set_file(&file, whole.moved.mode, whole.moved.mtime)?;
     if sync { file.sync_all() } else { Ok(()) }
@@ -77,14 +80,17 @@ enum Placed {
 }
 
 fn place(receiving: &Receiving, whole: &Whole, folders: &mut HashMap<Vec<u8>, Folder>) -> io::Result<Placed> {
-    let parent = receiving.parent(&whole.path)?;
+    let at = whole.path.split().0.unwrap_or_default();
+    if !folders.contains_key(at) {
+        folders.insert(at.to_vec(), receiving.parent(&whole.path)?);
+    }
+    let parent = folders.get(at).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let name = whole.path.name();
     let replaceable = |there: &FileType| matches!(there, FileType::RegularFile | FileType::Symlink);
     if let Some(there) = parent.stat(name)?.as_ref().map(kind).filter(|there| !replaceable(there)) {
         return Ok(Placed::Conflict(there));
     }
     parent.rename(&whole.temporary, name)?;
-    folders.entry(whole.path.split().0.unwrap_or_default().to_vec()).or_insert(parent);
     Ok(Placed::Done)
 }
 

@@ -18,7 +18,7 @@ use crate::node_key::{SPKI_PREFIX, pem};
 pub(crate) const NODE_DOMAIN: &str = ".node.dwcp";
 
 /// In a data directory.
-const FILE: &str = "node.crt";
+pub(crate) const FILE: &str = "node.crt";
 
 /// A node's certificate, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,22 @@ pub enum CertificateError {
     /// It is over another node's key.
     #[error("the certificate is over another key than this node's")]
     OtherKey,
+    /// The kept one cannot be used.
+    #[error("{path} is damaged ({why}); restore it from a backup, or remove node.json and join anew with a token made for this node", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: Box<Self>,
+    },
+    /// It and the CA in force do not belong together.
+    #[error("{path} is not signed by the CA in trust.bin beside it ({why}), so one of the two is damaged; restore both from a backup, or remove node.json and join anew with a token made for this node", path = path.display())]
+    NotIssued {
+        /// The file.
+        path: PathBuf,
+        /// What the check of the signature answered.
+        why: rustls::Error,
+    },
     /// Its file cannot be read or written.
     #[error("cannot use {path}", path = path.display())]
     Io {
@@ -84,8 +100,9 @@ impl Certificate {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CertificateError::Io { path, source }),
         };
-        let der = CertificateDer::from_pem_slice(&text).map_err(|_malformed| CertificateError::Malformed)?;
-        Self::parse(der.to_vec()).map(Some)
+        let parsed = CertificateDer::from_pem_slice(&text).map_err(|_malformed| CertificateError::Malformed);
+        let parsed = parsed.and_then(|der| Self::parse(der.to_vec()));
+        parsed.map(Some).map_err(|why| CertificateError::Damaged { path, why: Box::new(why) })
     }
 
     /// Keeps it in a data directory.

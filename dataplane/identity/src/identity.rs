@@ -14,7 +14,9 @@ use rustls::{
 };
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::{Certificate, CertificateError, Membership, NodeKey, NodeKeyError, TrustStore, TrustStoreError};
+use crate::{
+    Certificate, CertificateError, Membership, NodeKey, NodeKeyError, TrustStore, TrustStoreError, tls::is_issued,
+};
 
 /// A node of a fleet. Clones are the same node.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ impl Identity {
         let (Some(certificate), Some(trust)) = (Certificate::load(dir)?, TrustStore::load(dir)?) else {
             return Ok(None);
         };
+        is_issued(&certificate, &trust.bundle())
+            .map_err(|why| CertificateError::NotIssued { path: dir.join(crate::certificate::FILE), why })?;
         Self::new(dir, NodeKey::load_or_create(dir)?, certificate, trust).map(Some)
     }
 

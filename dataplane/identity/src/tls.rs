@@ -6,6 +6,8 @@
 
 mod verifier;
 
+pub(crate) use verifier::is_issued;
+
 use std::sync::Arc;
 
 use proto_model::{NodeUid, PublicKey, TrustBundle};

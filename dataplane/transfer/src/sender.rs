@@ -129,6 +129,17 @@ impl SendJob {
         peer::Open { authority: Some(authority), traceparent, features, ..peer::Open::default() }.encode_to_vec()
     }
 
+    /// What is kept: a damaged grant would end the transfer for good, so its digest stands first.
+    fn to_kept(&self) -> Vec<u8> {
+        let bytes = self.to_bytes();
+        [blake3::hash(&bytes).as_bytes().as_slice(), &bytes].concat()
+    }
+
+    fn kept(bytes: &[u8]) -> Option<Self> {
+        let (digest, bytes) = bytes.split_first_chunk::<{ blake3::OUT_LEN }>()?;
+        (blake3::hash(bytes).as_bytes() == digest).then(|| Self::from_bytes(bytes)).flatten()
+    }
+
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let open = peer::Open::decode(bytes).ok()?;
         let authority = match open.authority? {
@@ -149,8 +160,14 @@ impl Transfers {
     /// When the folder of transfers cannot be read.
     pub fn unfinished(&self) -> io::Result<Vec<SendJob>> {
         let folders = self.0.folder.unfinished(TransferRole::Sender)?;
-        let jobs =
-            folders.into_iter().filter_map(|(_, folder)| SendJob::from_bytes(&fs::read(folder.join(JOB_FILE)).ok()?));
+        let jobs = folders.into_iter().filter_map(|(transfer, folder)| {
+            let bytes = fs::read(folder.join(JOB_FILE)).ok()?;
+            let job = SendJob::kept(&bytes);
+            if job.is_none() {
+                tracing::warn!(%transfer, "a kept job is damaged; it goes on when the control plane says it again");
+            }
+            job
+        });
         Ok(jobs.collect())
     }
 
@@ -340,7 +357,7 @@ impl Trying<'_> {
         let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = &*unkept else { return Ok(()) };
         let folder = self.shared.folder.make(self.checked.id, TransferRole::Sender);
-        let kept = folder.and_then(|folder| durable::replace(&folder.join(JOB_FILE), &job.to_bytes(), 0o600));
+        let kept = folder.and_then(|folder| durable::replace(&folder.join(JOB_FILE), &job.to_kept(), 0o600));
         kept.map_err(|error| self.shared.own("sender", &error))?;
         *unkept = None;
         Ok(())

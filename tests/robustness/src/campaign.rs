@@ -129,7 +129,7 @@ fn go(rig: &mut Rig, history: &Arc<History>, options: &Options) -> Result<Summar
     operators.repeat_all();
     let after = operators.writes();
     count_writes(history, &after, &present(&operators)?);
-    count_transfers(&operators, &after)?;
+    count_transfers(rig, &operators, &after)?;
     let count = |wanted: fn(&Outcome) -> bool| writes.iter().filter(|write| wanted(&write.outcome)).count();
     Ok(Summary {
         seed: options.seed,

@@ -15,6 +15,9 @@ use crate::{
 /// How long everything may take to come together on a busy machine, once nobody hurts.
 const CONVERGE: Duration = Duration::from_secs(150);
 
+/// Ends that the control plane has not heard of.
+const SILENT_ENDS: &str = "SELECT t.id, e.role FROM transfers t CROSS JOIN (VALUES ('sender'), ('receiver')) AS e (role) \
+    WHERE NOT EXISTS (SELECT FROM transfer_ends x WHERE x.transfer = t.id AND x.role = e.role AND x.ended)";
 /// How long an end may take to be reported.
 const REPORTED: Duration = Duration::from_secs(20);
 
@@ -191,34 +194,29 @@ pub(crate) fn count_writes(history: &History, writes: &[Write], present: &BTreeM
     }
 }
 
-/// Each transfer began once, and ended once at each end, by the record.
-pub(crate) fn count_transfers(operators: &Operators, writes: &[Write]) -> Result<()> {
-    let mut wrong = Vec::new();
-    let counted = eventually("each transfer to have ended once at each end", REPORTED, || {
-        let mut times: BTreeMap<String, [u32; 3]> = BTreeMap::new();
-        for event in events(operators, "action=transfer.create")? {
-            times.entry(event.resource).or_default()[0] += 1;
+/// Each transfer began once and ended once, by the audit log; and both of its ends have said so.
+pub(crate) fn count_transfers(rig: &Rig, operators: &Operators, writes: &[Write]) -> Result<()> {
+    let mut times: BTreeMap<String, [u32; 2]> = BTreeMap::new();
+    for (place, action) in ["transfer.create", "transfer.end"].into_iter().enumerate() {
+        for event in events(operators, &format!("action={action}"))? {
+            times.entry(event.resource).or_default()[place] += 1;
         }
-        for event in events(operators, "action=transfer.end")? {
-            let role = event.detail.unwrap_or_default().fields.remove("role").and_then(|value| value.kind);
-            let sender = role == Some(prost_types::value::Kind::StringValue("sender".to_owned()));
-            times.entry(event.resource).or_default()[if sender { 1 } else { 2 }] += 1;
+    }
+    for write in writes {
+        if let (WriteKind::Transfer { .. }, Outcome::Acknowledged(name)) = (&write.kind, &write.outcome) {
+            let [began, ended] = times.get(name).copied().unwrap_or_default();
+            if (began, ended) != (1, 1) {
+                operators.history().violation(format!("{name} began {began} times and ended {ended} times"));
+            }
         }
-        let names = writes.iter().filter_map(|write| match (&write.kind, &write.outcome) {
-            (WriteKind::Transfer { .. }, Outcome::Acknowledged(name)) => Some(name),
-            _ => None,
-        });
-        wrong = names
-            .map(|name| (name, times.get(name).copied().unwrap_or_default()))
-            .filter(|(_, times)| *times != [1, 1, 1])
-            .map(|(name, [began, sent, received])| {
-                format!("{name} began {began} times, ended {sent} times at its sender and {received} at its receiver")
-            })
-            .collect();
-        Ok(wrong.is_empty().then_some(()))
+    }
+    let mut silent = String::new();
+    let said = eventually("each end to be said", REPORTED, || {
+        silent = tests_postgres::sql(&rig.servers[0].database_url(), SILENT_ENDS);
+        Ok(silent.is_empty().then_some(()))
     });
-    if counted.is_err() {
-        wrong.into_iter().for_each(|wrong| operators.history().violation(wrong));
+    if said.is_err() {
+        operators.history().violation(format!("ends that were never said: {silent}"));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use tests_robustness::{Mode, Options, run};
+use tests_robustness::{Mode, Options, cut_power, run};
 
 /// What to hurt, and how much.
 #[derive(Debug, Parser)]
@@ -24,6 +24,9 @@ struct Args {
     /// Megabytes of a large file.
     #[arg(long, default_value_t = 12)]
     megabytes: usize,
+    /// Power cuts instead of kills (as root: it mounts a file system of its own).
+    #[arg(long)]
+    cuts: Option<u32>,
     /// Where history and logs are kept when something is wrong.
     #[arg(long, default_value = "/tmp/dwcp-robustness")]
     keep: PathBuf,
@@ -41,6 +44,10 @@ enum ModeName {
 fn main() -> Result<()> {
     let args = Args::parse();
     let seed = args.seed.unwrap_or_else(rand::random);
+    if let Some(cuts) = args.cuts {
+        println!("{:?}, seed {seed}", cut_power(cuts, seed, args.megabytes << 20)?);
+        return Ok(());
+    }
     let modes = match args.mode {
         None => vec![Mode::Outside, Mode::Embedded],
         Some(ModeName::Outside) => vec![Mode::Outside],

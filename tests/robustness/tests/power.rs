@@ -1,0 +1,18 @@
+//! R15: what was said to be received is there after a power cut, nothing is seen in part, and the host comes back by itself.
+//! `tests/robustness/run --cuts N` does the same for longer.
+
+use anyhow::Result;
+use tests_robustness::{can_cut_power, cut_power};
+
+#[test]
+fn what_was_received_is_there_after_a_power_cut() -> Result<()> {
+    if !can_cut_power()? {
+        eprintln!("no file system of our own can be mounted and shut down here: nothing was tried");
+        return Ok(());
+    }
+    let seed = rand::random();
+    eprintln!("seed {seed}");
+    let cuts = cut_power(3, seed, 30 << 20)?;
+    eprintln!("{cuts:?}");
+    Ok(())
+}

@@ -142,7 +142,7 @@ async fn many_clients_of_two_servers_that_are_killed_make_one_chain() -> Result<
     println!(
         "{rows} rows of {CLIENTS} clients x 2 servers in {took:.1?}, {kills} kills, {aborts} aborted transactions: \
          {:.0} appends/s, {} acknowledged, {lost} lost, {twice} twice, {holes} holes, {leaves} distinct leaves",
-        (size - before) as f64 / took.as_secs_f64(),
+        f64::from(u32::try_from(size - before)?) / took.as_secs_f64(),
         acknowledged.len(),
     );
     ensure!(rows == size && holes == 0 && leaves == size && twice == 0 && lost == 0);

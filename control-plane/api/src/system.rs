@@ -6,7 +6,7 @@ mod host;
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use control_plane_store::{configs, operation};
+use control_plane_store::{backup, configs, operation};
 use proto_rpc::v1::{self as rpc, system_service_server::SystemService};
 use tonic::{Request, Response, Status};
 
@@ -130,6 +130,7 @@ impl SystemService for System {
             connected_agents: u32::try_from(state.fleet.connected()).unwrap_or(u32::MAX),
             limits: self.limits().into_iter().collect(),
             caller: caller.actor().to_string(),
+            last_backup_time: backup::last_success(&state.db).await.map_err(error::store)?.and_then(timestamp),
             caller_role: caller.role.map(|role| role.to_string()).unwrap_or_default(),
             bounds: state.server.limits.iter().map(bound).collect(),
         }))

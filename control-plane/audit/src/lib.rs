@@ -8,6 +8,7 @@ mod canonical;
 mod export;
 mod head;
 mod record;
+mod restore;
 mod verify;
 
 pub use canonical::canonical_json;
@@ -17,4 +18,5 @@ pub use export::{
 };
 pub use head::{epoch_of, key_name, origin};
 pub use record::{LeafError, Outcome, OutcomeError, Record};
+pub use restore::Restore;
 pub use verify::{Anchor, Event, Finding, LogVerifier, Report};

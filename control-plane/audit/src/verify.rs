@@ -7,7 +7,7 @@ use std::fmt;
 
 use foundation_merkle::{Checkpoint, Frontier, Hash, leaf_hash};
 
-use crate::Record;
+use crate::{Record, Restore};
 
 /// The most findings that are kept; a log that was shifted by one row has one for each row behind it.
 const MAX_FINDINGS: usize = 100;
@@ -111,6 +111,8 @@ pub struct Report {
     pub finding_count: u64,
     /// The largest anchor that the log agrees with.
     pub anchored: Option<Anchor>,
+    /// Restores that the log tells of.
+    pub restores: Vec<Restore>,
 }
 
 impl Report {
@@ -130,6 +132,9 @@ pub struct LogVerifier {
     /// Smallest first; the front is the next to be reached.
     anchors: std::collections::VecDeque<Anchor>,
     agreed: Option<Anchor>,
+    /// Heads of earlier epochs, by epoch; those behind the head that was restored were lost by that.
+    older: Vec<(u64, Anchor)>,
+    restores: Vec<Restore>,
     findings: Vec<Finding>,
     finding_count: u64,
 }
@@ -145,11 +150,22 @@ impl LogVerifier {
             rows: 0,
             anchors: anchors.into(),
             agreed: None,
+            older: Vec::new(),
+            restores: Vec::new(),
             findings: Vec::new(),
             finding_count: 0,
         };
         verifier.compare_anchors();
         verifier
+    }
+
+    /// Compares also with heads that were seen in earlier epochs: the log must continue each, up to the head that was restored.
+    #[must_use]
+    pub fn with_older(mut self, mut older: Vec<(u64, Anchor)>) -> Self {
+        older.sort_by_key(|(_, anchor)| anchor.size);
+        self.older = older;
+        self.compare_older();
+        self
     }
 
     /// The sequence number of the row that belongs next.
@@ -165,6 +181,9 @@ impl LogVerifier {
         let fields = changed_fields(event);
         if !fields.is_empty() {
             self.find(Finding::Changed { sequence, fields });
+        }
+        if let Some(restore) = Restore::of(&event.record) {
+            self.restored(restore);
         }
         // What is hashed is what the row says now, so that a change shows in the root too.
         self.append(sequence, event.record.leaf_hash());
@@ -182,6 +201,33 @@ impl LogVerifier {
         self.rows += 1;
         self.frontier.append(hash);
         self.compare_anchors();
+        self.compare_older();
+    }
+
+    /// A new epoch begins: the head that it names must be that of the rows before it. What was seen of the epochs before and is not
+    /// here is lost, and no finding: the record says so.
+    fn restored(&mut self, mut restore: Restore) {
+        if restore.root != Some(self.frontier.root()) {
+            let source = format!("the head that event {} says was restored", restore.sequence);
+            let agrees_until = self.agreed.as_ref().map(|anchor| anchor.size);
+            self.find(Finding::Rewritten { size: self.rows, agrees_until, source });
+        }
+        let rows = self.rows;
+        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.older)
+            .into_iter()
+            .partition(|(epoch, anchor)| *epoch < restore.epoch && anchor.size > rows);
+        self.older = left;
+        restore.lost = gone.iter().map(|(_, anchor)| anchor.size - rows).max().unwrap_or(0);
+        self.restores.push(restore);
+    }
+
+    fn compare_older(&mut self) {
+        while self.older.first().is_some_and(|(_, anchor)| anchor.size <= self.rows) {
+            let (_, anchor) = self.older.remove(0);
+            if anchor.size == self.rows && anchor.root != self.frontier.root() {
+                self.find(Finding::Rewritten { size: anchor.size, agrees_until: None, source: anchor.source });
+            }
+        }
     }
 
     /// Rows were found that the signed head does not cover: from this one on.
@@ -204,7 +250,11 @@ impl LogVerifier {
         while let Some(anchor) = self.anchors.pop_front() {
             self.find(Finding::Cut { size: self.rows, expected: anchor.size, source: anchor.source });
         }
+        for (_, anchor) in std::mem::take(&mut self.older) {
+            self.find(Finding::Cut { size: self.rows, expected: anchor.size, source: anchor.source });
+        }
         Report {
+            restores: self.restores,
             events: self.rows,
             root: self.frontier.root(),
             findings: self.findings,
@@ -411,6 +461,46 @@ mod tests {
         rewritten[3] = record.into();
         let report = verify(&rewritten, &head_of(&rewritten), vec![anchor(&events[..10])]);
         assert!(matches!(report.findings[..], [Finding::Rewritten { size: 10, .. }]));
+    }
+
+    /// A log of `before` events, restored to `at` of them, and `after` more.
+    fn restored(at: u64, after: u64) -> Vec<Event> {
+        let mut events = log(at);
+        let head = Checkpoint { origin: "o/1".to_owned(), ..head_of(&events) };
+        let signed = head.sign("o", &ed25519_dalek::SigningKey::from_bytes(&[1; 32])).unwrap();
+        let mut record = event(at).record;
+        record.action = "fleet.restore".to_owned();
+        record.detail.insert("epoch".to_owned(), 2.into());
+        record.detail.insert("restored_head".to_owned(), signed.into());
+        events.push(record.into());
+        events.extend((at + 1..at + 1 + after).map(event));
+        events
+    }
+
+    #[test]
+    fn a_restore_is_told_with_what_it_lost_and_is_no_finding() {
+        let long = head_of(&log(9));
+        let early = head_of(&log(3));
+        let older = |head: &Checkpoint| (1, Anchor { source: "kept".to_owned(), size: head.size, root: head.root });
+        let events = restored(5, 4);
+        let read = |events: &[Event], older| {
+            let mut verifier = LogVerifier::new(Vec::new()).with_older(older);
+            events.iter().for_each(|event| verifier.push(event));
+            verifier.finish(&head_of(events))
+        };
+        let report = read(&events, vec![older(&long), older(&early)]);
+        assert!(report.is_clean(), "{:?}", report.findings);
+        let [restore] = &report.restores[..] else { panic!("one restore") };
+        assert_eq!((restore.sequence, restore.epoch, restore.lost), (5, 2, 4));
+        // What was restored is not what was seen; and a log that tells of no restore has lost its end.
+        let other = Checkpoint { root: long.root, ..early };
+        assert!(!read(&events, vec![older(&other)]).is_clean());
+        assert!(matches!(read(&log(5), vec![older(&long)]).findings[..], [Finding::Cut { expected: 9, .. }]));
+        // The record names another head than that of the rows before it.
+        let mut forged = events;
+        forged[5].record.detail.insert("restored_head".to_owned(), "none".into());
+        forged[5] = forged[5].record.clone().into();
+        assert!(matches!(read(&forged, Vec::new()).findings[..], [Finding::Rewritten { size: 5, .. }]));
     }
 
     proptest! {

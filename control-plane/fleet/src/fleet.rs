@@ -14,6 +14,7 @@ use crate::{
     message::{FromAgent, NodeRecord, SessionEnd},
     options::Options,
     session::{self, OUTGOING, Outgoing},
+    strangers::{AheadOfUs, UnknownMember},
 };
 
 /// How often a server says that it lives; [`sessions::SERVER_GONE_AFTER`] is four times as long.
@@ -73,6 +74,18 @@ impl Fleet {
         self.hub.cut(node, SessionEnd::Revoked);
     }
 
+    /// Hosts with a certificate of this fleet that its database does not know.
+    #[must_use]
+    pub fn unknown_members(&self) -> Vec<UnknownMember> {
+        self.hub.unknown_members()
+    }
+
+    /// Agents that hold a newer roster than the database.
+    #[must_use]
+    pub fn agents_ahead(&self) -> Vec<AheadOfUs> {
+        self.hub.agents_ahead()
+    }
+
     /// The ring of nodes that store DHT records, as this server last read it.
     #[must_use]
     pub fn ring(&self) -> Vec<String> {
@@ -92,6 +105,9 @@ impl Fleet {
 fn describe() {
     metrics::describe_gauge!("dwcp_agents_connected", "Agents that are connected to this server");
     metrics::describe_counter!("dwcp_agents_sent_away_total", "Sessions that were refused because this server is full");
+    metrics::describe_gauge!("dwcp_agents_ahead_of_database", "Agents that hold a newer roster than the database");
+    metrics::describe_gauge!("dwcp_backup_last_success_timestamp_seconds", "When the newest backup was made");
+    metrics::gauge!("dwcp_agents_ahead_of_database").set(0);
     metrics::describe_gauge!("dwcp_transfers_active", "Transfers of the fleet that have not ended, by state");
     metrics::describe_counter!("dwcp_transfers_total", "Transfers whose end this server stored, by outcome");
     metrics::describe_histogram!(

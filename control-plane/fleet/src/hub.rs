@@ -18,8 +18,9 @@ use chrono::DateTime;
 use control_plane_store::{
     Actor, Db, Error, Keys, Refusal, Refusals,
     audit_log::{self, ProveError},
-    configs,
+    backup, configs,
     nodes::Observed as Row,
+    replay,
     rollouts::{self, Answer},
     roster as entries, sessions,
     sessions::Tidy,
@@ -28,7 +29,7 @@ use control_plane_store::{
 use foundation_merkle::{Checkpoint, VerifierKey};
 use foundation_runtime::{Clock, TaskGroup};
 use proto_model::{NodeName, NodeUid, Revision, RosterSequence, TransferState};
-use proto_wire::roster::open_entry;
+use proto_wire::{Signed, roster::open_entry};
 use rand::RngExt;
 use tokio_util::sync::WaitForCancellationFuture;
 use uuid::Uuid;
@@ -40,6 +41,7 @@ use crate::{
     roster::{Member, Roster},
     session::{HEARTBEAT, Session},
     snapshot::{SnapshotLayer, Snapshots, Stored},
+    strangers::{AheadOfUs, Strangers, UnknownMember},
 };
 
 /// The newest audit head is sent to agents at most so often: an agent that is a witness every ten seconds leaves no gap that matters,
@@ -95,6 +97,8 @@ struct Inner {
     reading_roster: tokio::sync::Mutex<()>,
     /// Since when this server's heartbeats have been stored in time.
     steady: Mutex<Option<Steady>>,
+    /// What agents say that does not fit the database.
+    strangers: Strangers,
     /// The last consistency path that was made: nearly all agents ask for the same.
     path: Mutex<Option<Path>>,
 }
@@ -162,6 +166,7 @@ impl Hub {
             reading_roster: tokio::sync::Mutex::new(()),
             steady: Mutex::default(),
             path: Mutex::default(),
+            strangers: Strangers::default(),
         }))
     }
 
@@ -210,6 +215,66 @@ impl Hub {
         View::clone(&self.0.view.load())
     }
 
+    // ---- what does not fit
+
+    /// An agent whose roster is newer than this database: the database was put back, and nobody opened a new epoch.
+    fn is_ahead(&self, node: NodeUid, hello: &Hello) -> bool {
+        let (held, here) = (hello.roster, self.view().roster.position());
+        // Before the first reading nothing can be said.
+        if here == RosterPosition::default() || (held.epoch, held.sequence) <= (here.epoch, here.sequence) {
+            return false;
+        }
+        let ahead = AheadOfUs { hostname: hello.facts.hostname.clone(), held, here };
+        if self.0.strangers.ahead(node, ahead) {
+            tracing::error!(
+                component = "fleet",
+                node = %node,
+                held = format!("{}.{}", held.epoch, held.sequence),
+                here = format!("{}.{}", here.epoch, here.sequence),
+                "An agent holds a newer roster than this database, which was put back without a new epoch: \
+                 stop the servers, and run `dwcp-control-plane open-epoch`"
+            );
+        }
+        true
+    }
+
+    fn remember_unknown(&self, node: NodeUid, remote: &str, hello: &Hello) {
+        let hostname = hello.facts.hostname.clone();
+        let member = UnknownMember { uid: node, hostname: hostname.clone(), remote: remote.to_owned() };
+        if self.0.strangers.unknown(member) {
+            tracing::warn!(
+                component = "fleet",
+                node = %node,
+                hostname,
+                remote,
+                "A host with a certificate of this fleet is not in its database: it joined after the backup that was restored. \
+                 `dwcp token create --node NAME` lets it in again"
+            );
+            let reason = "the certificate is this fleet's, and the node is not in its database";
+            let resource = format!("nodes/{node}");
+            let refusal =
+                Refusal { actor: Actor::Anonymous, action: "session.open", resource: &resource, reason, from: None };
+            self.0.refusals.note(refusal, "");
+        }
+    }
+
+    pub(crate) fn unknown_members(&self) -> Vec<UnknownMember> {
+        self.0.strangers.unknown_members()
+    }
+
+    pub(crate) fn agents_ahead(&self) -> Vec<AheadOfUs> {
+        self.0.strangers.agents_ahead()
+    }
+
+    /// Nodes that were revoked after the backup that was restored are revoked again.
+    pub(crate) async fn replay_revocations(&self, reporter: &NodeName, entries: &[Signed]) -> Result<(), Error> {
+        let revoked = replay::revocations(&self.0.db, &self.0.keys, entries, reporter).await?;
+        if revoked > 0 {
+            tracing::warn!(component = "fleet", revoked, reporter = %reporter, "Nodes were revoked again that a restore had let in");
+        }
+        Ok(())
+    }
+
     // ---- who is connected
 
     /// Registers a session; an older one of the same node is told that it is replaced.
@@ -228,6 +293,7 @@ impl Hub {
             // Another server told it more than this one has read: it must not be told less.
             self.refresh_roster().await.map_err(|error| unavailable(node, &error))?;
         }
+        let ahead = self.is_ahead(node, hello);
         let id = Uuid::now_v7();
         let opened = sessions::open(&self.0.db, self.opening(node, id, remote, hello))
             .await
@@ -235,8 +301,14 @@ impl Hub {
         let name = match opened {
             sessions::Opened::Member(name) => name,
             sessions::Opened::Revoked => return Err(SessionEnd::Revoked),
-            sessions::Opened::Unknown => return Err(SessionEnd::Unknown),
+            sessions::Opened::Unknown => {
+                self.remember_unknown(node, remote, hello);
+                return Err(SessionEnd::Unknown);
+            }
         };
+        if !ahead {
+            self.0.strangers.fits(node);
+        }
         tracing::info!(node = %name, remote, agent_version = %hello.facts.agent_version, "Agent connected");
         let session = Arc::new(Session::new(id, node, name, remote.to_owned(), self.0.clock.unix_ms()));
         let older = self.sessions().insert(node, Arc::clone(&session));
@@ -561,6 +633,10 @@ impl Hub {
     /// What is in the tables, as gauges: every server shows the same.
     async fn measure(&self) -> Result<(), Error> {
         self.count();
+        if let Some(time) = backup::last_success(&self.0.db).await? {
+            #[allow(clippy::cast_precision_loss, reason = "a metric; exact for every time of these millions of years")]
+            metrics::gauge!("dwcp_backup_last_success_timestamp_seconds").set(time.timestamp() as f64);
+        }
         let zero = [TransferState::Pending, TransferState::Running, TransferState::Waiting].map(transfers::state_word);
         let active = transfers::active(&self.0.db).await?;
         for state in zero {

@@ -16,10 +16,12 @@ mod roster;
 mod sender;
 mod session;
 mod snapshot;
+mod strangers;
 
 pub use fleet::Fleet;
 pub use options::{MAX_SESSIONS, Options};
 pub use snapshot::{Snapshot, SnapshotLayer};
+pub use strangers::{AheadOfUs, UnknownMember};
 
 /// Nodes in one question for addresses.
 pub const MAX_LOOKUP_NODES: usize = 100;

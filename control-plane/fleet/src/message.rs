@@ -38,6 +38,8 @@ pub enum FromAgent {
     NodeRecord(NodeRecord),
     /// What another node opened at this agent was refused.
     RefusedPeer(RefusedPeer),
+    /// Revocations of an earlier epoch that this one does not know of.
+    RevocationReplay(Vec<Signed>),
     /// The audit head that this agent last accepted.
     AuditWitness {
         /// The C2SP checkpoint.

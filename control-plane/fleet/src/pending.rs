@@ -10,6 +10,7 @@ use std::{
 };
 
 use proto_model::{TransferId, TransferReport, TransferRole};
+use proto_wire::Signed;
 
 use crate::message::{ConfigStatus, NodeRecord, Observed};
 
@@ -31,6 +32,8 @@ pub(crate) enum Write {
     Record(NodeRecord),
     /// What the agent observes of itself.
     Observed(Observed),
+    /// Revocations that were forgotten by a restore.
+    Replay(Vec<Signed>),
 }
 
 #[derive(Debug)]
@@ -47,6 +50,7 @@ struct Report {
 pub(crate) struct Pending {
     answer: Option<ConfigStatus>,
     record: Option<NodeRecord>,
+    replay: Option<Vec<Signed>>,
     observed: Option<Observed>,
     observed_due: Instant,
     reports: BTreeMap<(TransferId, TransferRole), Report>,
@@ -56,11 +60,23 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { answer: None, record: None, observed: None, observed_due: now, reports: BTreeMap::new(), retry_at: None }
+        Self {
+            answer: None,
+            record: None,
+            replay: None,
+            observed: None,
+            observed_due: now,
+            reports: BTreeMap::new(),
+            retry_at: None,
+        }
     }
 
     pub(crate) fn on_answer(&mut self, answer: ConfigStatus) {
         self.answer = Some(answer);
+    }
+
+    pub(crate) fn on_replay(&mut self, entries: Vec<Signed>) {
+        self.replay = Some(entries);
     }
 
     pub(crate) fn on_record(&mut self, record: NodeRecord) {
@@ -100,6 +116,9 @@ impl Pending {
         if self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
+        if let Some(entries) = self.replay.take() {
+            return Some(Write::Replay(entries));
+        }
         if let Some(answer) = self.answer.take() {
             return Some(Write::Answer(answer));
         }
@@ -125,7 +144,7 @@ impl Pending {
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let reports = self.reports.values().filter(|slot| slot.report.is_some());
         let due = reports.map(|slot| if slot.is_due(now) { now } else { slot.due });
-        let at_once = (self.answer.is_some() || self.record.is_some()).then_some(now);
+        let at_once = (self.answer.is_some() || self.record.is_some() || self.replay.is_some()).then_some(now);
         let observed = self.observed.as_ref().map(|_| self.observed_due);
         let earliest = due.chain(at_once).chain(observed).min()?;
         Some(self.retry_at.map_or(earliest, |at| earliest.max(at)))
@@ -145,6 +164,9 @@ impl Pending {
             }
             Write::Record(record) => {
                 self.record.get_or_insert(record);
+            }
+            Write::Replay(entries) => {
+                self.replay.get_or_insert(entries);
             }
             Write::Observed(older) => {
                 let newer = self.observed.take();
@@ -190,7 +212,7 @@ mod tests {
     fn state(write: Option<Write>) -> Option<TransferState> {
         match write {
             Some(Write::Report(report)) => Some(report.state),
-            Some(Write::Answer(_) | Write::Record(_) | Write::Observed(_)) | None => None,
+            Some(Write::Answer(_) | Write::Record(_) | Write::Observed(_) | Write::Replay(_)) | None => None,
         }
     }
 

@@ -299,6 +299,7 @@ fn take(
         FromAgent::LookupNodes { request_id, node_ids } => session.outbox.lookup(request_id, node_ids),
         FromAgent::NodeRecord(record) => pending.on_record(record),
         FromAgent::RefusedPeer(refused) => hub.note_refused_peer(&session.name, &refused),
+        FromAgent::RevocationReplay(entries) => pending.on_replay(entries),
         FromAgent::AuditWitness { checkpoint, consistent } => witness(session, checkpoint, consistent),
     }
     Ok(())
@@ -363,6 +364,11 @@ async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, Erro
         }
         Write::Observed(observed) => {
             sessions::observe(hub.db(), session.node, session.id, hub.observation(observed)).await?
+        }
+        // Signed by the fleet itself: whoever gives it back is believed.
+        Write::Replay(entries) => {
+            hub.replay_revocations(&session.name, entries).await?;
+            Place::Held
         }
         Write::Report(report) => return store_report(hub, session, report).await,
     };

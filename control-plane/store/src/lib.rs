@@ -21,6 +21,7 @@ pub mod operator_tokens;
 mod pool;
 mod pulse;
 mod refusals;
+pub mod replay;
 mod requests;
 pub mod rollouts;
 pub mod roster;

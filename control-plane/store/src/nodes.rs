@@ -473,7 +473,7 @@ async fn lock_unchanged(tx: &mut Tx, node: &NodeRef, etag: Option<&Etag>) -> Res
     Ok(node)
 }
 
-async fn store_decided(tx: &mut Tx, keys: &Keys, node: &mut Node) -> Result<(), Error> {
+pub(crate) async fn store_decided(tx: &mut Tx, keys: &Keys, node: &mut Node) -> Result<(), Error> {
     node.version += 1;
     node.update_time = tx.now();
     node.revision = tx.next_revision().await?;

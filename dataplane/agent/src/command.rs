@@ -49,10 +49,11 @@ enum Verb {
 /// `dwcp-agent join HOST:PORT …`.
 #[derive(Debug, Clone, Args)]
 pub struct JoinArgs {
-    /// The control plane, HOST:PORT, as `dwcp token create` prints it.
+    /// The control plane, HOST:PORT, as `dwcp token create` prints it. Where the host has joined already, this only says where
+    /// the control plane is now, and no token is needed.
     pub endpoint: String,
     /// The join token; better by --token-file, since other users of this host can see command lines.
-    #[arg(long, conflicts_with = "token_file", required_unless_present = "token_file")]
+    #[arg(long, conflicts_with = "token_file")]
     pub token: Option<String>,
     /// A file with the join token; `-` for standard input.
     #[arg(long, value_name = "FILE")]

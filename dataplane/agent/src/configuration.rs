@@ -59,7 +59,7 @@ pub(crate) enum Verdict {
     Unchanged,
     /// Apply this, then say how it went.
     Apply(Arc<Effective>),
-    /// It does not hold together; already noted.
+    /// It does not hold together, or is older than what is known; already noted.
     Rejected,
 }
 
@@ -117,6 +117,16 @@ impl Configuration {
 
     /// The control plane says what should be in force.
     pub(crate) fn desired(&mut self, desired: &Desired) -> Verdict {
+        if let Some(known) = self.newest_generation().filter(|known| *known > desired.generation) {
+            // R12: nobody goes back silently. A restore opens a new epoch, and is newer than all of the one before.
+            let why = format!(
+                "generation {} is older than {known}, which this host has seen: the control plane's database was put back without a new \
+                 epoch (`dwcp-control-plane open-epoch`)",
+                desired.generation
+            );
+            self.in_force.rejected = Some((desired.generation, vec![why]));
+            return Verdict::Rejected;
+        }
         let same = |known: &Desired| says_the_same(known, desired);
         let answered = self.in_force.rejected.is_none() && self.good.as_ref().is_some_and(same);
         self.newest = Some(desired.clone());
@@ -139,6 +149,11 @@ impl Configuration {
                 Verdict::Rejected
             }
         }
+    }
+
+    /// The newest generation that the control plane has said.
+    fn newest_generation(&self) -> Option<Generation> {
+        [&self.newest, &self.good].into_iter().flatten().map(|desired| desired.generation).max()
     }
 
     /// It was applied.

@@ -5,10 +5,11 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use dataplane_control_client::{
-    Endpoint, Enrolment,
+    Endpoint, Enrolment, FORGOTTEN, Rotation,
     enrol::{self, EnrolRequest, Enrolled},
     probe::{self, ProbeError, WayIn},
     visit::{self, Visit},
@@ -25,6 +26,9 @@ use crate::{
     host,
     reach::{WayOut, way_out},
 };
+
+/// How long a host that has joined looks whether the control plane still knows it: a unit's start waits for this.
+const LOOK: Duration = Duration::from_secs(4);
 
 /// A token is one line; a file that is longer is something else.
 const MAX_TOKEN_BYTES: u64 = 4096;
@@ -68,8 +72,21 @@ pub async fn join(
     let endpoint: Endpoint = args.endpoint.parse().map_err(JoinError::of)?;
     let pinned: CaFingerprint = args.ca_fingerprint.parse().map_err(JoinError::of)?;
     let dir = data_dir::prepare(args.data_dir.clone()).map_err(JoinError::of)?;
+    let mut again = false;
     if let Some(enrolment) = Enrolment::load(&dir).map_err(JoinError::of)? {
-        return joined_before(&enrolment, pinned, &dir, out);
+        let todo = joined_before(enrolment, &endpoint, pinned, &dir, (clock, out)).await?;
+        let has_token = args.token.is_some() || args.token_file.is_some();
+        if todo == Again::Nothing {
+            return Ok(());
+        }
+        if !has_token {
+            return Err(JoinError(format!(
+                "the control plane at {endpoint} does not know this host: it was restored from a backup that was made before it joined; \
+                 give --token-file with a token of `dwcp token create --node NAME`"
+            )));
+        }
+        say(out, format_args!("‼ the control plane does not know this host since it was restored: it joins again"))?;
+        again = true;
     }
     let token = token(&args)?;
     let quic = args.quic_listen.unwrap_or(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), QUIC_PORT));
@@ -107,15 +124,28 @@ pub async fn join(
         out,
         format_args!("√ joined as nodes/{}   key ed25519:{}…   uid {}", enrolment.name, &public[..8], enrolment.uid),
     )?;
+    if again {
+        return say(out, format_args!("Next: restart the agent of {}, where it runs", dir.display()));
+    }
     next(&enrolment, &dir, out)
 }
 
-fn joined_before(
-    enrolment: &Enrolment,
+/// What is left to do on a host that has joined before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    Nothing,
+    /// The control plane does not know the host any more.
+    Join,
+}
+
+/// Takes down where the control plane is now.
+async fn joined_before(
+    mut enrolment: Enrolment,
+    endpoint: &Endpoint,
     pinned: CaFingerprint,
     dir: &Path,
-    out: &mut (dyn io::Write + Send),
-) -> Result<(), JoinError> {
+    (clock, out): (&Clock, &mut (dyn io::Write + Send)),
+) -> Result<Again, JoinError> {
     if enrolment.ca_fingerprint != pinned {
         return Err(JoinError(format!(
             "{dir} already belongs to another fleet (CA {theirs}, as nodes/{name}); \
@@ -125,8 +155,43 @@ fn joined_before(
             name = enrolment.name,
         )));
     }
-    say(out, format_args!("√ joined before as nodes/{}; nothing to do", enrolment.name))?;
-    next(enrolment, dir, out)
+    let identity = Identity::open(dir).map_err(JoinError::of)?;
+    let visit = match &identity {
+        Some(identity) => {
+            let tls = tls::grpc_client_config(identity).map_err(JoinError::of)?;
+            let visit = tokio::time::timeout(LOOK, visit::visit(endpoint, &tls, facts(), clock)).await;
+            visit.map_or_else(|_elapsed| Err("it does not answer".to_owned()), |visited| visited.map(drop))
+        }
+        None => Err("its certificate is gone".to_owned()),
+    };
+    match &visit {
+        Err(why) if why.contains(FORGOTTEN) => return Ok(Again::Join),
+        Ok(()) | Err(_) => {}
+    }
+    let known = enrolment.endpoints.first() == Some(endpoint);
+    if !known {
+        enrolment.endpoints =
+            Rotation::new(std::iter::once(endpoint.clone()).chain(enrolment.endpoints)).all().cloned().collect();
+        enrolment.store(dir).map_err(JoinError::of)?;
+    }
+    match (known, &visit) {
+        (true, _) => say(out, format_args!("√ joined before as nodes/{}; nothing to do", enrolment.name))?,
+        (false, Ok(())) => {
+            say(
+                out,
+                format_args!(
+                    "√ joined before as nodes/{}; the control plane answers at {endpoint}, which is noted",
+                    enrolment.name
+                ),
+            )?;
+        }
+        (false, Err(why)) => {
+            say(out, format_args!("√ joined before as nodes/{}; {endpoint} is noted", enrolment.name))?;
+            say(out, format_args!("‼ no session there yet: {why}; the agent goes on trying"))?;
+        }
+    }
+    next(&enrolment, dir, out)?;
+    Ok(Again::Nothing)
 }
 
 fn next(enrolment: &Enrolment, dir: &Path, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {

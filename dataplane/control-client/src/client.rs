@@ -42,6 +42,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// At most so long is waited when the control plane asks to come back later.
 const LONGEST_COME_BACK: Duration = Duration::from_secs(600);
+/// Revocations in one message (agent.proto); the rest is told when these are in the roster.
+const MAX_REPLAYED: usize = 500;
 /// Jobs wait for the agent in so many messages; it takes them at once.
 const JOBS_QUEUE: usize = 16;
 
@@ -141,6 +143,7 @@ impl Driver {
                 Ended::Failed(reason) => {
                     self.down(reason);
                     self.rotation.failed();
+                    self.look_for_endpoints().await;
                     backoff.next_delay()
                 }
                 Ended::Broke(reason) => {
@@ -214,6 +217,23 @@ impl Driver {
         });
     }
 
+    /// Takes endpoints that `dwcp-agent join` has written down meanwhile: a control plane that has moved is found again without a restart.
+    async fn look_for_endpoints(&mut self) {
+        let dir = self.options.dir.clone();
+        let read = self.shared.tasks.blocking("read the enrolment", move || Enrolment::load(&dir));
+        let Ok(Ok(Some(stored))) = read.await else { return };
+        if stored.uid != self.options.enrolment.uid {
+            tracing::error!(component = "control_plane", "This host has joined again meanwhile: restart the agent");
+        } else if stored.endpoints != self.options.enrolment.endpoints {
+            tracing::info!(
+                component = "control_plane",
+                "Other endpoints of the control plane were written down; they are tried"
+            );
+            self.rotation = Rotation::new(stored.endpoints.iter().cloned());
+            self.options.enrolment = stored;
+        }
+    }
+
     /// What the control plane says of itself, kept for the next start.
     pub(crate) async fn learn(&mut self, endpoints: Vec<Endpoint>, name: Option<proto_model::NodeName>) {
         // One that does not know its own addresses is no reason to forget those that are known.
@@ -260,6 +280,9 @@ impl Driver {
         match applied.await {
             Ok(Ok(())) => {
                 self.roster_from_start &= !complete;
+                if complete {
+                    self.replay_revocations();
+                }
                 Ok(())
             }
             Ok(Err(error @ TrustStoreError::Roster(_))) => {
@@ -271,8 +294,32 @@ impl Driver {
         }
     }
 
+    /// Gives the control plane what it has forgotten by a restore (D12).
+    pub(crate) fn replay_revocations(&self) {
+        let entries = self.options.identity.trust().revocations_to_replay();
+        if entries.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            component = "control_plane",
+            revocations = entries.len(),
+            "The restored control plane does not know of nodes that were revoked; it is told"
+        );
+        let entries = entries.into_iter().take(MAX_REPLAYED).map(Into::into).collect();
+        self.shared.outgoing.replay(rpc::RevocationReplay { entries });
+    }
+
     /// What is trusted, from an authenticated session.
     pub(crate) async fn trust(&self, bundle: TrustBundle) -> Result<(), Ended> {
+        let seen = self.options.identity.trust().bundle().epoch;
+        if bundle.epoch > seen {
+            tracing::warn!(
+                component = "control_plane",
+                epoch = %bundle.epoch,
+                before = %seen,
+                "The control plane was restored from a backup: what was decided after that was made is void"
+            );
+        }
         let trust = self.options.identity.trust().clone();
         match self.shared.tasks.blocking("keep the trust bundle", move || trust.replace_bundle(bundle)).await {
             Ok(kept) => kept.map_err(|error| Ended::Failed(chain(&error))),

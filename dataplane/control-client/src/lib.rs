@@ -20,8 +20,9 @@ pub mod visit;
 mod witness;
 
 pub use client::{Options, StartError, start};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Rotation};
 pub use enrolment::Enrolment;
 pub use handle::{Connection, Handle, Introduction, LookupError, ReportError, Standing};
 pub use incoming::{Desired, DesiredLayer, Job, Jobs, PeerRecord};
+pub use session::FORGOTTEN;
 pub use witness::WitnessError;

@@ -7,7 +7,7 @@ use std::{
 
 use proto_rpc::agent::{
     AgentMessage, AuditWitness, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, RefusedPeer,
-    TransferReport, agent_message::Message,
+    RevocationReplay, TransferReport, agent_message::Message,
 };
 use tokio::sync::Notify;
 
@@ -37,6 +37,7 @@ struct Waiting {
     observed: Option<Observed>,
     record: Option<NodeRecord>,
     witness: Option<AuditWitness>,
+    replay: Option<RevocationReplay>,
     ends: BTreeMap<Key, TransferReport>,
     progress: BTreeMap<Key, TransferReport>,
     lookups: VecDeque<LookupNodes>,
@@ -123,6 +124,11 @@ impl Outgoing {
         self.put(|waiting| waiting.witness = Some(witness));
     }
 
+    /// Revocations that the control plane has forgotten.
+    pub(crate) fn replay(&self, replay: RevocationReplay) {
+        self.put(|waiting| waiting.replay = Some(replay));
+    }
+
     pub(crate) fn end(&self, report: TransferReport) {
         self.put(|waiting| {
             let key = outbox::key(&report);
@@ -159,6 +165,7 @@ impl Outgoing {
             || waiting.record.is_some()
             || waiting.witness.is_some()
             || !waiting.refused_due.is_empty()
+            || waiting.replay.is_some()
             || !waiting.ends.is_empty()
             || !waiting.progress.is_empty()
             || !waiting.lookups.is_empty()
@@ -169,6 +176,9 @@ impl Outgoing {
         let mut waiting = self.lock();
         let message = if let Some(lookup) = waiting.lookups.pop_front() {
             Message::LookupNodes(lookup)
+        } else if let Some(replay) = waiting.replay.take() {
+            // Until it is heard, a node that was revoked is let in again.
+            Message::RevocationReplay(replay)
         } else if let Some(status) = waiting.status.take() {
             Message::ConfigStatus(status)
         } else if let Some((_key, report)) = waiting.ends.pop_first() {

@@ -29,6 +29,12 @@ const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// How often the certificate's age is looked at.
 const RENEW_CHECK: Duration = Duration::from_secs(3600);
 
+/// What a host is told that joined after the backup was made that the control plane was restored from.
+pub const FORGOTTEN: &str = "the control plane does not know this node";
+
+/// How a control plane says that it has no such node.
+const UNKNOWN_NODE: &str = "not known to this fleet";
+
 /// Why a session ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -97,6 +103,7 @@ impl Session {
             let outbox = shared.outbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             shared.outgoing.reopened(outbox.waiting().cloned());
         }
+        driver.replay_revocations();
         let mut heartbeat = interval(self.heartbeat);
         heartbeat.reset();
         let mut certificate = interval(RENEW_CHECK);
@@ -164,6 +171,10 @@ const BROKE: &str = "the session with the control plane broke";
 pub(crate) fn explain(status: &tonic::Status) -> String {
     let message = proto_model::escape(status.message().as_bytes());
     match status.code() {
+        tonic::Code::Unauthenticated if message.contains(UNKNOWN_NODE) => format!(
+            "{FORGOTTEN}: it was restored from a backup that was made before this host joined; \
+             an operator makes a token (`dwcp token create --node NAME`), and `dwcp-agent join` with it lets the host in again"
+        ),
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
             format!("the control plane refuses this node: {message}")
         }

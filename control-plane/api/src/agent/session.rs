@@ -9,6 +9,7 @@ use proto_model::{
     AppliedConfig, ComponentHealth, HostFacts, InvalidField, NodeId, PublicKey, TransferReport, to_timestamp,
 };
 use proto_rpc::agent::{self as rpc, agent_message, server_message};
+use proto_wire::Signed;
 use tonic::{Code, Status};
 
 use crate::error::{self, Reason};
@@ -18,6 +19,9 @@ const MAX_HOST_LAYER_BYTES: usize = proto_model::config::MAX_DOCUMENT_BYTES;
 
 /// The largest value of a node record: BEP 44 takes 1,000 bytes with its length in front.
 const MAX_RECORD_BYTES: usize = 1_000;
+
+/// Revocations in one message (agent.proto).
+const MAX_REPLAYED: usize = 500;
 
 /// Keys that an agent says have no effect: more than there are keys.
 const MAX_NOT_IN_FORCE: usize = 500;
@@ -82,6 +86,13 @@ fn parse(message: agent_message::Message) -> Result<FromAgent, InvalidField> {
             reason: known_reason(&refused.reason),
             count: refused.count.clamp(1, MAX_REFUSED_AT_ONCE),
         })),
+        Message::RevocationReplay(replay) => {
+            let entries = replay.entries.into_iter().take(MAX_REPLAYED).map(Signed::try_from);
+            entries
+                .collect::<Result<_, _>>()
+                .map(FromAgent::RevocationReplay)
+                .map_err(|_length| InvalidField::new("entries", "a signature has 64 bytes"))
+        }
         Message::AuditWitness(witness) => {
             Ok(FromAgent::AuditWitness { checkpoint: witness.checkpoint, consistent: witness.consistent })
         }
@@ -157,8 +168,8 @@ pub(super) fn outgoing(message: Result<ToAgent, SessionEnd>) -> Result<rpc::Serv
         ToAgent::DesiredConfig { nonce, snapshot } => Message::DesiredConfig(write_desired(nonce, &snapshot)),
         ToAgent::Roster { full, entries, head } => Message::Roster(rpc::RosterUpdate {
             full,
-            entries: entries.iter().map(|entry| proto_wire::Signed::clone(entry).into()).collect(),
-            head: head.map(|head| proto_wire::Signed::clone(&head).into()),
+            entries: entries.iter().map(|entry| Signed::clone(entry).into()).collect(),
+            head: head.map(|head| Signed::clone(&head).into()),
         }),
         ToAgent::TransferJobs { full, jobs } => {
             Message::TransferJobs(rpc::TransferJobs { full, jobs: jobs.into_iter().map(write_job).collect() })

@@ -219,6 +219,42 @@ async fn audit_events(state: &State) -> Found {
     }
 }
 
+fn ahead(state: &State) -> Found {
+    let ahead = state.fleet.agents_ahead();
+    match ahead.first() {
+        None => Found::Fine,
+        Some(first) => Found::Error(
+            format!(
+                "{} agents hold a newer roster, for example {}: {}.{} where the database has {}.{}",
+                ahead.len(),
+                first.hostname,
+                first.held.epoch,
+                first.held.sequence,
+                first.here.epoch,
+                first.here.sequence
+            ),
+            "the database was put back without a new epoch: stop the servers, run `dwcp-control-plane open-epoch`, start them",
+        ),
+    }
+}
+
+fn unknown_members(state: &State) -> Found {
+    let unknown = state.fleet.unknown_members();
+    match unknown.first() {
+        None => Found::Fine,
+        Some(first) => Found::Warning(
+            format!(
+                "{} hosts are not, for example {} from {} ({})",
+                unknown.len(),
+                first.hostname,
+                first.remote,
+                first.uid
+            ),
+            "they joined after the backup that was restored: `dwcp token create --node NAME`, then `dwcp-agent join` on the host",
+        ),
+    }
+}
+
 fn certificates(state: &State) -> Vec<Check> {
     let ends = not_after_of(state.keys.ca().certificate_der());
     let found = match ends {
@@ -283,7 +319,12 @@ async fn agents(state: &State) -> Vec<Check> {
             "`dwcp node get NAME` shows why",
         ),
     };
-    vec![check("agents are connected", found), check("connected agents do what they should", healthy)]
+    vec![
+        check("agents are connected", found),
+        check("connected agents do what they should", healthy),
+        check("hosts with a certificate of this fleet are in it", unknown_members(state)),
+        check("the database is as new as what agents hold", ahead(state)),
+    ]
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ async fn info(connection: &Connection, output: &Output) -> Result<(), Failure> {
             ("caller", format!("{} ({})", info.caller, info.caller_role)),
             ("agents", format!("{} connected here", info.connected_agents)),
             ("database", format!("{} {}", info.database, info.database_version)),
+            (
+                "backup",
+                info.last_backup_time.as_ref().map_or_else(|| "never".to_owned(), |time| units::time(Some(time))),
+            ),
             ("ca", info.ca_fingerprint.clone()),
             ("addresses", info.advertised_addresses.join("\n")),
             ("dht ring", info.dht_ring.join("\n")),

@@ -2,15 +2,15 @@
 
 use control_plane_audit as log;
 use futures::StreamExt as _;
-use proto_model::{Epoch, TransferState};
+use proto_model::{Epoch, NodeRef, RosterSequence, TransferState};
 
 use super::world::{World, start_of_time};
 use crate::{
-    Actor, Db, Keys, Options,
+    Actor, Context, Db, Keys, Options,
     audit_log::{self, EventFilter, Order},
     backup::{self, LEFT_OUT, Restoration, RestoreError, Snapshot, SnapshotError, TABLES},
     epoch::{EpochError, Opened, Opening},
-    nodes, transfers,
+    nodes, replay, roster, transfers,
 };
 
 fn opening(epoch: Option<u64>) -> Opening {
@@ -129,4 +129,50 @@ async fn a_database_that_others_put_back_is_opened_in_the_epoch_asked_for() {
     let opened = backup::reopen(&Options::new(&world.url), &world.seal, opening(Some(7))).await.unwrap();
     assert_eq!((opened.before, opened.epoch), (Epoch::new(1), Epoch::new(7)));
     assert_eq!(Keys::load(&world.db, &world.seal).await.unwrap().unwrap().epoch(), Epoch::new(7));
+}
+
+#[tokio::test]
+async fn a_node_that_was_revoked_after_the_backup_is_revoked_again_and_nothing_else_is_taken_from_agents() {
+    let world = World::new().await;
+    let (gone, stays) = (world.node("gone").await.node, world.node("stays").await.node);
+    let into = tests_postgres::cluster().database();
+    let mut snapshot = Snapshot::begin(&Options::new(&world.url)).await.unwrap();
+    // After the backup: one is revoked, another joins and is revoked too, a third joins.
+    let joined = world.node("joined").await.node;
+    world.node("newcomer").await;
+    let delete = async |node: &nodes::Node| {
+        let (keys, node) = (world.keys.clone(), NodeRef::Uid(node.uid));
+        let delete = world.db.write("test", Context::system(), move |tx| {
+            Box::pin(async move { nodes::delete(tx, &keys, &node, None).await })
+        });
+        delete.await.unwrap();
+    };
+    delete(&gone).await;
+    delete(&joined).await;
+    let entries: Vec<_> = roster::entries_after(&world.db, RosterSequence::default(), 100)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.signed)
+        .collect();
+    assert_eq!(entries.len(), 4);
+    let mut restoration = Restoration::begin(&Options::new(&into), snapshot.facts().schema).await.unwrap();
+    for table in snapshot.tables().to_vec() {
+        let mut rows = snapshot.rows(&table).await.unwrap();
+        let mut entering = restoration.table(&table).await.unwrap();
+        while let Some(piece) = rows.next().await {
+            entering.send(&piece.unwrap()).await.unwrap();
+        }
+        entering.finish().await.unwrap();
+    }
+    restoration.finish(&world.seal, opening(None)).await.unwrap();
+    let db = Db::connect(Options::new(&into), world.clock.clone(), &world.tasks).await.unwrap();
+    let keys = Keys::load(&db, &world.seal).await.unwrap().unwrap();
+    let reporter = stays.name.clone();
+    assert_eq!(replay::revocations(&db, &keys, &entries, &reporter).await.unwrap(), 2);
+    assert_eq!(replay::revocations(&db, &keys, &entries, &reporter).await.unwrap(), 0, "once");
+    let sql = |statement| tests_postgres::cluster().sql(&into, statement);
+    let states = "SELECT name, state, roster_epoch FROM nodes ORDER BY name";
+    assert_eq!(sql(states), "gone|revoked|2\njoined|revoked|2\nstays|offline|1");
+    assert_eq!(sql("SELECT actor FROM audit_events WHERE action = 'node.revocation_replayed' LIMIT 1"), "node:stays");
 }

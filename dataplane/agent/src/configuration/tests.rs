@@ -100,3 +100,22 @@ fn a_changed_host_layer_counts_and_a_wrong_one_changes_nothing() {
     assert!(configuration.host_changed(host("transport: {max_streams: 1}")).is_err());
     assert_eq!(configuration.answer(), before);
 }
+
+#[test]
+fn an_older_generation_is_refused_and_a_new_epoch_is_newer_than_all_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut configuration = Configuration::restore(dir.path(), host("{}")).unwrap();
+    let good = apply(&mut configuration, &desired(8, "transport: {max_streams: 64}"));
+    // The database was put back behind our back.
+    for mut configuration in [configuration, Configuration::restore(dir.path(), host("{}")).unwrap()] {
+        assert!(matches!(configuration.desired(&desired(5, "transport: {max_streams: 32}")), Verdict::Rejected));
+        let answer = configuration.answer();
+        assert_eq!((answer.status, answer.digest), (ApplyStatus::Rejected, Some(good.digest)));
+        assert!(answer.errors[0].contains("1.5 is older than 1.8"), "{:?}", answer.errors);
+        // A restore opens an epoch.
+        let mut restored = desired(1, "transport: {max_streams: 32}");
+        restored.generation.epoch = Epoch::new(2);
+        let effective = apply(&mut configuration, &restored);
+        assert_eq!((effective.config.transport.max_streams, configuration.answer().status), (32, ApplyStatus::Applied));
+    }
+}

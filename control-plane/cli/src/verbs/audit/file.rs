@@ -12,7 +12,7 @@ use control_plane_audit::{ExportError, ExportReport, ExportVerifier};
 use super::{
     anchors::Anchors,
     bar::Bar,
-    trust::{self, Known},
+    trust::{self, KeptHeads, Known},
     verify::{Against, Verification, exit, lines},
 };
 use crate::{
@@ -60,7 +60,8 @@ pub(super) fn verify(
         Ok(head) => head,
         Err(error) => return refused(name, error),
     };
-    let (kept, contradictions) = trust::kept_heads(&offered, &head, &anchors, &against.anchors)?;
+    let KeptHeads { heads: kept, findings: contradictions, .. } =
+        trust::kept_heads(&offered, &head, &anchors, &against.anchors)?;
     // An export may be older than what was seen since, so a head of an earlier or later epoch says nothing of it.
     drop(contradictions);
     let bar = Bar::new(output, header.next - header.first);
@@ -96,6 +97,7 @@ fn found(signed_by: &str, findings: Vec<String>) -> Verification {
 
 fn verification(report: &ExportReport, signed_by: &str, first: u64, known: Known) -> Verification {
     Verification {
+        restores: Vec::new(),
         ok: report.is_clean(),
         events: report.records,
         root_hash: report.root.to_string(),

@@ -65,14 +65,25 @@ fn by_ca(offered: &VerifierKey, ca: Option<&Path>, signature: &[u8]) -> Result<O
     )
 }
 
+/// Heads that were seen before.
+#[derive(Debug, Default)]
+pub(super) struct KeptHeads {
+    /// Of this epoch: the log must continue them.
+    pub(super) heads: Vec<Anchor>,
+    /// Of earlier epochs: up to what was restored, the log must continue them.
+    pub(super) older: Vec<(u64, Anchor)>,
+    /// What already their names contradict.
+    pub(super) findings: Vec<String>,
+}
+
 /// Heads that were seen before and that the log must continue, and what already their names contradict.
 pub(super) fn kept_heads(
     key: &VerifierKey,
     present: &Checkpoint,
     anchors: &Anchors,
     files: &[PathBuf],
-) -> Result<(Vec<Anchor>, Vec<String>), Failure> {
-    let (mut heads, mut findings) = (Vec::new(), Vec::new());
+) -> Result<KeptHeads, Failure> {
+    let KeptHeads { mut heads, mut older, mut findings } = KeptHeads::default();
     let mut add = |note: &str, source: String| {
         let head = Checkpoint::parse_and_verify(note, key)
             .map_err(|error| Failure::chain(format!("{source} is no checkpoint of this log"), &error))?;
@@ -87,6 +98,8 @@ pub(super) fn kept_heads(
                 "the log is `{}`, but {source} is of `{}`: an older log was put in its place",
                 present.origin, head.origin
             ));
+        } else if let Some(epoch) = epoch(&head.origin) {
+            older.push((epoch, Anchor { source, size: head.size, root: head.root }));
         }
         Ok(())
     };
@@ -96,7 +109,7 @@ pub(super) fn kept_heads(
     for file in files {
         add(&read_head(file)?, format!("the head in {}", file.display()))?;
     }
-    Ok((heads, findings))
+    Ok(KeptHeads { heads, older, findings })
 }
 
 /// A checkpoint as a note (a server's `audit.checkpoint`), or in an agent's `audit-witness.json`.

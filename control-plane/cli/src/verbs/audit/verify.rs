@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value};
 use super::{
     anchors::{Anchors, Kept},
     bar::Bar,
-    trust::{self, Known},
+    trust::{self, KeptHeads, Known},
 };
 use crate::{
     connection::Connection,
@@ -36,6 +36,9 @@ pub(super) struct Verification {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) anchored_at: Option<u64>,
     pub(super) signed_by: String,
+    /// Restores that the log tells of, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) restores: Vec<String>,
     /// For a file: the first event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) first: Option<u64>,
@@ -61,9 +64,11 @@ pub(super) async fn run(connection: &Connection, output: &Output, against: &Agai
     let head = header.head.clone().unwrap_or_default();
     let verification = match signed_head(&head, &header.ca_signature, &anchors, against)? {
         Ok((key, known, checkpoint)) => {
-            let (kept, contradictions) = trust::kept_heads(&key, &checkpoint, &anchors, &against.anchors)?;
-            let mut report = read_log(connection, output, &mut log, &checkpoint, kept.clone()).await?;
-            for finding in contradictions {
+            let KeptHeads { heads: kept, older, findings } =
+                trust::kept_heads(&key, &checkpoint, &anchors, &against.anchors)?;
+            let verifier = LogVerifier::new(kept.clone()).with_older(older);
+            let mut report = read_log(connection, output, &mut log, &checkpoint, verifier).await?;
+            for finding in findings {
                 report.add(finding);
             }
             if report.inner.is_clean() && report.more.is_empty() {
@@ -144,6 +149,7 @@ impl Found {
             finding_count,
             anchored_at: self.inner.anchored.as_ref().map(|anchor| anchor.size),
             signed_by: key.to_string(),
+            restores: self.inner.restores.iter().map(ToString::to_string).collect(),
             known: Some(known),
             ..Verification::default()
         }
@@ -155,9 +161,8 @@ async fn read_log(
     output: &Output,
     log: &mut Log,
     head: &Checkpoint,
-    kept: Vec<Anchor>,
+    mut verifier: LogVerifier,
 ) -> Result<Found, Failure> {
-    let mut verifier = LogVerifier::new(kept);
     let bar = Bar::new(output, head.size);
     let mut read = 0;
     while let Some(part) = log.message().await? {
@@ -285,6 +290,7 @@ pub(super) fn lines(output: &Output, verification: &Verification) -> String {
             (_, _) => "unchanged and complete".to_owned(),
         };
         return format!("{mark} {}, {what}\n", events(verification.events))
+            + &verification.restores.iter().map(|restore| format!("    {restore}\n")).collect::<String>()
             + &fields([
                 ("head", verification.root_hash.clone()),
                 ("signed by", verification.signed_by.clone()),

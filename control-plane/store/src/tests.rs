@@ -6,6 +6,7 @@ mod configs;
 mod database;
 mod faults;
 mod membership;
+mod migrations;
 mod refusals;
 mod transfers;
 pub(crate) mod world;

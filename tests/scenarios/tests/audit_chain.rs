@@ -34,7 +34,7 @@ impl Dice {
         let seed = seed.unwrap_or_else(|| {
             u64::from_le_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into().expect("16 bytes"))
         });
-        println!("DWCP_SEED={seed}");
+        eprintln!("DWCP_SEED={seed}");
         Self(seed | 1)
     }
 
@@ -139,7 +139,7 @@ async fn many_clients_of_two_servers_that_are_killed_make_one_chain() -> Result<
     .map(str::to_owned)
     .collect();
     let lost = acknowledged.difference(&logged).count();
-    println!(
+    eprintln!(
         "{rows} rows of {CLIENTS} clients x 2 servers in {took:.1?}, {kills} kills, {aborts} aborted transactions: \
          {:.0} appends/s, {} acknowledged, {lost} lost, {twice} twice, {holes} holes, {leaves} distinct leaves",
         f64::from(u32::try_from(size - before)?) / took.as_secs_f64(),
@@ -151,7 +151,7 @@ async fn many_clients_of_two_servers_that_are_killed_make_one_chain() -> Result<
     let begun = std::time::Instant::now();
     let verified =
         servers[0].cli()?.with("DWCP_TOKEN_FILE", servers[0].admin_token_file()).json(&["audit", "verify"])?;
-    println!("verified {} in {:.2?}", verified["events"], begun.elapsed());
+    eprintln!("verified {} in {:.2?}", verified["events"], begun.elapsed());
     ensure!(verified["ok"] == true, "{verified:#}");
     Ok(())
 }

@@ -69,7 +69,7 @@ async fn a_flood_of_refusals_is_a_few_rows_with_a_count_and_no_secret() -> Resul
     let unknown = OperatorSecret::generate()?.expose().to_string();
     flood(&control_plane, &unknown, 1_000).await?;
     let grown = resident_kib(control_plane.process().pid())?.saturating_sub(before);
-    println!("{} refusals: resident memory grew by {grown} KiB", FLOOD + 1_000);
+    eprintln!("{} refusals: resident memory grew by {grown} KiB", FLOOD + 1_000);
     ensure!(grown < 64 * 1024, "resident memory grew by {grown} KiB");
     let viewer = cli.json(&["operator", "create", "vera", "--role", "viewer"])?;
     let api = Api::with_token(&endpoint, &control_plane.ca(), text(&viewer, "token")?)?;
@@ -126,7 +126,7 @@ async fn a_flood_of_refusals_is_a_few_rows_with_a_count_and_no_secret() -> Resul
         "SELECT action || ': ' || (detail->>'reason'), count(*), sum((detail->>'count')::bigint)
          FROM audit_events WHERE outcome = 'refused' GROUP BY 1 ORDER BY 1",
     );
-    println!("{rows}");
+    eprintln!("{rows}");
     let rows: BTreeMap<String, (u64, u64)> = rows
         .lines()
         .map(|row| {

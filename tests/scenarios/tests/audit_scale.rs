@@ -71,7 +71,7 @@ async fn a_long_log_is_verified_and_exported_in_bounded_memory() -> Result<()> {
     let begun = std::time::Instant::now();
     fill(&control_plane, rows).await?;
     let rate = |took: Duration| f64::from(u32::try_from(rows).unwrap_or(u32::MAX)) / took.as_secs_f64();
-    println!("{rows} events appended by {AT_ONCE}: {:.1?}, {:.0} events/s", begun.elapsed(), rate(begun.elapsed()));
+    eprintln!("{rows} events appended by {AT_ONCE}: {:.1?}, {:.0} events/s", begun.elapsed(), rate(begun.elapsed()));
     let file = scratch.path().join("log.jsonl").display().to_string();
     let ca = control_plane.ca().display().to_string();
     for arguments in [
@@ -80,13 +80,13 @@ async fn a_long_log_is_verified_and_exported_in_bounded_memory() -> Result<()> {
         &["audit", "verify", &file, "--ca", &ca, "-o", "json"],
     ] {
         let (took, peak, text) = measured(&cli, arguments)?;
-        println!("dwcp {}: {took:.1?}, {:.0} events/s, {} MiB at most", arguments[1], rate(took), peak / 1024);
+        eprintln!("dwcp {}: {took:.1?}, {:.0} events/s, {} MiB at most", arguments[1], rate(took), peak / 1024);
         ensure!(peak < MEMORY_KIB, "{arguments:?} needed {peak} KiB");
         if arguments[1] == "verify" {
             let verified: serde_json::Value = serde_json::from_str(&text).context("JSON")?;
             ensure!(verified["events"].as_u64() > Some(rows) && verified["ok"] == true, "{verified:#}");
         }
     }
-    println!("the file has {} MiB", fs::metadata(&file)?.len() >> 20);
+    eprintln!("the file has {} MiB", fs::metadata(&file)?.len() >> 20);
     Ok(())
 }

@@ -197,7 +197,7 @@ fn whatever_is_changed_in_the_database_is_found_and_named() -> Result<()> {
         expect_finding(&stranger(&control_plane, &scratch)?.run(&["audit", "verify"])?, what, expected)?;
         put_back(&url);
     }
-    println!("tampers found: {} of {}", ROWS.len() + UNCONSTRAINED.len() + 1, ROWS.len() + UNCONSTRAINED.len() + 1);
+    eprintln!("tampers found: {} of {}", ROWS.len() + UNCONSTRAINED.len() + 1, ROWS.len() + UNCONSTRAINED.len() + 1);
     Ok(())
 }
 
@@ -300,7 +300,7 @@ impl Watched {
                 .then_some(()))
         })
         .with_context(|| format!("{seen:#}"))?;
-        println!("the agent's alarm was seen after {:?}", begun.elapsed());
+        eprintln!("the agent's alarm was seen after {:?}", begun.elapsed());
         ensure!(seen["components"].to_string().contains(agent_says), "{agent_says:?} is not in {seen:#}");
         ensure!(self.cli.ok(&["node", "list"])?.contains("DEGRADED"), "node list shows it");
         let log = self.agent.process().output();

@@ -194,10 +194,10 @@ pub fn check_order(calls: &[Call]) -> Order {
             let is_part =
                 from.rsplit('/').next().is_some_and(|name| name.starts_with(".dwcp-") && name.ends_with(".part"));
             let is_own = from.ends_with(".new");
-            if is_part || is_own {
-                if let Some(wrong) = not_durable(earlier, &from, call.begin) {
-                    order.wrong.push(format!("{to} gets its name, and {wrong}"));
-                }
+            if (is_part || is_own)
+                && let Some(wrong) = not_durable(earlier, &from, call.begin)
+            {
+                order.wrong.push(format!("{to} gets its name, and {wrong}"));
             }
             if is_part {
                 order.published += 1;

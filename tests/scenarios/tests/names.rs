@@ -20,6 +20,31 @@ fn raw(text: &str) -> bool {
         .any(|c| (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
+/// Asks for many paths that do not exist, and says whose series grew by it.
+fn made_up_names(addresses: &[String]) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let series = |address: &str| -> Result<usize> {
+        let text = curl(&format!("http://{address}/metrics"), &[])?;
+        Ok(String::from_utf8_lossy(&text).lines().filter(|line| !line.starts_with('#')).count())
+    };
+    let before = addresses.iter().map(|address| series(address)).collect::<Result<Vec<_>>>()?;
+    for address in addresses {
+        // curl asks for many paths over one connection; a hundred stand for a hundred thousand, as each is as new as the next.
+        for kind in ["/api/v1/dwcp/", "/"] {
+            let url = format!("http://{address}{kind}made-up-[1-100]%1b%0a%e2%80%ae");
+            curl(&url, &["-A", "agent\u{1b}[2J\u{202e}", "-H", "X-Request-Id: \u{9b}"])?;
+        }
+    }
+    let after = addresses.iter().map(|address| series(address)).collect::<Result<Vec<_>>>()?;
+    for ((address, before), after) in addresses.iter().zip(&before).zip(&after) {
+        // A class, a status and their buckets may be new; a name may not.
+        if *after > before + 120 {
+            wrong.push(format!("{address} had {before} series and has {after}"));
+        }
+    }
+    Ok(wrong)
+}
+
 #[test]
 fn no_name_from_outside_reaches_a_terminal_raw_and_made_up_names_make_no_series() -> Result<()> {
     let scratch = Scratch::new()?;
@@ -92,25 +117,7 @@ fn no_name_from_outside_reaches_a_terminal_raw_and_made_up_names_make_no_series(
     let shown = cli.json(&["transfer", "list"])?;
     ensure!(shown.to_string().contains("SUCCEEDED"), "a file with such a name is sent: {shown:#}");
     let addresses = [control_plane.http(), control_plane.metrics(), agent.http(), agent.metrics()];
-    let series = |address: &str| -> Result<usize> {
-        let text = curl(&format!("http://{address}/metrics"), &[])?;
-        Ok(String::from_utf8_lossy(&text).lines().filter(|line| !line.starts_with('#')).count())
-    };
-    let before = addresses.iter().map(|address| series(address)).collect::<Result<Vec<_>>>()?;
-    for address in &addresses {
-        // curl asks for many paths over one connection; a hundred stand for a hundred thousand, as each is as new as the next.
-        for kind in ["/api/v1/dwcp/", "/"] {
-            let url = format!("http://{address}{kind}made-up-[1-100]%1b%0a%e2%80%ae");
-            curl(&url, &["-A", "agent\u{1b}[2J\u{202e}", "-H", "X-Request-Id: \u{9b}"])?;
-        }
-    }
-    let after = addresses.iter().map(|address| series(address)).collect::<Result<Vec<_>>>()?;
-    for ((address, before), after) in addresses.iter().zip(&before).zip(&after) {
-        // A class, a status and their buckets may be new; a name may not.
-        if *after > before + 120 {
-            wrong.push(format!("{address} had {before} series and has {after}"));
-        }
-    }
+    wrong.extend(made_up_names(&addresses)?);
     for agent in [&agent, &other] {
         if raw(&agent.process().output()) {
             wrong.push(format!("the log of {}", agent.name()));

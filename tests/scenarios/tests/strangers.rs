@@ -1,10 +1,7 @@
 //! Strangers on every port: those who belong here are served, memory, files and log lines are bounded, what a stranger holds is taken back in the
 //! times that `docs/limits.md` names, and nothing of it ends a program. `tests/strangers/run` does the same for longer and with more of them.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tests_harness::{ControlPlaneOptions, FleetOptions, eventually};
@@ -171,11 +168,9 @@ async fn a_want_of_files_ends_no_program_and_is_over_when_it_is_over() -> Result
         held::hold(port, Say::Nothing, 100, 20, Duration::from_secs(2)).await?;
     }
     // While there is a want, newcomers are served in place of strangers.
-    let begun = Instant::now();
     eventually("an honest caller to be served", LIMIT, || {
         Ok(honest_http(&bed.fleet.control_plane.http(), "/livez").is_ok().then_some(()))
     })?;
-    println!("served {:?} after the last stranger", begun.elapsed());
     for pid in pids {
         Bed::bound_files(pid, 4096)?;
     }

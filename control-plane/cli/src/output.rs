@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table};
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use proto_model::printable;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -136,8 +137,8 @@ impl Output {
     pub(crate) fn failure(&self, failure: &Failure) -> ExitCode {
         let exit = failure.exit as u8;
         let text = if self.for_people() {
-            let hint = failure.hint.as_deref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-            format!("{} {}{hint}", self.paint("31", "error:"), failure.message)
+            let hint = failure.hint.as_deref().map(|hint| format!("\nhint: {}", printable(hint))).unwrap_or_default();
+            format!("{} {}{hint}", self.paint("31", "error:"), printable(&failure.message))
         } else {
             serde_json::json!({
                 "messageType": "exit_error",

@@ -24,6 +24,20 @@ pub fn escape_str(text: &str) -> String {
     out
 }
 
+/// A whole message, parts of which may be escaped already: that and line breaks stay, and nothing can steer a terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_unsafe(c) {
+            push_bytes(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// The bytes that [`escape`] made this text of. Text that holds no `\xNN` stands for itself.
 #[must_use]
 pub fn unescape(text: &str) -> Vec<u8> {
@@ -109,6 +123,7 @@ mod tests {
         assert_eq!(escape(b"a\nb\xff\x1b[31m"), "a\\x0ab\\xff\\x1b[31m");
         assert_eq!(escape("käse\u{202e}".as_bytes()), "käse\\xe2\\x80\\xae");
         assert_eq!(escape(b"C:\\dir"), "C:\\dir");
+        assert_eq!(printable("no `a\\x0ab`\n\x1b[31m"), "no `a\\x0ab`\n\\x1b[31m");
     }
 
     proptest! {

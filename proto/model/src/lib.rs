@@ -55,7 +55,7 @@ pub use component_health::{ComponentHealth, HealthStatus};
 pub use config_name::{ConfigName, ParseConfigNameError};
 pub use digest::{Digest, ParseDigestError};
 pub use epoch::Epoch;
-pub use escape::{escape, escape_str, unescape};
+pub use escape::{escape, escape_str, printable, unescape};
 pub use etag::{Etag, ParseEtagError};
 pub use filter::{Filter, FilterTerm, ParseFilterError};
 pub use fleet_id::{FleetId, ParseFleetIdError};

@@ -196,25 +196,6 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     table.trim_fmt()
 }
 
-/// What somebody else chose, so that it steers no terminal: control characters, and those that turn the direction of text, as `\xNN` for each
-/// byte. Lines stay lines.
-pub(crate) fn printable(text: &str) -> String {
-    let steers = |c: char| {
-        (c.is_control() && c != '\n')
-            || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if steers(c) {
-            let mut buffer = [0; 4];
-            shown.extend(c.encode_utf8(&mut buffer).bytes().map(|byte| format!("\\x{byte:02x}")));
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
 /// `key: value` lines, the values in one column.
 pub(crate) fn fields<const N: usize>(fields: [(&str, String); N]) -> String {
     let shown: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();

@@ -9,6 +9,7 @@ use std::{
 };
 
 use foundation_runtime::Clock;
+use proto_model::printable;
 use proto_rpc::v1::{
     Config, ConfigRevision, ConfigRollout, CreateConfigRequest, DiffConfigRevisionsRequest,
     DiffConfigRevisionsResponse, GetConfigRequest, GetConfigRevisionRequest, GetEffectiveConfigRequest,
@@ -23,7 +24,7 @@ use crate::{
     args::{Config as Verb, Global},
     connection::Connection,
     failure::{Exit, Failure},
-    output::{Output, printable, table},
+    output::{Output, table},
     units,
 };
 

@@ -17,6 +17,9 @@ use metrics::{counter, gauge};
 /// How often a new head is written down at most.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// So long the newest head is looked for when the server ends.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
 /// What the comparison found. Clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Anchor(Arc<Mutex<Option<String>>>);
@@ -100,6 +103,11 @@ impl Anchor {
                 }
             };
             token.run_until_cancelled(Box::pin(follow)).await;
+            // What came since the last bell; a database that is gone already keeps nobody here.
+            let last = tokio::time::timeout(LAST_LOOK, follower.compare()).await;
+            if !matches!(last, Ok(Ok(()))) {
+                tracing::debug!(component = "audit", "The newest audit head was not kept at the end");
+            }
         });
         Ok(anchor)
     }

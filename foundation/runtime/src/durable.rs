@@ -14,9 +14,11 @@ const TEMPORARY_DIGITS: usize = 16;
 /// Puts `bytes` at `path` with the permission bits `mode`: whoever opens it sees the old contents or the new, never a part.
 ///
 /// # Errors
-/// What the file system answers; the old file is then still in place.
+/// What the file system answers; the old file is then still in place, unless it was only the folder that could not be synced.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = parent(path)?;
+    // Opened before anything changes: where that fails, the old file is still in place.
+    let opened = File::open(folder)?;
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut temporary = name.to_os_string();
     temporary.push(format!(".{:0TEMPORARY_DIGITS$x}.new", rand::random::<u64>()));
@@ -27,7 +29,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         drop(fs::remove_file(&temporary));
         return Err(error);
     }
-    sync_folder(folder)
+    opened.sync_all()
 }
 
 /// Puts `bytes` at `path` only where nothing is yet.

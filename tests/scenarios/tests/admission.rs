@@ -346,16 +346,12 @@ async fn an_agents_quic_port_takes_no_stranger_and_drops_who_was_deleted() -> Re
     fleet.agents[0].stop()?;
     let thief = stolen(&dir, &fleet.scratch.path().join("thief"))?;
 
-    // The same uid and the roster, but a key that another CA of the same name certified.
-    let stranger = fleet.scratch.folder("stranger")?;
-    for file in ["trust.bin", "roster.bin"] {
-        fs::copy(dir.join(file), stranger.join(file))?;
-    }
-    let (now, own) = (Clock::system().utc(), NodeKey::load_or_create(&stranger)?);
+    // The same uid, key and roster, but a certificate of another CA of the same name.
+    let stranger = stolen(&dir, &fleet.scratch.path().join("stranger"))?;
+    let now = Clock::system().utc();
     let namesake = FleetCa::generate(&thief.trust().bundle().fleet.to_string(), now)?;
-    let forged = namesake.issue_node(thief.uid().uuid(), &own.csr_der()?, now)?;
-    Certificate::parse(forged.der)?.keep(&stranger)?;
-    let stranger = Identity::open(&stranger)?.context("all files are there")?;
+    let forged = namesake.issue_node(thief.uid().uuid(), &stranger.key().csr_der()?, now)?;
+    stranger.renewed(Certificate::parse(forged.der)?)?;
     let (endpoint, tasks) = quic(&stranger).await?;
     let refused = endpoint.session(key, &[peer]).await.err().context("a stranger got in")?;
     assert!(matches!(refused, DialError::Refused(_)), "a stranger is refused, not unreachable: {refused}");

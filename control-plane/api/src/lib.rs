@@ -13,6 +13,7 @@ pub mod operator_tokens;
 pub mod paging;
 mod rate_limit;
 pub mod request;
+mod service_names;
 mod services;
 mod state;
 pub mod system;

@@ -16,17 +16,6 @@ use crate::{
     operator_tokens::OperatorTokens, system::System, transfers::Transfers,
 };
 
-/// The operators' services, by full name.
-pub(crate) const SERVICES: [&str; 7] = [
-    "dwcp.v1.AuditService",
-    "dwcp.v1.ConfigService",
-    "dwcp.v1.JoinTokenService",
-    "dwcp.v1.NodeService",
-    "dwcp.v1.OperatorTokenService",
-    "dwcp.v1.SystemService",
-    "dwcp.v1.TransferService",
-];
-
 /// All services. [`crate::auth::AuthLayer`] belongs before them.
 #[must_use]
 pub fn services(state: &State) -> Routes {

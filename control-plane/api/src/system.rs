@@ -10,7 +10,7 @@ use control_plane_store::{backup, configs, operation};
 use proto_rpc::v1::{self as rpc, system_service_server::SystemService};
 use tonic::{Request, Response, Status};
 
-use crate::{State, auth::caller, error, paging::MAX_PAGE_SIZE, services::SERVICES, time::timestamp};
+use crate::{State, auth::caller, error, paging::MAX_PAGE_SIZE, service_names::SERVICES, time::timestamp};
 
 pub use host::{Finding, HostFindings, Severity};
 

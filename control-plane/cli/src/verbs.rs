@@ -3,6 +3,7 @@
 mod agent_check;
 mod audit;
 mod check;
+mod clock_skew;
 mod config;
 mod context;
 mod finding;

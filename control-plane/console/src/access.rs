@@ -15,7 +15,7 @@ use foundation_listener::{
 };
 use http::{HeaderMap, StatusCode, header};
 
-use crate::{Backend, Unavailable, routes::error};
+use crate::{Backend, Unavailable, error::error};
 
 /// How much of an answer its asker may see: `/health` has detail only for [`Detail::Full`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

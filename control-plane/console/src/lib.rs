@@ -5,6 +5,7 @@
 
 pub mod access;
 mod backend;
+mod error;
 pub mod limits;
 mod routes;
 

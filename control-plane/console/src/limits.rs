@@ -23,7 +23,7 @@ use governor::{
 };
 use http::{HeaderValue, StatusCode, header};
 
-use crate::routes::error;
+use crate::error::error;
 
 /// How many addresses are remembered; beyond it those that have been quiet are forgotten. Some 100 bytes each.
 const MAX_ADDRESSES: usize = 50_000;

@@ -17,6 +17,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::{
     Backend, Component, ComponentState, Limits, Unavailable,
     access::{self, Detail},
+    error::error,
     limits,
 };
 
@@ -62,17 +63,6 @@ fn guarded<B: Backend>(router: Router<B>, backend: B, limits: Limits) -> Router 
         .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(set(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .with_state(backend)
-}
-
-/// An error, in JSON.
-pub(crate) fn error(code: StatusCode, message: &str) -> Response {
-    (code, Json(json!({"error": {"code": code.as_u16(), "message": message}}))).into_response()
-}
-
-impl IntoResponse for Unavailable {
-    fn into_response(self) -> Response {
-        error(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer")
-    }
 }
 
 /// `?verbose`, `?verbose=`, `?verbose=true`, `?verbose=1`.

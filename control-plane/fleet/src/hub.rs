@@ -19,7 +19,7 @@ use control_plane_store::{
     Actor, Db, Error, Keys, Refusal, Refusals,
     audit_log::{self, ProveError},
     backup, configs,
-    nodes::Observed as Row,
+    observation::Observed as Row,
     replay,
     rollouts::{self, Answer},
     roster as entries, sessions,

@@ -15,7 +15,8 @@ use crate::{
     Actor, Error, Event, Keys, Tx,
     error::violates,
     join_tokens::{self, JoinToken, JoinTokenState},
-    nodes::{self, Node, NodeState, column},
+    node::column,
+    nodes::{self, Node, NodeState},
     roster,
 };
 

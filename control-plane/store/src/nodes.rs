@@ -1,93 +1,18 @@
-//! The hosts of the fleet: what an operator decided of them (audited, with an etag), and what they report (not audited).
+//! The hosts of the fleet: what an operator decided of them (audited, with an etag). What they report is [`crate::observation`]'s.
 //!
 //! Every change gives the row a new revision, so a watch asks for what is above the newest revision it has seen.
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-use prost::Message as _;
-use proto_model::{
-    AppliedConfig, ApplyStatus, ComponentHealth, Etag, HealthStatus, HostFacts, Labels, NodeId, NodeName, NodeRef,
-    NodeUid, PublicKey, Revision,
+use proto_model::{Etag, Labels, NodeName, NodeRef, NodeUid, Revision};
+use sqlx::types::Json;
+
+pub use crate::node::{Node, NodeState};
+use crate::{
+    Db, Error, Event, Keys, Tx, Unaudited,
+    node::{Row, column},
+    roster, transfers,
 };
-use proto_rpc::{agent, v1};
-use sqlx::{FromRow, types::Json};
-use uuid::Uuid;
-
-use crate::{Db, Error, Event, Keys, Tx, Unaudited, roster, transfers};
-
-/// A host of the fleet.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// The identity that survives a change of key or name.
-    pub uid: NodeUid,
-    /// Its name.
-    pub name: NodeName,
-    /// Its present key.
-    pub public_key: PublicKey,
-    /// What an operator or its token said of it.
-    pub labels: Labels,
-    /// Whether it may relay.
-    pub relay: bool,
-    /// Counts changes by operators.
-    pub version: u64,
-    /// When its certificate ends.
-    pub certificate_expire_time: DateTime<Utc>,
-    /// When it was enrolled.
-    pub create_time: DateTime<Utc>,
-    /// When its row last changed.
-    pub update_time: DateTime<Utc>,
-    /// When it was deleted, if it was.
-    pub revoke_time: Option<DateTime<Utc>>,
-    /// Whether it is connected and does what it should.
-    pub state: NodeState,
-    /// Why it is not ready, in a sentence.
-    pub state_reason: String,
-    /// Whether an agent's session stands.
-    pub connected: bool,
-    /// What the host reports of itself.
-    pub facts: HostFacts,
-    /// What is in force on it.
-    pub applied: AppliedConfig,
-    /// Its components' health.
-    pub components: Vec<ComponentHealth>,
-    /// How far its clock is ahead of ours.
-    pub clock_skew_ms: i64,
-    /// When it was last heard of.
-    pub last_seen_time: Option<DateTime<Utc>>,
-    /// Of its newest change.
-    pub revision: Revision,
-    /// At which it appeared.
-    pub create_revision: Revision,
-}
-
-/// Whether a node is connected and does what it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NodeState {
-    /// Connected, its configuration applied, no component failing.
-    Ready,
-    /// Connected, but a component fails or the configuration was rejected.
-    Degraded,
-    /// Not connected.
-    Offline,
-    /// Deleted.
-    Revoked,
-}
-
-/// What was newly observed of a node; what is absent stays as it is.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observed {
-    /// Whether an agent's session stands.
-    pub connected: Option<bool>,
-    /// What the host reports of itself.
-    pub facts: Option<HostFacts>,
-    /// What is in force on it.
-    pub applied: Option<AppliedConfig>,
-    /// Its components' health.
-    pub components: Option<Vec<ComponentHealth>>,
-    /// How far its clock is ahead of ours.
-    pub clock_skew_ms: Option<i64>,
-}
 
 /// What an operator changes of a node; what is absent stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,49 +55,6 @@ pub enum ChangeError {
     },
 }
 
-impl Node {
-    /// `nodes/{node}`.
-    #[must_use]
-    pub fn resource_name(&self) -> String {
-        self.name.resource_name()
-    }
-
-    /// The address of its key in the DHT.
-    #[must_use]
-    pub fn node_id(&self) -> NodeId {
-        self.public_key.node_id()
-    }
-
-    /// Changes with every change by an operator.
-    #[must_use]
-    pub fn etag(&self) -> Etag {
-        Etag::of_number(self.version)
-    }
-}
-
-impl NodeState {
-    /// As it is stored.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-            Self::Offline => "offline",
-            Self::Revoked => "revoked",
-        }
-    }
-
-    fn parse(text: &str) -> Result<Self, Error> {
-        match text {
-            "ready" => Ok(Self::Ready),
-            "degraded" => Ok(Self::Degraded),
-            "offline" => Ok(Self::Offline),
-            "revoked" => Ok(Self::Revoked),
-            _ => Err(Error::Damaged("node state")),
-        }
-    }
-}
-
 impl NodeFilter {
     /// Whether a node is meant.
     #[must_use]
@@ -182,77 +64,6 @@ impl NodeFilter {
             None => node.state != NodeState::Revoked,
         };
         state && self.labels.iter().all(|(key, value)| node.labels.value(key) == Some(value))
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Rows
-
-#[derive(FromRow)]
-struct Row {
-    uid: Uuid,
-    name: String,
-    public_key: Vec<u8>,
-    labels: Json<BTreeMap<String, String>>,
-    relay: bool,
-    version: i64,
-    certificate_expire_time: DateTime<Utc>,
-    create_time: DateTime<Utc>,
-    update_time: DateTime<Utc>,
-    revoke_time: Option<DateTime<Utc>>,
-    state: String,
-    state_reason: String,
-    connected: bool,
-    facts: Vec<u8>,
-    applied: Vec<u8>,
-    components: Vec<u8>,
-    clock_skew_ms: i64,
-    last_seen_time: Option<DateTime<Utc>>,
-    revision: i64,
-    create_revision: i64,
-}
-
-/// A list has no message of its own, so that of `Observed` carries it.
-pub(crate) fn encode_components(components: &[ComponentHealth]) -> Vec<u8> {
-    let components = components.iter().cloned().map(Into::into).collect();
-    agent::Observed { components, ..agent::Observed::default() }.encode_to_vec()
-}
-
-fn decode_components(bytes: &[u8]) -> Option<Vec<ComponentHealth>> {
-    let observed = agent::Observed::decode(bytes).ok()?;
-    observed.components.into_iter().map(|component| component.try_into().ok()).collect()
-}
-
-impl TryFrom<Row> for Node {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self, Error> {
-        let damaged = || Error::Damaged("node");
-        let number = |value: i64| u64::try_from(value).map_err(|_negative| damaged());
-        let facts = agent::HostFacts::decode(row.facts.as_slice()).map_err(|_form| damaged())?;
-        let applied = v1::AppliedConfig::decode(row.applied.as_slice()).map_err(|_form| damaged())?;
-        Ok(Self {
-            uid: NodeUid::new(row.uid),
-            name: row.name.parse().map_err(|_form| damaged())?,
-            public_key: PublicKey::try_from(row.public_key.as_slice()).map_err(|_form| damaged())?,
-            labels: row.labels.0.try_into().map_err(|_form| damaged())?,
-            relay: row.relay,
-            version: number(row.version)?,
-            certificate_expire_time: row.certificate_expire_time,
-            create_time: row.create_time,
-            update_time: row.update_time,
-            revoke_time: row.revoke_time,
-            state: NodeState::parse(&row.state)?,
-            state_reason: row.state_reason,
-            connected: row.connected,
-            facts: facts.try_into().map_err(|_form| damaged())?,
-            applied: applied.try_into().map_err(|_form| damaged())?,
-            components: decode_components(&row.components).ok_or_else(damaged)?,
-            clock_skew_ms: row.clock_skew_ms,
-            last_seen_time: row.last_seen_time,
-            revision: Revision::new(number(row.revision)?),
-            create_revision: Revision::new(number(row.create_revision)?),
-        })
     }
 }
 
@@ -500,89 +311,4 @@ pub(crate) async fn store_decided(tx: &mut Tx, keys: &Keys, node: &mut Node) -> 
     .execute(tx.connection())
     .await?;
     Ok(())
-}
-
-pub(crate) fn column(number: u64) -> Result<i64, Error> {
-    i64::try_from(number).map_err(|_too_large| Error::Damaged("number"))
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// What is observed
-
-/// Enters what was observed of a node. Only a change of something that is shown makes a new revision; that a node was heard of does
-/// not. Absent for a node that is unknown or deleted.
-///
-/// # Errors
-/// The database failed.
-pub async fn observe(tx: &mut Unaudited, uid: NodeUid, observed: Observed) -> Result<Option<Node>, Error> {
-    let Some(before) = lock(tx, &NodeRef::Uid(uid)).await?.filter(|node| node.revoke_time.is_none()) else {
-        return Ok(None);
-    };
-    let mut node = before.clone();
-    if let Some(connected) = observed.connected {
-        node.connected = connected;
-    }
-    if let Some(facts) = observed.facts {
-        node.facts = facts;
-    }
-    if let Some(applied) = observed.applied {
-        node.applied = applied;
-    }
-    if let Some(components) = observed.components {
-        node.components = components;
-    }
-    if let Some(skew) = observed.clock_skew_ms {
-        node.clock_skew_ms = skew;
-    }
-    node.last_seen_time = Some(tx.now());
-    (node.state, node.state_reason) = judge(&node);
-    if shown(&node) == shown(&before) {
-        sqlx::query("UPDATE nodes SET last_seen_time = $2, clock_skew_ms = $3 WHERE uid = $1")
-            .bind(uid.uuid())
-            .bind(node.last_seen_time)
-            .bind(node.clock_skew_ms)
-            .execute(tx.connection())
-            .await?;
-        return Ok(Some(node));
-    }
-    node.update_time = tx.now();
-    node.revision = tx.next_revision().await?;
-    sqlx::query(
-        "UPDATE nodes SET connected = $2, facts = $3, applied = $4, components = $5, clock_skew_ms = $6, last_seen_time = $7,
-             state = $8, state_reason = $9, update_time = $10, revision = $11 WHERE uid = $1",
-    )
-    .bind(uid.uuid())
-    .bind(node.connected)
-    .bind(agent::HostFacts::from(node.facts.clone()).encode_to_vec())
-    .bind(v1::AppliedConfig::from(node.applied.clone()).encode_to_vec())
-    .bind(encode_components(&node.components))
-    .bind(node.clock_skew_ms)
-    .bind(node.last_seen_time)
-    .bind(node.state.as_str())
-    .bind(&node.state_reason)
-    .bind(node.update_time)
-    .bind(column(node.revision.value())?)
-    .execute(tx.connection())
-    .await?;
-    Ok(Some(node))
-}
-
-/// What a watch should hear of.
-fn shown(node: &Node) -> (bool, &HostFacts, &AppliedConfig, &[ComponentHealth], NodeState, &str) {
-    (node.connected, &node.facts, &node.applied, &node.components, node.state, &node.state_reason)
-}
-
-/// The state, and why.
-fn judge(node: &Node) -> (NodeState, String) {
-    if !node.connected {
-        return (NodeState::Offline, "not connected".to_owned());
-    }
-    if node.applied.status == ApplyStatus::Rejected {
-        let why = node.applied.errors.first().map_or("no reason was given", String::as_str);
-        return (NodeState::Degraded, format!("the configuration was rejected: {why}"));
-    }
-    match node.components.iter().find(|component| component.status != HealthStatus::Healthy) {
-        Some(bad) => (NodeState::Degraded, format!("{} is {}: {}", bad.component, bad.status, bad.message)),
-        None => (NodeState::Ready, String::new()),
-    }
 }

@@ -13,7 +13,8 @@ use sqlx::types::Json;
 
 use crate::{
     Actor, Context, Db, Error, Event, Keys, Tx,
-    nodes::{self, Node, NodeState, column},
+    node::column,
+    nodes::{self, Node, NodeState},
     roster,
 };
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use proto_model::{Epoch, RosterEntry, RosterHead, RosterSequence};
 use proto_wire::{Signed, roster as wire};
 
-use crate::{Db, Error, Keys, nodes::Node};
+use crate::{Db, Error, Keys, node::Node};
 
 /// One entry as it was signed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    Db, Error, Unaudited,
-    nodes::{self, Observed},
+    Db, Error, Unaudited, nodes,
+    observation::{self, Observed},
     rollouts::{self, Answer},
 };
 
@@ -172,7 +172,7 @@ async fn open_in(tx: &mut Unaudited, opening: Opening) -> Result<Opened, Error> 
         components: None,
         clock_skew_ms: opening.clock_skew_ms,
     };
-    nodes::observe(tx, opening.node, observed).await?;
+    observation::observe(tx, opening.node, observed).await?;
     Ok(Opened::Member(node.name))
 }
 
@@ -206,7 +206,7 @@ async fn close_in(tx: &mut Unaudited, node: NodeUid, session: Uuid) -> Result<()
         return Ok(());
     }
     rollouts::on_presence(tx, node, Answer::Pending, Answer::Offline).await?;
-    nodes::observe(tx, node, Observed { connected: Some(false), ..Observed::default() }).await?;
+    observation::observe(tx, node, Observed { connected: Some(false), ..Observed::default() }).await?;
     Ok(())
 }
 
@@ -235,7 +235,7 @@ pub async fn observe(db: &Db, node: NodeUid, session: Uuid, observed: Observed) 
             }
             let place = place(tx, node, session).await?;
             if place == Place::Held {
-                nodes::observe(tx, node, observed).await?;
+                observation::observe(tx, node, observed).await?;
             }
             Ok(place)
         }
@@ -294,7 +294,7 @@ async fn answer_in(
     if let Some(answer) = answer {
         rollouts::on_answer(tx, node, generation, answer, &applied.errors).await?;
     }
-    nodes::observe(tx, node, Observed { applied: Some(applied), ..Observed::default() }).await?;
+    observation::observe(tx, node, Observed { applied: Some(applied), ..Observed::default() }).await?;
     Ok(())
 }
 
@@ -458,7 +458,7 @@ async fn beat_in(tx: &mut Unaudited, server: Server, held: Vec<Held>) -> Result<
         rollouts::on_presence(tx, *node, Answer::Offline, Answer::Pending).await?;
     }
     for (node, _) in &entered_again {
-        nodes::observe(tx, *node, Observed { connected: Some(true), ..Observed::default() }).await?;
+        observation::observe(tx, *node, Observed { connected: Some(true), ..Observed::default() }).await?;
     }
     Ok(Beat { taken, entered_again })
 }

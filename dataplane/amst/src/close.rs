@@ -36,18 +36,17 @@ pub enum CloseReason {
 }
 
 impl Closed {
-    /// Whether dialling again may help.
+    /// Whether dialling again may help; where it is this node that shuts down, once it is back.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self.reason {
-            CloseReason::PeerShutdown
+            CloseReason::LocalShutdown
+            | CloseReason::PeerShutdown
             | CloseReason::TimedOut
             | CloseReason::PeerRestarted
             | CloseReason::Unused
             | CloseReason::Lost(_) => true,
-            CloseReason::LocalShutdown | CloseReason::Revoked | CloseReason::NotAMember | CloseReason::Protocol(_) => {
-                false
-            }
+            CloseReason::Revoked | CloseReason::NotAMember | CloseReason::Protocol(_) => false,
         }
     }
 }

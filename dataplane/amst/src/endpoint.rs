@@ -166,13 +166,13 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether trying again may help.
+    /// Whether trying again may help; where this node shuts down, once it is back.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::NotAMember | Self::Oneself | Self::Shutdown => false,
+            Self::NotAMember | Self::Oneself => false,
             // Who refuses may have an older roster than ours, in which this node does not stand yet.
-            Self::NoAddress | Self::Unreachable(_) | Self::Refused(_) => true,
+            Self::NoAddress | Self::Unreachable(_) | Self::Refused(_) | Self::Shutdown => true,
         }
     }
 }

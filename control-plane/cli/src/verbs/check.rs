@@ -8,7 +8,7 @@ use proto_rpc::v1::{
 };
 
 use super::{
-    agent_check,
+    agent_check, clock_skew,
     finding::{category, good, warn, wrong},
     local_check,
     node::all as all_nodes,
@@ -21,10 +21,6 @@ use crate::{
     output::Output,
     units,
 };
-
-/// D4: so much skew is tolerated; more than a tenth of it is worth a word.
-const SKEW_TOLERATED: Duration = Duration::from_secs(300);
-pub(super) const SKEW_NOTED: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(global: &Global, output: &Output, check: Check) -> Result<ExitCode, Failure> {
     /// How often `--wait` looks again.
@@ -88,7 +84,7 @@ async fn control_plane(connection: &Connection, clock: &Clock, categories: &mut 
     let took = clock.now().duration_since(before);
     categories.push(category("dwcp-cli", vec![version(&info)]));
     let reached = good(&format!("{REACHED} ({}, {} in {})", connection.endpoint, info.caller, units::duration(took)));
-    categories.push(category("control-plane", vec![reached, skew(&info, clock)]));
+    categories.push(category("control-plane", vec![reached, clock_skew::ours(&info, clock)]));
     match connection.system().run_checks(RunChecksRequest {}).await {
         Ok(answer) => merge(categories, answer.into_inner().categories),
         Err(status) => {
@@ -130,27 +126,6 @@ fn version(info: &ServerInfo) -> RpcCheck {
         &format!("this is {ours}, the control plane {}", info.version),
         "install the same version of both",
     )
-}
-
-fn skew(info: &ServerInfo, clock: &Clock) -> RpcCheck {
-    const DESCRIPTION: &str = "this host's clock agrees with the control plane's";
-    let Some(server) = info.server_time.as_ref().and_then(units::utc) else {
-        return warn(DESCRIPTION, "the control plane does not say its time", "");
-    };
-    let skew = (clock.utc() - server).abs().to_std().unwrap_or_default();
-    skew_check(DESCRIPTION, skew)
-}
-
-pub(super) fn skew_check(description: &str, skew: Duration) -> RpcCheck {
-    const HINT: &str = "keep clocks in step, for example with systemd-timesyncd or chrony";
-    let error = format!("it is {} off", units::duration(skew));
-    if skew > SKEW_TOLERATED {
-        wrong(description, &error, HINT)
-    } else if skew > SKEW_NOTED {
-        warn(description, &error, HINT)
-    } else {
-        good(description)
-    }
 }
 
 fn lines(output: &Output, report: &RunChecksResponse, short: bool) -> String {

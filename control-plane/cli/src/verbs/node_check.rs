@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use proto_rpc::v1::{Check, CheckCategory, ComponentHealth, Node, applied_config, node};
 
 use super::{
-    check::{SKEW_NOTED, skew_check},
+    clock_skew,
     finding::{category, good, warn, wrong},
     short,
 };
@@ -62,8 +62,8 @@ fn state(node: &Node, now: DateTime<Utc>) -> Check {
 
 fn skew(node: &Node) -> Option<Check> {
     let skew = Duration::from_millis(node.clock_skew_ms.unsigned_abs());
-    (skew > SKEW_NOTED)
-        .then(|| skew_check(&format!("{}'s clock agrees with the control plane's", short(&node.name)), skew))
+    (skew > clock_skew::NOTED)
+        .then(|| clock_skew::check(&format!("{}'s clock agrees with the control plane's", short(&node.name)), skew))
 }
 
 fn certificate(node: &Node, now: DateTime<Utc>) -> Option<Check> {

@@ -7,7 +7,7 @@ use super::world::World;
 use crate::{
     Context,
     configs::{self, Change, Expected, WriteError, Written},
-    nodes,
+    observation,
     rollouts::{Answer, Rollout, RolloutState},
     sessions::{self, Opened, Opening, Place, Server, Tidy},
 };
@@ -207,7 +207,7 @@ async fn sessions_of_a_server_that_is_gone_are_tidied_up_by_another() {
         heard: world.clock.utc(),
     };
     let thawed = Server { id: gone, ..server };
-    let observed = || nodes::Observed { clock_skew_ms: Some(1), ..nodes::Observed::default() };
+    let observed = || observation::Observed { clock_skew_ms: Some(1), ..observation::Observed::default() };
     assert_eq!(sessions::observe(&world.db, a.node, a.session, observed()).await.unwrap(), Place::Lost);
     let beat = sessions::beat(&world.db, thawed.clone(), vec![held.clone()], Tidy::NotYet).await.unwrap();
     assert_eq!((beat.taken, beat.entered_again), (vec![], vec![(a.node, a.session)]));
@@ -238,7 +238,7 @@ async fn a_session_whose_place_is_taken_writes_nothing() {
     let answered =
         sessions::answer(&world.db, a, old.session, written.config.generation, stale.clone(), Vec::new()).await;
     assert_eq!(answered.unwrap(), Place::Taken);
-    let observed = nodes::Observed { applied: Some(stale), ..nodes::Observed::default() };
+    let observed = observation::Observed { applied: Some(stale), ..observation::Observed::default() };
     assert_eq!(sessions::observe(&world.db, a, old.session, observed).await.unwrap(), Place::Taken);
     sessions::close(&world.db, a, old.session).await.unwrap();
     assert_eq!(world.sql("SELECT state FROM nodes WHERE name = 'a'"), "ready");

@@ -10,6 +10,7 @@ use super::world::World;
 use crate::{
     Actor, Context, Db, Error, Event, MigrateError, Options, RequestKey, Tx, join_tokens,
     nodes::{self, Change},
+    observation,
 };
 
 async fn label_without_a_record(tx: &mut Tx) -> Result<(), Error> {
@@ -230,13 +231,13 @@ async fn reads_and_writes_go_on_after_every_backend_was_killed() {
 async fn a_change_of_a_node_does_not_lock_out_what_refers_to_it() {
     let world = World::new().await;
     let node = world.node("a").await.node;
-    let observed = nodes::Observed { connected: Some(true), ..nodes::Observed::default() };
+    let observed = observation::Observed { connected: Some(true), ..observation::Observed::default() };
     let db = world.db.clone();
     let done: Result<(), Error> = world
         .db
         .observe("test", move |tx| {
             Box::pin(async move {
-                nodes::observe(tx, node.uid, observed).await?;
+                observation::observe(tx, node.uid, observed).await?;
                 let uid = node.uid.uuid();
                 let referring = db.observe::<(), Error, _>("test", move |tx| {
                     Box::pin(async move {

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::world::World;
-use crate::{Actor, Cause, Context, Db, Error, Options, RequestKey, join_tokens, nodes, tx::Unaudited};
+use crate::{Actor, Cause, Context, Db, Error, Options, RequestKey, join_tokens, nodes, observation, tx::Unaudited};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -214,14 +214,14 @@ async fn a_follower_misses_no_revision_though_bells_are_lost_and_a_commit_is_lat
     });
     // What is shown of a node changes with each write, so that each is a revision.
     let write = |uid: NodeUid, number: i64, hold: Duration| {
-        let observed = nodes::Observed {
+        let observed = observation::Observed {
             clock_skew_ms: Some(number),
             connected: Some(number % 2 == 0),
-            ..nodes::Observed::default()
+            ..observation::Observed::default()
         };
         world.db.observe("test", move |tx: &mut Unaudited| {
             Box::pin(async move {
-                nodes::observe(tx, uid, observed).await?;
+                observation::observe(tx, uid, observed).await?;
                 sleep(hold).await;
                 Ok::<_, Error>(())
             })

@@ -11,7 +11,8 @@ use crate::{
     Context, Error,
     enrolment::{EnrolError, Enrolled, RenewError},
     join_tokens::JoinTokenState,
-    nodes::{self, Change, ChangeError, Node, NodeFilter, NodeState, Observed},
+    nodes::{self, Change, ChangeError, Node, NodeFilter, NodeState},
+    observation::{self, Observed},
     roster,
 };
 
@@ -180,7 +181,7 @@ async fn what_is_observed_is_not_audited_and_a_heartbeat_is_no_change() {
     let before = world.sql("SELECT count(*) FROM audit_events");
     let observe = |observed: Observed| {
         let uid = node.uid;
-        world.db.observe::<_, Error, _>("test", move |tx| Box::pin(nodes::observe(tx, uid, observed)))
+        world.db.observe::<_, Error, _>("test", move |tx| Box::pin(observation::observe(tx, uid, observed)))
     };
     let ready = observe(Observed { connected: Some(true), ..Observed::default() }).await.unwrap().unwrap();
     assert_eq!(ready.state, NodeState::Ready);

@@ -46,7 +46,7 @@ impl AmstConnector {
     /// Dials; where nobody answers at what was remembered, once more at what is known now.
     async fn dial(&self, peer: PublicKey, addresses: &[SocketAddr]) -> Result<Session, DialError> {
         let refused = match self.endpoint.session(peer, addresses).await {
-            Err(error) if error.is_temporary() => error,
+            Err(error) if error.is_temporary() && !matches!(error, DialError::Shutdown) => error,
             dialled => return dialled,
         };
         let newer = self.peers.newer_addresses(peer).await;

@@ -1,7 +1,7 @@
 //! Every refusal that matters is in the audit log, once and with a count: a flood makes few rows, and nothing that a stranger sent gets
 //! into one.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use control_plane_pki::{FleetCa, OperatorSecret};
@@ -13,10 +13,14 @@ use proto_rpc::{
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
-use tests_harness::{Api, ControlPlane, ControlPlaneOptions, Scratch, Shown, agent_service, certificate_refusal};
+use tests_harness::{
+    Api, ControlPlane, ControlPlaneOptions, Scratch, Shown, agent_service, certificate_refusal, eventually_async,
+};
 use tests_postgres::{cluster, sql};
 use tokio::task::JoinSet;
 
+/// A deleted node is out everywhere within this.
+const CUT: Duration = Duration::from_secs(5);
 const FLOOD: u64 = 10_000;
 const AT_ONCE: u64 = 50;
 /// One more than one address may in a minute, and some.
@@ -51,6 +55,25 @@ async fn flood(control_plane: &ControlPlane, token: &str, count: u64) -> Result<
 fn shown(key: &NodeKey, certificate: &[u8]) -> Result<Shown> {
     let key = PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec());
     Shown::new(vec![CertificateDer::from(certificate.to_vec())], key.into())
+}
+
+/// Within seconds the port knows that the node is deleted, and refuses it `times` times.
+async fn deleted_node_is_refused(
+    endpoint: &str,
+    ca: CaFingerprint,
+    key: &NodeKey,
+    certificate: &[u8],
+    times: usize,
+) -> Result<()> {
+    eventually_async("the port to refuse a deleted node", CUT, || {
+        let shown = shown(key, certificate);
+        async { certificate_refusal(endpoint, ca, shown?).await }
+    })
+    .await?;
+    for _ in 1..times {
+        ensure!(certificate_refusal(endpoint, ca, shown(key, certificate)?).await?.is_some(), "a deleted node");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,9 +132,7 @@ async fn a_flood_of_refusals_is_a_few_rows_with_a_count_and_no_secret() -> Resul
         ensure!(certificate_refusal(&endpoint, ca, shown(&key, &forged.der)?).await?.is_some(), "a stranger's CA");
     }
     cli.ok(&["node", "delete", "host", "--yes"])?;
-    for _ in 0..5 {
-        ensure!(certificate_refusal(&endpoint, ca, shown(&key, &node.certificate)?).await?.is_some(), "a deleted node");
-    }
+    deleted_node_is_refused(&endpoint, ca, &key, &node.certificate, 5).await?;
     // More joins than one address may in a minute, with what is no token at all.
     let made = 3;
     for _ in 0..ENTRIES {

@@ -376,16 +376,17 @@ impl PiecesOut for PiecesTo {
         async move {
             let shared = &self.1;
             let is_segment = Header::parse(&payload).is_ok_and(|(header, _)| header.kind == PieceKind::Segment);
-            let hold = shared.faults.hold_from.filter(|_| is_segment);
-            if hold.is_some_and(|hold| shared.carried.load(SeqCst) >= hold) {
-                shared.dead.cancelled().await;
-                return Err(dead());
-            }
             let place = tokio::select! {
                 () = shared.dead.cancelled() => return Err(dead()),
                 place = self.0.reserve() => place.map_err(|_closed| dead())?,
             };
+            // Numbered when it has its place: what waits for one is not yet on the link, so that no crowd slips past a hold.
             let number = shared.carried.fetch_add(1, SeqCst);
+            if is_segment && shared.faults.hold_from.is_some_and(|hold| number >= hold) {
+                drop(place);
+                shared.dead.cancelled().await;
+                return Err(dead());
+            }
             if let Some((_, act)) = shared.faults.on_piece.as_ref().filter(|(at, _)| *at == number) {
                 act();
             }

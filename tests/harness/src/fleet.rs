@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::{
     agent::{Agent, AgentOptions},
@@ -99,17 +100,41 @@ impl Fleet {
     /// # Errors
     /// One is not in time.
     pub fn all_ready(&self) -> Result<()> {
+        let names: Vec<_> = self.agents.iter().map(Agent::name).collect();
+        self.until("every agent to be READY", |nodes| {
+            let ready = |name: &&str| find(nodes, name).is_some_and(|node| node["state"] == "READY");
+            names.iter().all(ready).then_some(())
+        })
+    }
+
+    /// Waits until an agent is DEGRADED, while all others are READY, and gives the reason that it states.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn degraded(&self, agent: usize) -> Result<String> {
+        let names: Vec<_> = self.agents.iter().map(Agent::name).collect();
+        let reason = self.until("one agent to be DEGRADED and the others READY", |nodes| {
+            let expected = |at: usize| if at == agent { "DEGRADED" } else { "READY" };
+            let as_expected =
+                |(at, name): (usize, &&str)| find(nodes, name).is_some_and(|node| node["state"] == expected(at));
+            let reason = find(nodes, names.get(agent)?)?["stateReason"].clone();
+            names.iter().enumerate().all(as_expected).then_some(reason)
+        })?;
+        Ok(reason.as_str().unwrap_or_default().to_owned())
+    }
+
+    fn until<T>(&self, what: &str, look: impl Fn(&Value) -> Option<T>) -> Result<T> {
         let cli = self.cli()?;
-        let names: Vec<_> = self.agents.iter().map(|agent| format!("nodes/{}", agent.name())).collect();
         let mut seen = String::new();
-        let waited = eventually("every agent to be READY", Duration::from_secs(60), || {
+        let waited = eventually(what, Duration::from_secs(60), || {
             let list = cli.json(&["node", "list"])?;
             seen = list.to_string();
-            let ready = |name: &String| {
-                list["nodes"].as_array().into_iter().flatten().any(|n| n["name"] == **name && n["state"] == "READY")
-            };
-            Ok(names.iter().all(ready).then_some(()))
+            Ok(look(&list["nodes"]))
         });
         waited.with_context(|| seen)
     }
+}
+
+fn find<'a>(nodes: &'a Value, name: &str) -> Option<&'a Value> {
+    nodes.as_array()?.iter().find(|node| node["name"] == format!("nodes/{name}"))
 }

@@ -16,14 +16,19 @@ const MIB: u64 = 1 << 20;
 
 /// Starts an agent of the fleet anew with these mounts and a small reserve; it tries again every second.
 fn restart_with(fleet: &mut Fleet, agent: usize, script: &str) -> Result<()> {
+    restart_configured(fleet, agent, script, "")?;
+    fleet.all_ready()
+}
+
+/// The same with more of a configuration, and without waiting until it is READY.
+fn restart_configured(fleet: &mut Fleet, agent: usize, script: &str, more: &str) -> Result<()> {
     let config = fleet.scratch.path().join(format!("{agent}.yaml"));
-    fs::write(&config, "storage:\n  reserve: 4MiB\ntransfer:\n  retry_interval: 1s\n")?;
+    fs::write(&config, format!("storage:\n  reserve: 4MiB\ntransfer:\n  retry_interval: 1s\n{more}"))?;
     let agent = &mut fleet.agents[agent];
     agent.stop()?;
     agent.options_mut().runner = private_mounts(script);
     agent.options_mut().arguments = vec!["--config".to_owned(), config.display().to_string()];
-    agent.restart()?;
-    fleet.all_ready()
+    agent.restart()
 }
 
 /// A path as the agent's own mounts have it.
@@ -143,13 +148,11 @@ fn a_full_state_folder_is_waited_for_at_either_end_and_so_is_a_full_log() -> Res
         let at = logs.display();
         let log = mount("size=64k", &logs)
             + &format!(": > '{at}/agent.log'; dd if=/dev/zero of='{at}/full' bs=4k 2>/dev/null || true\n");
-        restart_with(&mut fleet, agent, &(mount("size=1m", &state) + &log))?;
-        let config = fleet.scratch.path().join(format!("{agent}.yaml"));
-        let text = fs::read_to_string(&config)? + &format!("logging:\n  file: {}/agent.log\n", logs.display());
-        fs::write(&config, text)?;
-        fleet.agents[agent].stop()?;
-        fleet.agents[agent].restart()?;
-        fleet.all_ready()?;
+        let file = format!("logging:\n  file: {at}/agent.log\n");
+        restart_configured(&mut fleet, agent, &(mount("size=1m", &state) + &log), &file)?;
+        let log_is_full =
+            format!("log_file is degraded: {at}/agent.log: the log cannot be written there: No space left");
+        assert!(fleet.degraded(agent)?.contains(&log_is_full));
 
         fs::create_dir_all(a.join("set"))?;
         for n in 0..50 {
@@ -166,6 +169,12 @@ fn a_full_state_folder_is_waited_for_at_either_end_and_so_is_a_full_log() -> Res
         fs::remove_file(&filler)?;
         assert_eq!(ended(&cli, &name)?["state"], "SUCCEEDED");
         assert_eq!(digest_tree(&a.join("set"))?, digest_tree(&b.join("in/set"))?);
+        // All of that without a log; it goes on by itself with the first line for which there is room.
+        assert!(fleet.degraded(agent)?.contains(&log_is_full));
+        fs::remove_file(seen(&fleet, agent, &logs).join("full"))?;
+        let more = send(&cli, "data:/set/1", "site-b:data:/more")?;
+        assert_eq!(ended(&cli, &more)?["state"], "SUCCEEDED");
+        fleet.all_ready()?;
         // Nothing but the memory of ended transfers is left.
         let left: Vec<_> = fs::read_dir(seen(&fleet, agent, &state))?.flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["ended"], "{left:?}");

@@ -57,7 +57,24 @@ impl TransferFolder {
         durable::create_dir(&path, 0o700)?;
         durable::create_dir(&path.join("ended"), 0o700)?;
         durable::sweep(&path.join("ended"))?;
-        Ok(Self(path))
+        let folder = Self(path);
+        folder.tidy()?;
+        Ok(folder)
+    }
+
+    /// Removes what a crash kept from being removed: folders of transfers that have ended, and those in which nothing was begun.
+    fn tidy(&self) -> io::Result<()> {
+        for role in [TransferRole::Sender, TransferRole::Receiver] {
+            for (id, path) in self.unfinished(role)? {
+                if !self.end_path(id, role).exists() {
+                    // Only one that is empty goes.
+                    drop(fs::remove_dir(&path));
+                } else if let Err(error) = remove_folder(&path) {
+                    tracing::warn!(transfer = %id, %error, "what is left of a transfer that has ended cannot be removed");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where it lies.

@@ -44,7 +44,7 @@ pub(crate) struct Host {
     pub(crate) outside: PathBuf,
     pub(crate) transfers: Transfers,
     pub(crate) tasks: TaskGroup,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 pub(crate) struct Bed {

@@ -57,6 +57,25 @@ async fn both_ends_may_start_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_of_an_ended_transfer_goes_at_the_next_start() {
+    let mut bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(6, 100_000)).unwrap();
+    let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    let (report, _) = bed.send_job(bed.job(&grant), Vec::new()).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    for (host, role) in [(&mut bed.a, "sender"), (&mut bed.b, "receiver")] {
+        // The end is kept before the folder goes: a crash between the two leaves the folder, or some of it.
+        let half_gone = host.folder.join(format!("{}.{role}", grant.transfer));
+        fs::create_dir(&half_gone).unwrap();
+        fs::write(half_gone.join("journal"), b"some of it").unwrap();
+        // One of a transfer of which nothing was written down yet.
+        fs::create_dir(host.folder.join(format!("{}.{role}", crate::bed::id()))).unwrap();
+        host.restart().await;
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_spoiled_segment_is_found_and_sent_again() {
     let bed = Bed::new();
     fs::write(bed.a.root.join("file"), noise(7, 1 << 20)).unwrap();

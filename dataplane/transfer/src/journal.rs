@@ -9,6 +9,7 @@ use std::{
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
 };
 
 use proto_wire::{
@@ -56,7 +57,7 @@ pub(crate) struct Held {
 /// The journal, open for appending.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    file: File,
+    file: Arc<File>,
     /// How many attempts there were before this one.
     attempt: u64,
     next: u64,
@@ -76,7 +77,7 @@ impl Journal {
         file.seek(SeekFrom::End(0))?;
         let held = loaded.files.into_values().collect();
         let next = loaded.attempts << ATTEMPT_SHIFT;
-        let mut journal = Self { file, attempt: loaded.attempts, next, held, taken: HashSet::new() };
+        let mut journal = Self { file: Arc::new(file), attempt: loaded.attempts, next, held, taken: HashSet::new() };
         let mut record = vec![ATTEMPT];
         record.extend_from_slice(&(loaded.attempts + 1).to_le_bytes());
         journal.append(&record)?;
@@ -131,7 +132,7 @@ impl Journal {
             record.extend_from_slice(value);
             frame(&record, &mut records);
         }
-        self.file.write_all(&records)
+        self.file.as_ref().write_all(&records)
     }
 
     /// Makes all of it durable.
@@ -139,10 +140,15 @@ impl Journal {
         self.file.sync_data()
     }
 
+    /// The file itself, to be made durable while others write to it.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
         let mut framed = Vec::with_capacity(record.len() + 2 + CHECK_BYTES);
         frame(record, &mut framed);
-        self.file.write_all(&framed)
+        self.file.as_ref().write_all(&framed)
     }
 }
 

@@ -5,6 +5,7 @@
 //! finished and nothing is outstanding, the tree is concluded and its digest compared.
 
 mod admission;
+mod backlog;
 mod compare;
 mod conclude;
 mod contents;

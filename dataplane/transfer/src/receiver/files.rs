@@ -1,6 +1,8 @@
 //! Files that are wanted, begun and not yet whole.
 
-use std::{collections::HashMap, mem};
+mod dirty;
+
+use std::{collections::HashMap, mem, sync::Arc};
 
 use proto_wire::{
     TreePath,
@@ -9,6 +11,8 @@ use proto_wire::{
     piece::Header,
 };
 
+pub(super) use self::dirty::Dirty;
+use super::backlog::Backlog;
 use crate::{
     bit_set::BitSet,
     exclude::{TEMPORARY, TEMPORARY_END},
@@ -38,10 +42,13 @@ pub(super) struct Files {
     /// Wanted and neither in place nor left out.
     pub(super) outstanding: u64,
     active: HashMap<u64, Active>,
+    /// Whole, and not yet in place.
+    finishing: HashMap<u64, Dirty>,
     /// Ends that overtook the pieces of their files.
     early_ends: HashMap<u64, Ending>,
     /// Runs of segments of all files that are begun.
     runs: usize,
+    backlog: Arc<Backlog>,
 }
 
 /// What is kept of a file's end: nothing whose length the sender chooses.
@@ -77,6 +84,7 @@ struct Active {
     hasher: FileHasher,
     /// Written, and not yet in the journal.
     dirty: Vec<(u64, [u8; 32])>,
+    dirty_bytes: u64,
     end: Option<Ended>,
 }
 
@@ -133,14 +141,6 @@ pub(super) struct Aborted {
     pub(super) early_end: Option<Ending>,
 }
 
-/// A file's dirty segments.
-#[derive(Debug)]
-pub(super) struct Dirty {
-    pub(super) path: TreePath,
-    pub(super) number: FileNumber,
-    pub(super) segments: Vec<(u64, [u8; 32])>,
-}
-
 /// The hidden name beside the final one.
 pub(super) fn temporary_name(transfer: TransferId, number: FileNumber) -> Vec<u8> {
     let id = transfer.uuid().simple().to_string();
@@ -156,6 +156,11 @@ pub(super) fn temporary_number(transfer: TransferId, name: &[u8]) -> Option<File
 }
 
 impl Files {
+    /// Counting what is not durable here.
+    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
+        Self { backlog, ..Self::default() }
+    }
+
     /// A file needs contents.
     pub(super) fn want(&mut self, file: u64) {
         if self.wanted.insert(file) {
@@ -183,6 +188,14 @@ impl Files {
     fn take_active(&mut self, file: u64) -> Option<Active> {
         let active = self.active.remove(&file)?;
         self.runs = self.runs.saturating_sub(active.claimed.runs());
+        self.backlog.not_unfinished(active.dirty_bytes);
+        Some(active)
+    }
+
+    /// What is begun of a file is worth nothing.
+    fn give_up(&mut self, file: u64) -> Option<Active> {
+        let active = self.take_active(file)?;
+        self.backlog.settled(active.dirty_bytes);
         Some(active)
     }
 
@@ -209,7 +222,7 @@ impl Files {
             return Ok(None);
         }
         match self.active.get(&file) {
-            Some(active) if active.attempt < attempt => Ok(self.take_active(file).map(|active| active.number)),
+            Some(active) if active.attempt < attempt => Ok(self.give_up(file).map(|active| active.number)),
             _ => Err(Stop::violation(format!("file {file} came twice"))),
         }
     }
@@ -246,7 +259,7 @@ impl Files {
             }
             entry.kind = Kind::File { size: header.file_bytes };
             self.begun.insert(file);
-            before = self.take_active(file);
+            before = self.give_up(file);
             self.active.insert(file, Active::new(entry, header.attempt, next(), segments));
         }
         if let Some(end) = self.early_ends.remove(&file) {
@@ -264,13 +277,21 @@ impl Files {
         Ok(Claim::Write(Target { grown, ..target }, before))
     }
 
-    /// A segment is written; gives the file where it is whole.
-    pub(super) fn written(&mut self, file: u64, target: &Target, segment: u64, value: [u8; 32]) -> Whether {
+    /// A segment is written, with so many bytes; gives the file where it is whole.
+    pub(super) fn written(
+        &mut self,
+        file: u64,
+        target: &Target,
+        (segment, value): (u64, [u8; 32]),
+        bytes: u64,
+    ) -> Whether {
         match self.active.get_mut(&file) {
             Some(active) if active.number == target.number => {
                 active.written.insert(segment);
                 active.hasher.add(segment, value);
                 active.dirty.push((segment, value));
+                active.dirty_bytes += bytes;
+                self.backlog.written(bytes);
                 self.whole(file)
             }
             _ => Whether::NotYet,
@@ -318,10 +339,12 @@ impl Files {
         let complete = active.written.count() == active.segments.count();
         let (Some(end), true) = (active.end, complete) else { return Whether::NotYet };
         let root = active.hasher.root();
-        let active = self.take_active(file).expect("just looked up");
+        let mut active = self.take_active(file).expect("just looked up");
         if root != Some(end.root) {
+            self.backlog.settled(active.dirty_bytes);
             return Whether::Corrupted(active.entry.path, active.number);
         }
+        self.finishing(file, &mut active);
         let moved = active.moved(end);
         Whether::Whole(active.entry.path, active.number, moved)
     }
@@ -330,7 +353,7 @@ impl Files {
     pub(super) fn abort(&mut self, file: u64) -> Aborted {
         self.begun.insert(file);
         let early_end = self.early_ends.remove(&file);
-        let Some(active) = self.take_active(file) else { return Aborted { begun: None, moved: None, early_end } };
+        let Some(active) = self.give_up(file) else { return Aborted { begun: None, moved: None, early_end } };
         let moved = active.end.map(|end| active.moved(end));
         let begun = active.created.then_some((active.entry.path, active.number));
         Aborted { begun, moved, early_end }
@@ -342,23 +365,12 @@ impl Files {
         if was {
             self.outstanding -= 1;
         }
+        self.finished(file);
         was
     }
 
     pub(super) fn is_wanted(&self, file: u64) -> bool {
         self.wanted.contains(file)
-    }
-
-    /// What is written and not yet in the journal.
-    pub(super) fn take_dirty(&mut self) -> Vec<Dirty> {
-        let dirty = self.active.values_mut().filter(|active| !active.dirty.is_empty());
-        dirty
-            .map(|active| Dirty {
-                path: active.entry.path.clone(),
-                number: active.number,
-                segments: mem::take(&mut active.dirty),
-            })
-            .collect()
     }
 }
 
@@ -384,6 +396,7 @@ impl Active {
             written: Intervals::default(),
             hasher: FileHasher::new(segments),
             dirty: Vec::new(),
+            dirty_bytes: 0,
             end: None,
         }
     }

@@ -290,12 +290,12 @@ fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop>
     let Some(key) = &target.create else { return Ok(Some(target)) };
     // Made while the files are locked: whoever has the next segment finds it.
     let made = make(receiving, &target.path, target.number, target.segments.file_bytes);
+    // Written down before its first segment can be.
+    let begun = made.is_ok().then(|| receiving.journal().begin(target.number, key));
     drop(files);
+    begun.transpose().map_err(|error| receiving.own(&error))?;
     match made {
-        Ok(()) => {
-            receiving.journal().begin(target.number, key).map_err(|error| receiving.own(&error))?;
-            Ok(Some(target))
-        }
+        Ok(()) => Ok(Some(target)),
         Err(error) => receiving.unwritable(header.file, &target.path, &error).map(|()| None),
     }
 }
@@ -346,7 +346,8 @@ fn write_segment(
     }
     drop(taken);
     receiving.verified(len, reused);
-    let whether = receiving.files().written(file, target, segment, value);
+    let bytes = wide(contents.data());
+    let whether = receiving.files().written(file, target, (segment, value), bytes);
     settle(receiving, file, whether, after)
 }
 
@@ -432,6 +433,7 @@ fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8], after: &mut Af
     }
     drop(taken);
     receiving.verified(size, 0);
+    receiving.files().small_is_whole(file, &entry.path, number, size);
     after.whole.push(Whole { file, path: entry.path, temporary, moved, dressed: true });
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::{
 /// Files that are put in place together: each batch costs two flushes of the file system, and what comes meanwhile is the next.
 pub(super) const BATCH_FILES: usize = 4096;
 /// From so many on, one `syncfs` is cheaper than an `fsync` of each.
-const SYNC_EACH_BELOW: usize = 8;
+pub(super) const SYNC_EACH_BELOW: usize = 8;
 
 /// Puts a batch in place, and says so.
 pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), Stop> {

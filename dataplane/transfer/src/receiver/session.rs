@@ -16,15 +16,19 @@ use proto_wire::{
     frames::{FileAborted, FileEnd, Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame},
     manifest::{Page, PageReader},
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::MissedTickBehavior,
+};
 use tracing::field::Empty;
 
 use super::{
     admission::{Admitted, SKEW},
+    backlog::{Backlog, keep_journal},
     compare::Comparer,
     conclude::{clean, conclude},
     decoders::threads,
-    files::{Files, Whole, temporary_name},
+    files::{Files, Whole},
     incoming::Incoming,
     publish::{BATCH_FILES, publish},
     remains::{sender_of, until, write_down},
@@ -49,7 +53,7 @@ use crate::{
 const FRAMES: usize = 16;
 /// Files that wait to be put in place: two batches.
 const WHOLE_FILES: usize = 2 * BATCH_FILES;
-/// How often what was written becomes durable and is written down: what a break may cost.
+/// How often what was written becomes durable and is written down, where it is too little to be so sooner.
 const JOURNAL_EVERY: Duration = Duration::from_secs(2);
 /// How often the sender hears that this end lives, also where there is nothing new to say.
 const SAY_SOMETHING: Duration = Duration::from_secs(15);
@@ -104,7 +108,7 @@ impl Attempt {
             let for_good = !stop.temporary;
             if group.shutdown(super::DRAIN).await.is_ok() {
                 let tasks = receiving.shared.tasks.clone();
-                let last = move || if for_good { clean(&receiving) } else { drop(keep_journal(&receiving)) };
+                let last = move || if for_good { clean(&receiving) } else { drop(keep_journal(&receiving, true)) };
                 // Whoever stops meanwhile finds what was kept before.
                 let _ended = tasks.blocking("transfer last steps", last).await;
             }
@@ -132,6 +136,7 @@ impl Attempt {
         let note = (&admitted.destination, admitted.sender, until(admitted.not_after, now));
         write_down(&folder, note).map_err(|error| own(&error))?;
         let journal = Journal::open(&folder).map_err(|error| own(&error))?;
+        let backlog = Arc::new(Backlog::default());
         let pages = PageStore::create(&folder).map_err(|error| own(&error))?;
         let stat = admitted.target.as_ref().map(Folder::own_stat).transpose().map_err(|error| own(&error))?;
         Ok(Arc::new(Receiving {
@@ -147,7 +152,8 @@ impl Attempt {
             resuming: journal.is_resuming(),
             not_after: until(admitted.not_after, now),
             journal: Mutex::new(journal),
-            files: Mutex::new(Files::default()),
+            files: Mutex::new(Files::new(Arc::clone(&backlog))),
+            backlog,
             tally,
             promised: AtomicU64::new(0),
             wanted_bytes: AtomicU64::new(0),
@@ -340,8 +346,9 @@ impl Part<'_> {
         let mut busy = FuturesUnordered::new();
         let mut open = true;
         loop {
+            let room = self.receiving.backlog.has_room();
             tokio::select! {
-                piece = pieces.recv(), if open && busy.len() < threads => match piece {
+                piece = pieces.recv(), if room && open && busy.len() < threads => match piece {
                     Some(piece) => busy.push(self.take(Arc::clone(incoming), piece)),
                     // The control stream says why.
                     None => open = false,
@@ -350,6 +357,7 @@ impl Part<'_> {
                     taken?;
                     self.board.ring();
                 }
+                () = self.receiving.backlog.freed(), if !room => {}
                 else => std::future::pending().await,
             }
         }
@@ -374,9 +382,14 @@ impl Part<'_> {
     }
 
     async fn keep_journal(&self) -> Result<(), Stop> {
+        let mut turns = tokio::time::interval(JOURNAL_EVERY);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(JOURNAL_EVERY).await;
-            self.blocking("transfer journal", keep_journal).await?;
+            let of_all = tokio::select! {
+                _now = turns.tick() => true,
+                () = self.receiving.backlog.is_due() => false,
+            };
+            self.blocking("transfer journal", move |receiving| keep_journal(receiving, of_all)).await?;
         }
     }
 
@@ -452,21 +465,4 @@ fn check_page(receiving: &Receiving, page: &Page, manifest_bytes: u64) -> Result
         return Err(Stop::final_(end::MANIFEST_TOO_LARGE, message));
     }
     Ok(())
-}
-
-/// Makes what was written durable, then writes down that it is held.
-fn keep_journal(receiving: &Arc<Receiving>) -> Result<(), Stop> {
-    let dirty = receiving.files().take_dirty();
-    if dirty.is_empty() {
-        return Ok(());
-    }
-    for dirty in dirty {
-        let name = temporary_name(receiving.id, dirty.number);
-        // One that is in place by now, or was given up, is not held.
-        let Ok(file) = receiving.parent(&dirty.path).and_then(|parent| parent.write(&name)) else { continue };
-        // After a failed sync nobody knows what is on the disk: nothing is read into a second one that succeeds.
-        file.sync_data().map_err(|error| receiving.destination_fails(&error))?;
-        receiving.journal().segments(dirty.number, &dirty.segments).map_err(|error| receiving.own(&error))?;
-    }
-    receiving.journal().sync().map_err(|error| receiving.own(&error))
 }

@@ -13,7 +13,10 @@ use proto_model::{RootPath, TransferId, TransferOptions};
 use proto_wire::{TreePath, frames::ReceiverFrame};
 use tokio::sync::mpsc;
 
-use super::files::{Ending, Files, Whole, temporary_name};
+use super::{
+    backlog::Backlog,
+    files::{Ending, Files, Whole, temporary_name},
+};
 use crate::{
     bit_set::BitSet,
     confine::Folder,
@@ -48,6 +51,8 @@ pub(super) struct Receiving {
     pub(super) journal: Mutex<Journal>,
     pub(super) resuming: bool,
     pub(super) files: Mutex<Files>,
+    /// What is written and not durable.
+    pub(super) backlog: Arc<Backlog>,
     pub(super) tally: Arc<Tally>,
     /// Bytes promised to this transfer and not yet written.
     pub(super) promised: AtomicU64,

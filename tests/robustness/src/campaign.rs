@@ -220,15 +220,17 @@ impl fmt::Display for Summary {
             self.repeats
         )?;
         writeln!(out, "transfers             {} SUCCEEDED, their trees equal", self.moved.len())?;
-        let mut again: Vec<i64> = self.moved.iter().map(|moved| signed(moved.sent) - signed(moved.fresh)).collect();
+        let hit = self.moved.iter().filter(|moved| moved.kills > 0);
+        let mut again: Vec<u64> = hit.map(|moved| moved.again() / u64::from(moved.kills) / 1000).collect();
         again.sort_unstable();
         let at = |share: usize| again.get((again.len().saturating_sub(1)) * share / 100).copied().unwrap_or_default();
         writeln!(
             out,
-            "bytes sent again      median {} kB, 90 % {} kB, most {} kB a transfer",
-            at(50) / 1000,
-            at(90) / 1000,
-            at(100) / 1000
+            "bytes sent again      median {} kB, 90 % {} kB, most {} kB a kill, over {} transfers that lost an end",
+            at(50),
+            at(90),
+            at(100),
+            again.len()
         )?;
         writeln!(out, "final files read      {} versions, all whole", self.read)?;
         let mut times = self.converged.clone();
@@ -238,8 +240,4 @@ impl fmt::Display for Summary {
         writeln!(out, "together again after  median {:.1} s, most {:.1} s", median.as_secs_f64(), most.as_secs_f64())?;
         write!(out, "took                  {:.0} s; nothing lost, nothing done twice", self.took.as_secs_f64())
     }
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -20,6 +20,8 @@ pub struct History {
     start: Instant,
     out: Mutex<LineWriter<File>>,
     violations: Mutex<Vec<String>>,
+    /// Agents that were killed, and when.
+    killed: Mutex<Vec<(Duration, String)>>,
 }
 
 impl History {
@@ -31,7 +33,7 @@ impl History {
         let clock = Clock::system();
         let start = clock.now();
         let out = Mutex::new(LineWriter::new(File::create(path)?));
-        Ok(Self { path: path.to_path_buf(), clock, start, out, violations: Mutex::default() })
+        Ok(Self { path: path.to_path_buf(), clock, start, out, violations: Mutex::default(), killed: Mutex::default() })
     }
 
     /// Where it is.
@@ -53,6 +55,19 @@ impl History {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // A history that cannot be written shows itself by its missing lines.
         drop(writeln!(out, "{line}"));
+    }
+
+    /// An agent is killed now.
+    pub fn killed(&self, agent: &str) {
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner).push((self.elapsed(), agent.to_owned()));
+    }
+
+    /// How often one of these agents was killed since then.
+    #[must_use]
+    pub fn killed_since(&self, since: Duration, agents: &[&str]) -> u32 {
+        let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = killed.iter().filter(|(at, agent)| *at >= since && agents.contains(&agent.as_str())).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Something that must never be.

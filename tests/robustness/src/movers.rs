@@ -41,6 +41,16 @@ pub struct Moved {
     pub fresh: u64,
     /// Bytes that the sender handed to its transport, in all attempts.
     pub sent: u64,
+    /// How often one of its ends was killed meanwhile.
+    pub kills: u32,
+}
+
+impl Moved {
+    /// Bytes that travelled more than once.
+    #[must_use]
+    pub fn again(&self) -> u64 {
+        self.sent.saturating_sub(self.fresh)
+    }
 }
 
 /// Asks for transfers, and compares trees when they have ended.
@@ -80,13 +90,17 @@ impl Movers {
         let fresh = change_tree(&lane.from.1, self.large, random)?;
         let end = |node: &str| (format!("nodes/{node}"), format!("data:/{}/", lane.folder));
         let kind = WriteKind::Transfer { from: end(&lane.from.0), to: end(&lane.to.0) };
+        let begun = self.operators.history().elapsed();
         // One that is unknown would begin while its tree changes.
         let Some(name) = self.operators.write(kind, false, random) else { return Ok(()) };
         let ended = self.ended(&name)?;
         let history = self.operators.history();
         let progress = ended.progress.unwrap_or_default();
-        history
-            .note("transfer", json!({"name": name, "state": ended.state, "fresh": fresh, "sent": progress.bytes_sent}));
+        let kills = history.killed_since(begun, &[&lane.from.0, &lane.to.0]);
+        history.note(
+            "transfer",
+            json!({"name": name, "state": ended.state, "fresh": fresh, "sent": progress.bytes_sent, "kills": kills}),
+        );
         anyhow::ensure!(
             ended.state == i32::from(State::Succeeded),
             "{name} ended {:?}: {:?} {:?}",
@@ -96,7 +110,7 @@ impl Movers {
         );
         let (source, target) = (digest_tree(&lane.from.1)?, digest_tree(&lane.to.1)?);
         anyhow::ensure!(source == target, "{name} SUCCEEDED, and the trees differ");
-        let moved = Moved { name, fresh, sent: progress.bytes_sent };
+        let moved = Moved { name, fresh, sent: progress.bytes_sent, kills };
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
         Ok(())
     }

@@ -14,6 +14,10 @@ use tests_harness::eventually;
 use crate::{history::History, rig::Rig};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// How often an agent that sends or receives is preferred to one that does neither.
+const PREFER_BUSY: f64 = 0.75;
+
+const IDLE: &str = "idle agent";
 
 /// How often each kind of victim was hit.
 pub type Counts = BTreeMap<&'static str, u32>;
@@ -97,11 +101,21 @@ impl Nemesis {
             18..30 => Fault::KillPostgres,
             30..37 => Fault::KillBackend,
             37..43 => Fault::StopPostgres,
-            43..85 => Fault::KillAgent(agent),
+            43..85 => Fault::KillAgent(self.busy(rig).unwrap_or(agent)),
             85..89 => Fault::PauseServer(server),
             89..92 => Fault::PausePostgres,
             _ => Fault::PauseAgent(agent),
         }
+    }
+
+    /// An agent that sends or receives at this moment.
+    fn busy(&mut self, rig: &Rig) -> Option<usize> {
+        if !self.random.random_bool(PREFER_BUSY) {
+            return None;
+        }
+        let alive = (0..rig.agents.len()).filter(|agent| !self.dead_agents.contains(agent));
+        let busy: Vec<usize> = alive.filter(|agent| roles(rig, *agent) != IDLE).collect();
+        busy.get(self.random.random_range(0..busy.len().max(1))).copied()
     }
 
     fn hurt(&mut self, rig: &mut Rig, fault: Fault) -> Result<()> {
@@ -116,6 +130,7 @@ impl Nemesis {
             }
             Fault::KillAgent(agent) => {
                 let roles = roles(rig, agent);
+                self.history.killed(rig.agents[agent].name());
                 rig.agents[agent].kill()?;
                 self.dead_agents.push(agent);
                 roles
@@ -229,6 +244,7 @@ impl Nemesis {
         for agent in 0..rig.agents.len() {
             let digest = crate::probe::agent_digest(&rig.agents[agent].http())?;
             let roles = roles(rig, agent);
+            self.history.killed(rig.agents[agent].name());
             rig.agents[agent].kill()?;
             *self.counts.entry(roles).or_default() += 1;
             rig.agents[agent].restart()?;
@@ -257,7 +273,7 @@ fn roles(rig: &Rig, agent: usize) -> &'static str {
         (true, true) => "agent that sends and receives",
         (true, false) => "sender",
         (false, true) => "receiver",
-        (false, false) => "idle agent",
+        (false, false) => IDLE,
     }
 }
 

@@ -139,13 +139,19 @@ impl Verb {
 /// `dwcp send`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A source file lands in the destination folder under its own name, a source folder as a folder of its own name; with a
-trailing slash (a root itself, data:/, has one) its contents do. Nothing is deleted without --delete.
+The destination is the folder that receives; a trailing slash there says nothing. A source file lands in
+it under its own name, a source folder as a folder of its own name. A source with a trailing slash (a
+root itself, data:/, has one) lands as its contents.
+
+Nothing is deleted without --delete. With it, what the source does not have is deleted from each folder
+that is sent, and nothing beside it; only where contents are sent also from the destination folder
+itself. --dry-run lists what would be deleted.
 
 Examples:
   dwcp send ./dataset site-b:data:/in             a folder of this host
   dwcp send --from site-a data:/set/ site-b:data:/in
   dwcp send --from site-a data:/set site-b:data:/in --dry-run
+  dwcp send --from site-a data:/set site-b:data:/ --delete    what lies beside data:/set at site-b stays
   dwcp send ./build site-b:data:/releases --detach")]
 pub(crate) struct Send {
     /// What is sent, and last NODE:ROOT:/PATH: where to
@@ -157,7 +163,7 @@ pub(crate) struct Send {
     /// Returns at once with the transfer's name
     #[arg(long, conflicts_with = "direct")]
     pub(crate) detach: bool,
-    /// Deletes below the destination what the source does not have
+    /// Deletes from the folders that are sent what the source does not have
     #[arg(long)]
     pub(crate) delete: bool,
     /// Leaves alone what matches, at both ends; may be repeated

@@ -1,7 +1,9 @@
 //! What a grant lets be read, opened, and under which paths its parts appear in the tree.
 //!
-//! A file appears under its own name. A folder appears as a folder of its own name; with a trailing slash, at the source or at
-//! the destination, its contents appear instead. Where two sources have the same name, the first one has it.
+//! A file appears under its own name. A folder appears as a folder of its own name; with a trailing slash its contents appear
+//! instead, which is so for a root itself. A slash at the destination says nothing: `ROOT:/` cannot be written without one, and
+//! whoever lets delete there has not asked for what lies beside the folder. Where two sources have the same name, the first one
+//! has it.
 
 use std::{fs::File, io};
 
@@ -35,8 +37,8 @@ pub(crate) enum Top {
 
 impl Sources {
     /// Opens every source: all must exist, be files or folders, and be reachable without symbolic links.
-    pub(crate) fn open(roots: &Roots, paths: &[RootPath], destination: &RootPath) -> Result<Self, Stop> {
-        let tops = paths.iter().map(|path| open_top(roots, path, destination.trailing_slash));
+    pub(crate) fn open(roots: &Roots, paths: &[RootPath]) -> Result<Self, Stop> {
+        let tops = paths.iter().map(|path| open_top(roots, path));
         Ok(Self { tops: tops.collect::<Result<_, _>>()? })
     }
 
@@ -64,7 +66,7 @@ impl Sources {
     }
 }
 
-fn open_top(roots: &Roots, path: &RootPath, contents: bool) -> Result<Top, Stop> {
+fn open_top(roots: &Roots, path: &RootPath) -> Result<Top, Stop> {
     let root = roots.open(&path.root)?;
     let unavailable = |error: io::Error| {
         let message =
@@ -80,7 +82,7 @@ fn open_top(roots: &Roots, path: &RootPath, contents: bool) -> Result<Top, Stop>
         Some(FileType::RegularFile) => Ok(Top::File { folder: parent, name: name.to_vec() }),
         Some(FileType::Directory) => {
             let folder = root.granted(path.path.as_bytes()).map_err(unavailable)?;
-            if contents || path.trailing_slash {
+            if path.trailing_slash {
                 return Ok(Top::Contents { folder });
             }
             Ok(Top::Folder { folder, name: name.to_vec() })

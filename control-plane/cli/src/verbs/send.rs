@@ -29,7 +29,7 @@ pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Res
     }
     let (source_node, source_paths) = match &send.from {
         Some(node) => (node.clone(), send.paths.iter().map(|path| remote_path(path)).collect::<Result<_, _>>()?),
-        None => local_sources(global, &send.paths).await?,
+        None => local_sources(global, &send.paths, send.delete).await?,
     };
     let spec = TransferSpec {
         source_node: resource("nodes", &source_node),
@@ -67,7 +67,7 @@ pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Res
 async fn direct(global: &Global, output: &Output, send: Send, destination: Destination) -> Result<ExitCode, Failure> {
     let mut source_paths = Vec::new();
     for path in &send.paths {
-        source_paths.push(if is_root_path(path) { path.as_bytes().to_vec() } else { resolve(global, path).await? });
+        source_paths.push(source(global, path, send.delete).await?);
     }
     let request = SendDirectRequest {
         source_paths,
@@ -96,7 +96,7 @@ async fn direct(global: &Global, output: &Output, send: Send, destination: Desti
 }
 
 /// Sources on this host: named by its agent, which is then the sender.
-async fn local_sources(global: &Global, paths: &[OsString]) -> Result<(String, Vec<String>), Failure> {
+async fn local_sources(global: &Global, paths: &[OsString], delete: bool) -> Result<(String, Vec<String>), Failure> {
     let status = local_agent(global)
         .get_local_status(GetLocalStatusRequest {})
         .await
@@ -107,10 +107,21 @@ async fn local_sources(global: &Global, paths: &[OsString]) -> Result<(String, V
     }
     let mut sources = Vec::new();
     for path in paths {
-        let source = if is_root_path(path) { path.as_bytes().to_vec() } else { resolve(global, path).await? };
-        sources.push(text(source)?);
+        sources.push(text(source(global, path, delete).await?)?);
     }
     Ok((status.name, sources))
+}
+
+/// A source as the local agent names it.
+async fn source(global: &Global, path: &OsStr, delete: bool) -> Result<Vec<u8>, Failure> {
+    if is_root_path(path) {
+        return Ok(path.as_bytes().to_vec());
+    }
+    let resolved = resolve(global, path).await?;
+    if delete {
+        may_delete(path, &resolved)?;
+    }
+    Ok(resolved)
 }
 
 /// `ROOT:/path` of a path on this host. A trailing slash is kept: it says that the contents are meant.
@@ -124,6 +135,16 @@ async fn resolve(global: &Global, path: &OsStr) -> Result<Vec<u8>, Failure> {
     }
     let answer = local_agent(global).resolve_path(ResolvePathRequest { path: bytes }).await;
     Ok(answer.map_err(|status| no_agent(global, status))?.into_inner().root_path)
+}
+
+/// A root has no name of its own, so that its contents are sent: where that deletes, it has to be asked for with a slash.
+fn may_delete(path: &OsStr, resolved: &[u8]) -> Result<(), Failure> {
+    if !resolved.ends_with(b":/") || path.as_bytes().ends_with(b"/") {
+        return Ok(());
+    }
+    let (path, root) = (path.display(), String::from_utf8_lossy(resolved).into_owned());
+    let message = format!("`{path}` is {root} itself: its contents are sent, and --delete spares nothing beside them");
+    Err(Failure::usage(message).hint(format!("write `{path}/` if that is meant")))
 }
 
 /// Whether a source names a root of the sending agent rather than a path of this host.
@@ -177,6 +198,19 @@ impl Destination {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_without_a_slash_is_no_order_to_delete() {
+        for (path, resolved, fine) in [
+            ("/srv/data", b"data:/".as_slice(), false),
+            (".", b"data:/", false),
+            ("/srv/data/", b"data:/", true),
+            ("/srv/data/set", b"data:/set", true),
+            ("/srv/data/set/", b"data:/set/", true),
+        ] {
+            assert_eq!(may_delete(OsStr::new(path), resolved).is_ok(), fine, "{path}");
+        }
+    }
 
     #[test]
     fn a_destination_is_a_node_a_root_and_a_path() {

@@ -129,7 +129,7 @@ impl Attempt<'_> {
         let window_bytes = opened.receive_window_bytes.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
         let prepare = move || {
             let own = |error: &std::io::Error| shared.own("sender", error);
-            let sources = Sources::open(&shared.roots.load(), &checked.sources, &checked.destination)?;
+            let sources = Sources::open(&shared.roots.load(), &checked.sources)?;
             let folder = shared.folder.make(checked.id, TransferRole::Sender).map_err(|error| own(&error))?;
             let segment_bytes = shared.settings.load().segment_bytes;
             let options = checked.options;

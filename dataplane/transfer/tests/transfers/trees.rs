@@ -124,12 +124,46 @@ async fn names_and_slashes_say_where_things_land() {
         assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
     };
     send(&["data:/dir", "data:/lone"], "data:/own").await;
-    send(&["data:/dir"], "data:/contents/").await;
-    send(&["data:/dir/"], "data:/contents-too").await;
+    send(&["data:/dir"], "data:/own-too/").await;
+    send(&["data:/dir"], "data:/").await;
+    send(&["data:/dir/"], "data:/contents").await;
+    send(&["data:/dir/"], "data:/contents-too/").await;
+    send(&["data:/"], "data:/all").await;
     send(&["data:/dir/file"], "data:/one").await;
     let there = |path: &str| bed.b.root.join(path).is_file();
-    assert!(there("own/dir/file") && there("own/lone"));
-    assert!(there("contents/file") && there("contents-too/file") && there("one/file"));
+    assert!(there("own/dir/file") && there("own/lone") && there("own-too/dir/file") && there("dir/file"));
+    assert!(there("contents/file") && there("contents-too/file") && there("all/dir/file") && there("one/file"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_spares_what_lies_beside_the_source_unless_contents_were_asked_for() {
+    let delete = || TransferOptions { delete: true, ..TransferOptions::default() };
+    let cases: [(&[&str], &str, bool); 9] = [
+        (&["data:/dir"], "data:/", true),
+        (&["data:/dir"], "data:/in", true),
+        (&["data:/dir"], "data:/in/", true),
+        (&["data:/dir", "data:/lone"], "data:/", true),
+        (&["data:/lone"], "data:/", true),
+        (&["data:/lone/"], "data:/in/", true),
+        (&["data:/dir/"], "data:/in", false),
+        (&["data:/dir/"], "data:/", false),
+        (&["data:/"], "data:/in/", false),
+    ];
+    for (sources, destination, spared) in cases {
+        let bed = Bed::new();
+        put(&bed.a.root.join("dir/file"), b"1");
+        put(&bed.a.root.join("lone"), b"2");
+        let at = bed.b.root.join(destination.trim_start_matches("data:/"));
+        put(&at.join("beside/precious"), b"3");
+        put(&at.join("alone"), b"4");
+        put(&at.join("dir/gone"), b"5");
+        let (report, _) = bed.send(sources, destination, delete()).await;
+        assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+        let both = [at.join("beside/precious"), at.join("alone")].map(|path| path.is_file());
+        assert_eq!(both, [spared; 2], "{sources:?} to {destination}");
+        let sent_dir = sources.contains(&"data:/dir");
+        assert_eq!(at.join("dir/gone").is_file(), spared && !sent_dir, "{sources:?} to {destination}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

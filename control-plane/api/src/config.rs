@@ -5,7 +5,8 @@ mod translate;
 
 use control_plane_store::{
     Context, Error,
-    configs::{self, Change, Config, ConfigRevision, Expected, Layers, WriteError, Written},
+    configs::{self, Change, Config, ConfigRevision, Expected, WriteError, Written},
+    layers::{self, Layers},
     nodes,
 };
 use futures::FutureExt as _;
@@ -59,7 +60,7 @@ impl Configs {
     async fn write(&self, context: Context, write: Write) -> Result<Option<(Written, Checked)>, Status> {
         bounded(&write.message)?;
         for _try in 0..MAX_TRIES {
-            let layers = configs::layers(&self.state.db, &write.name).await.map_err(error::store)?;
+            let layers = layers::read(&self.state.db, &write.name).await.map_err(error::store)?;
             let checked_at = layers.generation;
             let checked = self.check(layers, write.name.clone(), write.document.clone()).await?;
             refuse(&checked, write.field)?;
@@ -136,7 +137,7 @@ impl Configs {
         let found = nodes::get(&self.state.db, node.clone()).await.map_err(error::store)?;
         let node = found.filter(|found| found.revoke_time.is_none()).ok_or_else(|| error::not_found(name))?;
         let of_node = ConfigName::Node(node.name.clone());
-        let mut layers = configs::layers(&self.state.db, &of_node).await.map_err(error::store)?;
+        let mut layers = layers::read(&self.state.db, &of_node).await.map_err(error::store)?;
         let held = layers.nodes.pop().ok_or_else(|| error::not_found(name))?;
         let effective =
             check::node_layers(layers.fleet.as_deref(), &held).map_err(|diagnostics| broken(name, &diagnostics))?;
@@ -302,7 +303,7 @@ impl rpc::config_service_server::ConfigService for Configs {
     ) -> Result<Response<rpc::ValidateConfigResponse>, Status> {
         let request = request.into_inner();
         let name = if request.name.is_empty() { ConfigName::Fleet } else { config_name(&request.name)? };
-        let layers = configs::layers(&self.state.db, &name).await.map_err(error::store)?;
+        let layers = layers::read(&self.state.db, &name).await.map_err(error::store)?;
         let checked = self.check(layers, name, Some(request.document)).await?;
         let valid = checked.is_valid();
         let diagnostics = checked.diagnostics.into_iter().map(Into::into).collect();

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use control_plane_store::{Db, Error, Keys, Refusals, rollouts, sessions, transfers};
+use control_plane_store::{Db, Error, Keys, Refusals, node_records, rollouts, servers, transfers};
 use foundation_runtime::{Backoff, Clock, OnEnd, TaskGroup};
 use futures::Stream;
 use proto_model::{NodeId, NodeName, NodeUid};
@@ -17,7 +17,7 @@ use crate::{
     strangers::{AheadOfUs, UnknownMember},
 };
 
-/// How often a server says that it lives; [`sessions::SERVER_GONE_AFTER`] is four times as long.
+/// How often a server says that it lives; [`control_plane_store::servers::GONE_AFTER`] is four times as long.
 const SERVER_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Transfers whose grant is over are looked for every so many heartbeats: a minute is nothing beside the days that a grant lasts.
@@ -97,7 +97,7 @@ impl Fleet {
     /// # Errors
     /// When the database cannot be read.
     pub async fn lookup(&self, node_ids: &[NodeId]) -> Result<Vec<NodeRecord>, Error> {
-        sessions::records(self.hub.db(), node_ids).await
+        node_records::get(self.hub.db(), node_ids).await
     }
 }
 
@@ -171,7 +171,7 @@ async fn heartbeat(hub: Hub) {
             () = hub.stopping() => break,
         }
     }
-    if let Err(error) = sessions::retire(hub.db(), hub.server()).await {
+    if let Err(error) = servers::retire(hub.db(), hub.server()).await {
         error.log("fleet", "This server's row could not be taken away; it goes by itself");
     }
 }

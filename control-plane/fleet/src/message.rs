@@ -12,7 +12,7 @@ use proto_model::{
 };
 use proto_wire::Signed;
 
-pub use control_plane_store::{sessions::NodeRecord, transfers::Job};
+pub use control_plane_store::{node_records::NodeRecord, transfers::Job};
 
 use crate::snapshot::Snapshot;
 

@@ -2,7 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use control_plane_store::{Error, sessions, transfers};
+use control_plane_store::{Error, node_records, transfers};
 use foundation_runtime::Backoff;
 use proto_model::{Digest, Generation, NodeId, Revision};
 use tokio::sync::mpsc;
@@ -171,7 +171,7 @@ impl<'a> Sender<'a> {
     }
 
     async fn tell_records(&mut self, request_id: u64, node_ids: &[NodeId]) -> Result<Result<(), Gone>, Error> {
-        let records = sessions::records(self.hub.db(), node_ids).await?;
+        let records = node_records::get(self.hub.db(), node_ids).await?;
         Ok(self.send(ToAgent::NodeRecords { request_id, records }).await)
     }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane_store::{Error, sessions, sessions::Place, transfers, transfers::Reported};
+use control_plane_store::{Error, node_records, sessions, sessions::Place, transfers, transfers::Reported};
 use futures::{Stream, StreamExt, future::BoxFuture};
 use proto_model::{Generation, NodeName, NodeUid};
 use tokio::sync::mpsc;
@@ -359,7 +359,7 @@ async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, Erro
         },
         // Signed by the node, with a number that only grows: it needs no fence.
         Write::Record(record) => {
-            sessions::put_record(hub.db(), session.node, record.clone()).await?;
+            node_records::put(hub.db(), session.node, record.clone()).await?;
             Place::Held
         }
         Write::Observed(observed) => {

@@ -8,7 +8,7 @@ use control_plane_fleet::Fleet;
 use control_plane_store::{
     Db, Keys, audit_log, configs,
     nodes::{self, NodeFilter},
-    roster, sessions,
+    roster, servers,
     transfers::{self, Transfer, TransferFilter},
 };
 use dataplane_dht::RingNode;
@@ -204,7 +204,7 @@ impl Backend for ServerBackend {
     }
 
     async fn dht_ring(&self) -> Result<Vec<String>, Unavailable> {
-        sessions::ring(&self.0.db).await.map_err(unavailable)
+        servers::ring(&self.0.db).await.map_err(unavailable)
     }
 
     fn dht_stats(&self) -> Option<Value> {

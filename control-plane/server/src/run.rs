@@ -452,7 +452,7 @@ async fn start_dht(
     let DhtListen::At(asked) = options.dht_listen else { return Ok(None) };
     let mut address = ipv4_listen(asked)?;
     address.set_port(ports.wanted("dht", asked.port()));
-    let ring = control_plane_store::sessions::ring(db).await?;
+    let ring = control_plane_store::servers::ring(db).await?;
     let node = RingNode::start(
         RingOptions { listen: address, ring, limits: dht_limits(&options.limits) },
         clock.clone(),

@@ -6,9 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
-use prost::Message as _;
-use proto_model::{AppliedConfig, ConfigName, Digest, Etag, Generation, NodeName, Revision};
-use proto_rpc::v1;
+use proto_model::{ConfigName, Digest, Etag, Generation, Revision};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -282,7 +280,7 @@ pub async fn find(db: &Db, name: &ConfigName) -> Result<Option<(Config, Option<R
     .await
 }
 
-async fn find_in(connection: &mut PgConnection, name: &ConfigName) -> Result<Option<Config>, Error> {
+pub(crate) async fn find_in(connection: &mut PgConnection, name: &ConfigName) -> Result<Option<Config>, Error> {
     let row = sqlx::query(SELECT).bind(name.id()).fetch_optional(connection).await?;
     row.as_ref().map(read).transpose()
 }
@@ -349,13 +347,13 @@ pub async fn newest_generation(db: &Db) -> Result<Generation, Error> {
 }
 
 /// Whether a row is locked until the transaction ends.
-enum Lock {
+pub(crate) enum Lock {
     Yes,
     No,
 }
 
 /// The generation; a new epoch begins at 0.
-async fn read_generation(connection: &mut PgConnection, lock: Lock) -> Result<Generation, Error> {
+pub(crate) async fn read_generation(connection: &mut PgConnection, lock: Lock) -> Result<Generation, Error> {
     let statement = match lock {
         Lock::Yes => "SELECT d.epoch, d.generation, f.epoch FROM desired_state d, fleet f FOR UPDATE OF d",
         Lock::No => "SELECT d.epoch, d.generation, f.epoch FROM desired_state d, fleet f",
@@ -432,78 +430,5 @@ fn read_revision(row: &PgRow, name: &ConfigName) -> Result<ConfigRevision, Error
         message: row.try_get("message")?,
         create_time: row.try_get("create_time")?,
         rollout: None,
-    })
-}
-
-/// A node that a write may affect, with the layers that the write is merged with there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeLayers {
-    /// The node.
-    pub node: NodeName,
-    /// The document of the node's own configuration, if there is one.
-    pub own: Option<String>,
-    /// The host's own layer, as it last reported it; empty where it has none.
-    pub host_layer: String,
-    /// Where that comes from, for people.
-    pub host_layer_origin: String,
-    /// Keys that the node says have no effect there.
-    pub not_in_force: Vec<String>,
-    /// The digest of what is in force on the node, as it last said.
-    pub applied: Option<Digest>,
-}
-
-/// All layers of the fleet at one generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layers {
-    /// The generation.
-    pub generation: Generation,
-    /// The document of `configs/fleet`, if there is one.
-    pub fleet: Option<String>,
-    /// The nodes that are in the fleet, by name; only one where one was asked for.
-    pub nodes: Vec<NodeLayers>,
-}
-
-/// The layers that a write of this configuration is merged with.
-///
-/// # Errors
-/// The database failed.
-pub async fn layers(db: &Db, name: &ConfigName) -> Result<Layers, Error> {
-    let node = match name {
-        ConfigName::Fleet => None,
-        ConfigName::Node(node) => Some(node.to_string()),
-    };
-    db.read(move |connection| {
-        async move {
-            let generation = read_generation(connection, Lock::No).await?;
-            let fleet = find_in(connection, &ConfigName::Fleet).await?.filter(|config| config.live);
-            let rows = sqlx::query(
-                "SELECT n.name, n.applied, r.document, l.host_layer, l.host_layer_origin, l.not_in_force FROM nodes n \
-                 LEFT JOIN node_layers l ON l.node = n.uid \
-                 LEFT JOIN configs c ON c.name = 'node.' || n.name AND c.live \
-                 LEFT JOIN config_revisions r ON r.config = c.name AND r.revision = c.revision \
-                 WHERE n.revoke_time IS NULL AND ($1::text IS NULL OR n.name = $1) ORDER BY n.name",
-            )
-            .bind(node)
-            .fetch_all(connection)
-            .await?;
-            let nodes = rows.iter().map(read_layers).collect::<Result<_, _>>()?;
-            Ok(Layers { generation, fleet: fleet.map(|config| config.document), nodes })
-        }
-        .boxed()
-    })
-    .await
-}
-
-fn read_layers(row: &PgRow) -> Result<NodeLayers, Error> {
-    let damaged = || Error::Damaged("node");
-    let applied = v1::AppliedConfig::decode(row.try_get::<&[u8], _>("applied")?).map_err(|_bytes| damaged())?;
-    let applied = AppliedConfig::try_from(applied).map_err(|_bad| damaged())?;
-    Ok(NodeLayers {
-        node: row.try_get::<String, _>("name")?.parse().map_err(|_bad| damaged())?,
-        own: row.try_get("document")?,
-        host_layer: row.try_get::<Option<_>, _>("host_layer")?.unwrap_or_default(),
-        host_layer_origin: row.try_get::<Option<_>, _>("host_layer_origin")?.unwrap_or_default(),
-        not_in_force: row.try_get::<Option<_>, _>("not_in_force")?.unwrap_or_default(),
-        applied: applied.digest,
     })
 }

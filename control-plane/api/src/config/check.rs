@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use control_plane_store::configs::{Layers, NodeLayers};
+use control_plane_store::layers::{Layers, NodeLayers};
 use proto_model::{
     ConfigName, NodeName, Revision,
     config::{Diagnostic, Effective, Layer, LayerName, Tree, parse, resolve},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use control_plane_pki::not_after_of;
-use control_plane_store::{AuditKey, Cause, audit_log, backup as store_backup, nodes, operation, sessions};
+use control_plane_store::{AuditKey, Cause, audit_log, backup as store_backup, nodes, operation, servers};
 use foundation_merkle::{Checkpoint, VerifierKey};
 use proto_model::{ComponentHealth, HealthStatus};
 use proto_rpc::v1::{Check, CheckCategory};
@@ -298,7 +298,7 @@ async fn agents(state: &State) -> Vec<Check> {
             return vec![check("agents are connected", Found::Error(error.chain(), "look at the server's log"))];
         }
     };
-    let connected = match sessions::connected(&state.db).await {
+    let connected = match servers::connected(&state.db).await {
         Ok(connected) => connected,
         Err(error) => {
             return vec![check("agents are connected", Found::Error(error.chain(), "look at the server's log"))];

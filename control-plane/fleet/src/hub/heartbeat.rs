@@ -9,8 +9,8 @@ use chrono::DateTime;
 use control_plane_store::{
     Error, backup,
     rollouts::{self, Answer},
-    sessions::{self, Tidy},
-    transfers,
+    servers::{self, Tidy},
+    sessions, transfers,
 };
 use proto_model::TransferState;
 
@@ -33,20 +33,20 @@ pub(super) struct Steady {
 impl Hub {
     /// Says that this server and its sessions live; ends the sessions that have lost their place.
     pub(crate) async fn beat(&self) -> Result<(), Error> {
-        let server = sessions::Server {
+        let server = servers::Server {
             id: self.0.server,
             version: self.0.options.version.clone(),
             ring_address: self.0.options.ring_address.clone(),
         };
         let held: Vec<_> = self.sessions().values().cloned().collect();
-        let rows = held.iter().map(|session| sessions::Held {
+        let rows = held.iter().map(|session| servers::Held {
             node: session.node,
             session: session.id,
             remote_address: session.remote.clone(),
             heard: DateTime::from_timestamp_millis(session.heard_ms()).unwrap_or_default(),
         });
         let begun = self.0.clock.now();
-        let beat = sessions::beat(&self.0.db, server, rows.collect(), self.may_tidy(begun)).await?;
+        let beat = servers::beat(&self.0.db, server, rows.collect(), self.may_tidy(begun)).await?;
         self.beaten(begun);
         self.0.registered.store(true, Ordering::Relaxed);
         for session in held.iter().filter(|session| beat.taken.contains(&session.id)) {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane_store::{Error, audit_log, configs, roster as entries, sessions, transfers};
+use control_plane_store::{Error, audit_log, configs, roster as entries, servers, transfers};
 use proto_model::{Revision, RosterSequence};
 use proto_wire::roster::open_entry;
 
@@ -142,7 +142,7 @@ impl Hub {
     }
 
     async fn refresh_ring(&self) -> Result<(), Error> {
-        let ring: Arc<[String]> = sessions::ring(&self.0.db).await?.into();
+        let ring: Arc<[String]> = servers::ring(&self.0.db).await?.into();
         if ring != self.view().ring {
             self.replace(|view| view.ring = Arc::clone(&ring));
             self.mark_all(Kind::Ring);

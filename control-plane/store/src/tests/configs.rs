@@ -7,9 +7,10 @@ use super::world::World;
 use crate::{
     Context,
     configs::{self, Change, Expected, WriteError, Written},
-    observation,
+    layers, observation,
     rollouts::{Answer, Rollout, RolloutState},
-    sessions::{self, Opened, Opening, Place, Server, Tidy},
+    servers::{self, Server, Tidy},
+    sessions::{self, Opened, Opening, Place},
 };
 
 pub(crate) struct Connected {
@@ -21,7 +22,7 @@ impl World {
     pub(crate) async fn server(&self) -> Uuid {
         let server = Server { id: Uuid::now_v7(), version: "0.0.0".to_owned(), ring_address: None };
         let id = server.id;
-        sessions::beat(&self.db, server, Vec::new(), Tidy::Yes).await.unwrap();
+        servers::beat(&self.db, server, Vec::new(), Tidy::Yes).await.unwrap();
         id
     }
 
@@ -44,7 +45,7 @@ impl World {
 
     async fn set(&self, name: &str, document: Option<&str>, expected: Expected) -> Result<Written, WriteError> {
         let name: ConfigName = name.parse().unwrap();
-        let checked_at = configs::layers(&self.db, &name).await?.generation;
+        let checked_at = layers::read(&self.db, &name).await?.generation;
         self.set_checked_at(checked_at, name, document, expected).await
     }
 
@@ -194,13 +195,13 @@ async fn sessions_of_a_server_that_is_gone_are_tidied_up_by_another() {
     world.sql(&format!("UPDATE servers SET heartbeat_time = now() - interval '1 hour' WHERE id = '{gone}'"));
     let server = Server { id: alive, version: "0.0.0".to_owned(), ring_address: None };
     // One that stood still itself says nothing of others.
-    sessions::beat(&world.db, server.clone(), Vec::new(), Tidy::NotYet).await.unwrap();
+    servers::beat(&world.db, server.clone(), Vec::new(), Tidy::NotYet).await.unwrap();
     assert_eq!(world.sql("SELECT connected FROM nodes WHERE name = 'a'"), "t");
-    sessions::beat(&world.db, server.clone(), Vec::new(), Tidy::Yes).await.unwrap();
+    servers::beat(&world.db, server.clone(), Vec::new(), Tidy::Yes).await.unwrap();
     assert_eq!(world.sql("SELECT state, connected FROM nodes WHERE name = 'a'"), "offline|f");
     assert_eq!(world.sql("SELECT count(*) FROM servers"), "1");
     // The one that was taken for gone has its session's place again, as long as no other has it.
-    let held = sessions::Held {
+    let held = servers::Held {
         node: a.node,
         session: a.session,
         remote_address: "192.0.2.7:50000".to_owned(),
@@ -209,12 +210,12 @@ async fn sessions_of_a_server_that_is_gone_are_tidied_up_by_another() {
     let thawed = Server { id: gone, ..server };
     let observed = || observation::Observed { clock_skew_ms: Some(1), ..observation::Observed::default() };
     assert_eq!(sessions::observe(&world.db, a.node, a.session, observed()).await.unwrap(), Place::Lost);
-    let beat = sessions::beat(&world.db, thawed.clone(), vec![held.clone()], Tidy::NotYet).await.unwrap();
+    let beat = servers::beat(&world.db, thawed.clone(), vec![held.clone()], Tidy::NotYet).await.unwrap();
     assert_eq!((beat.taken, beat.entered_again), (vec![], vec![(a.node, a.session)]));
     assert_eq!(world.sql("SELECT connected FROM nodes WHERE name = 'a'"), "t");
     assert_eq!(sessions::observe(&world.db, a.node, a.session, observed()).await.unwrap(), Place::Held);
     let newer = world.connect(alive, a.node, HostFacts::default()).await;
-    let beat = sessions::beat(&world.db, thawed, vec![held], Tidy::NotYet).await.unwrap();
+    let beat = servers::beat(&world.db, thawed, vec![held], Tidy::NotYet).await.unwrap();
     assert_eq!((beat.taken, beat.entered_again), (vec![a.session], vec![]));
     assert_eq!(sessions::observe(&world.db, a.node, newer.session, observed()).await.unwrap(), Place::Held);
 }

@@ -83,12 +83,14 @@ enum Demands {
 }
 
 fn demands(service: &str, method: &str) -> Demands {
-    let reads = ["Get", "List", "Watch", "Tail", "Diff", "Validate", "RunChecks"];
+    let reads = ["Get", "List", "Watch", "Tail", "Diff", "Validate", "RunChecks", "Export"];
     match (service, method) {
         ("dwcp.agent.v1.AgentService", "Enroll" | "Renew") => Demands::Nothing,
         ("dwcp.agent.v1.AgentService", _) => Demands::Node,
-        // Served on agent.sock alone.
-        ("dwcp.agent.v1.LocalService", _) | ("dwcp.v1.OperatorTokenService", _) => Demands::Admin,
+        // Served on agent.sock alone; who gives rights; and what lets another host have the name of one that was thrown out.
+        ("dwcp.agent.v1.LocalService", _)
+        | ("dwcp.v1.OperatorTokenService", _)
+        | ("dwcp.v1.NodeService", "FreeNodeName") => Demands::Admin,
         _ if reads.iter().any(|verb| method.starts_with(verb)) => Demands::Viewer,
         _ => Demands::Operator,
     }

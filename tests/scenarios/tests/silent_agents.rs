@@ -20,10 +20,12 @@ fn resident_kib(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
-/// Some 60 KiB, so that a backlog would be seen.
+/// Some 60 KiB, so that a backlog would be seen. Each says something else than the one before, and the last than the first: what says the same
+/// is not put into force again.
 fn document(number: u32) -> String {
     let filler = "# filler that nobody reads, and that costs what it costs to keep\n".repeat(1_000);
-    format!("{filler}compression:\n  level: {}\n", number % 15 + 1)
+    let level = if number == REVISIONS { 15 } else { number % 14 + 1 };
+    format!("{filler}compression:\n  level: {level}\n")
 }
 
 /// Which configurations of the control plane an agent has put into force.
@@ -40,6 +42,13 @@ async fn agents_that_read_nothing_cost_little_and_get_the_newest_when_they_read_
     let first =
         CreateConfigRequest { config_id: "fleet".to_owned(), document: document(0), ..CreateConfigRequest::default() };
     let mut etag = configs.create_config(first).await?.into_inner().etag;
+    let cli = fleet.cli()?;
+    let all_have_the_newest = || {
+        let config = cli.json(&["config", "get", "fleet"])?;
+        Ok((config["rollout"]["appliedNodes"].as_array().map_or(0, Vec::len) == names.len()).then_some(()))
+    };
+    // One that stands still between applying and answering would be given nothing but the last.
+    eventually("all to have the first", LIMIT, all_have_the_newest)?;
     let stuck = fleet.agents[1..].iter().map(|agent| Stopped::process(agent.process())).collect::<Result<Vec<_>>>()?;
     let before: Vec<_> = fleet.agents.iter().map(|agent| applied(&agent.process().output())).collect();
     let server = fleet.control_plane.process().pid();
@@ -67,11 +76,7 @@ async fn agents_that_read_nothing_cost_little_and_get_the_newest_when_they_read_
     let allowed = KIB_OF_NOISE + KIB_PER_AGENT * u64::try_from(stuck.len())?;
     ensure!(grown <= allowed, "{grown} KiB more, {allowed} are allowed");
     drop(stuck);
-    let cli = fleet.cli()?;
-    eventually("all to have the newest", LIMIT, || {
-        let config = cli.json(&["config", "get", "fleet"])?;
-        Ok((config["rollout"]["appliedNodes"].as_array().map_or(0, Vec::len) == names.len()).then_some(()))
-    })?;
+    eventually("all to have the newest", LIMIT, all_have_the_newest)?;
     for (agent, before) in fleet.agents[1..].iter().zip(&before[1..]) {
         let took = applied(&agent.process().output()) - before;
         ensure!((1..=3).contains(&took), "{} applied {took} of {REVISIONS}", agent.name());

@@ -12,7 +12,7 @@ use std::{
 };
 
 use foundation_runtime::{OnEnd, TaskGroup};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{Actor, Context, Db, Error, Event};
 
@@ -87,9 +87,9 @@ impl Refusals {
         metrics::describe_counter!("dwcp_refusals_total", "Refusals that count for the audit log.");
         metrics::counter!("dwcp_refusals_total", "action" => "call").increment(0);
         let refusals = Self(Arc::new(Inner { kinds: Mutex::default(), news: Notify::new(), db }));
-        let (counted, token) = (refusals.clone(), tasks.token().clone());
+        let (counted, group) = (refusals.clone(), tasks.clone());
         tasks.spawn("refusals", OnEnd::Fatal, async move {
-            token.run_until_cancelled(counted.write_when_due()).await;
+            counted.write_until(&group).await;
             counted.write_due(Due::All).await;
         });
         refusals
@@ -130,10 +130,14 @@ impl Refusals {
         }
     }
 
-    async fn write_when_due(&self) {
+    /// Never stops in the middle of writing: what was taken out of the counts would be lost.
+    async fn write_until(&self, end: &TaskGroup) {
         loop {
             // Either is a reason to look: something new, or time passed.
-            let _either = tokio::time::timeout(TICK, self.0.news.notified()).await;
+            tokio::select! {
+                () = end.cancelled() => return,
+                _either = timeout(TICK, self.0.news.notified()) => {}
+            }
             self.write_due(Due::ByTime).await;
         }
     }

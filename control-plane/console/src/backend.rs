@@ -84,7 +84,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Whether this is the token that opens the metrics alone.
     fn opens_metrics(&self, token: &str) -> bool;
     /// The metrics, in Prometheus' text format.
-    fn metrics(&self) -> String;
+    fn metrics(&self) -> impl Future<Output = String> + Send;
     /// The nodes that store DHT records, `HOST:PORT` each.
     fn dht_ring(&self) -> impl Future<Output = Result<Vec<String>, Unavailable>> + Send;
     /// The members of the fleet and the ring, to be drawn.

@@ -174,7 +174,7 @@ async fn status<B: Backend>(State(backend): State<B>) -> Result<Json<Value>, Una
 }
 
 async fn metrics<B: Backend>(State(backend): State<B>) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], backend.metrics()).into_response()
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], backend.metrics().await).into_response()
 }
 
 async fn dwcp_status<B: Backend>(State(backend): State<B>) -> Result<Json<Value>, Unavailable> {

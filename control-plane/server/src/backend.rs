@@ -196,11 +196,11 @@ impl Backend for ServerBackend {
         self.0.metrics_token.as_deref().is_some_and(|own| foundation_listener::origin::is_same_secret(own, token))
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         let (in_use, idle) = self.0.db.connections();
         gauge!("dwcp_db_pool_connections", "state" => "used").set(in_use);
         gauge!("dwcp_db_pool_connections", "state" => "idle").set(idle);
-        self.0.metrics.render()
+        self.0.metrics.page().await.to_string()
     }
 
     async fn dht_ring(&self) -> Result<Vec<String>, Unavailable> {

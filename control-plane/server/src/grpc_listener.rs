@@ -139,14 +139,16 @@ struct Shared {
 impl Shared {
     async fn accept_tls(&self, listener: &TcpListener, acceptor: &TlsAcceptor) {
         loop {
-            let (stream, remote) = accept::next(listener, &self.gate, "grpc").await;
-            let place = self.gate.enter_with(remote.ip(), &self.cut);
-            let (shared, acceptor) = (self.clone(), acceptor.clone());
-            let token = self.tasks.token().clone();
-            self.tasks.spawn("tls-handshake", OnEnd::Expected, async move {
-                token.run_until_cancelled(shared.shake_hands(stream, remote, &acceptor, place)).await;
-            });
-            // One that was put out is gone before the next one comes, so that no flood runs ahead of its own ends.
+            for _ in 0..accept::AT_ONCE {
+                let (stream, remote) = accept::next(listener, &self.gate, "grpc").await;
+                let place = self.gate.enter_with(remote.ip(), &self.cut);
+                let (shared, acceptor) = (self.clone(), acceptor.clone());
+                let token = self.tasks.token().clone();
+                self.tasks.spawn("tls-handshake", OnEnd::Expected, async move {
+                    token.run_until_cancelled(shared.shake_hands(stream, remote, &acceptor, place)).await;
+                });
+            }
+            // Those that were put out are gone before more come.
             tokio::task::yield_now().await;
         }
     }

@@ -44,7 +44,7 @@ pub(crate) trait View: Send + Sync + fmt::Debug + 'static {
     /// The agent as it is now.
     fn snapshot(&self) -> Snapshot;
     /// Metrics in Prometheus' text form.
-    fn metrics(&self) -> String;
+    fn metrics(&self) -> BoxFuture<'_, String>;
     /// The peers that are known, one JSON object each.
     fn peers(&self) -> BoxFuture<'_, Vec<Value>>;
     /// How much is answered to one address.
@@ -208,7 +208,7 @@ async fn health(State(served): State<Served>, Query(query): Query<HealthQuery>, 
 
 async fn metrics(State(served): State<Served>) -> Response {
     let kind = HeaderValue::from_static(foundation_telemetry::metrics_http::content_type());
-    ([(header::CONTENT_TYPE, kind)], served.view.metrics()).into_response()
+    ([(header::CONTENT_TYPE, kind)], served.view.metrics().await).into_response()
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response {

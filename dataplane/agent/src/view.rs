@@ -71,8 +71,8 @@ impl View for AgentView {
         }
     }
 
-    fn metrics(&self) -> String {
-        self.telemetry.metrics().render()
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(async move { self.telemetry.metrics().page().await.to_string() })
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<Value>> {

@@ -9,6 +9,10 @@ use crate::{Gate, limit_hits};
 /// Pause after an accept that failed for want of something, so that the loop does not spin; who was put out is gone by then.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
 
+/// How many are accepted before those that were put out for them get their turn to go: then no flood runs far ahead of its own ends, and
+/// neither does a queue of newcomers wait behind all else that there is to do.
+pub const AT_ONCE: usize = 16;
+
 /// The next connection. What is missing is sought with strangers, who are put out for it. Cancel safe.
 pub async fn next(listener: &TcpListener, gate: &Gate, port: &'static str) -> (TcpStream, SocketAddr) {
     loop {

@@ -108,15 +108,17 @@ impl HttpPort {
         let token = tasks.token().clone();
         let accepting = async {
             loop {
-                let (stream, address) = accept::next(&listener, &self.gate, self.name).await;
-                let place = self.gate.enter_with(address.ip(), &CancellationToken::new());
-                let (port, group) = (self.clone(), tasks.clone());
-                tasks.spawn("http connection", OnEnd::Expected, async move {
-                    if let Err(error) = port.connection(stream, address, &place, &group).await {
-                        tracing::debug!(port = port.name, %address, %error, "An HTTP connection ended");
-                    }
-                });
-                // One that was put out is gone before the next one comes, so that no flood runs ahead of its own ends.
+                for _ in 0..accept::AT_ONCE {
+                    let (stream, address) = accept::next(&listener, &self.gate, self.name).await;
+                    let place = self.gate.enter_with(address.ip(), &CancellationToken::new());
+                    let (port, group) = (self.clone(), tasks.clone());
+                    tasks.spawn("http connection", OnEnd::Expected, async move {
+                        if let Err(error) = port.connection(stream, address, &place, &group).await {
+                            tracing::debug!(port = port.name, %address, %error, "An HTTP connection ended");
+                        }
+                    });
+                }
+                // Those that were put out are gone before more come.
                 tokio::task::yield_now().await;
             }
         };

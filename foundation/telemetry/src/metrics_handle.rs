@@ -1,12 +1,19 @@
 //! Metrics: the recorder, its buckets, and what it renders.
 
 use std::{
-    sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
     time::Duration,
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::{sync::Mutex, time::Sleep};
 
 use crate::process_metrics;
 
@@ -28,9 +35,33 @@ const BYTES: [f64; 8] =
 /// How often what histograms gathered is folded into their buckets, so that it does not pile up where nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The metrics of a program.
+/// How long after one page of metrics the next one is made at the soonest: it costs milliseconds, and whoever may ask may ask often.
+const PAGE_GAP: Duration = Duration::from_millis(50);
+
+/// The metrics of a program. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Metrics(PrometheusHandle);
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    handle: PrometheusHandle,
+    /// How many pages were begun.
+    begun: AtomicU64,
+    newest: Mutex<Page>,
+}
+
+/// What is shown to all who asked before it was begun.
+#[derive(Default)]
+struct Page {
+    number: u64,
+    text: Arc<str>,
+    rest: Option<Pin<Box<Sleep>>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("begun", &self.begun).finish_non_exhaustive()
+    }
+}
 
 /// Ends the upkeep when dropped.
 #[derive(Debug)]
@@ -40,9 +71,26 @@ impl Metrics {
     /// All metrics in Prometheus's text format, those of the process among them.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut out = self.0.render();
+        let mut out = self.0.handle.render();
         process_metrics::render(&mut out);
         out
+    }
+
+    /// The same for a port: true at some time after it was asked for. Who asks meanwhile gets the same page, so that any number of callers
+    /// costs as much as one who asks all the time. Cancel safe.
+    pub async fn page(&self) -> Arc<str> {
+        let known = self.0.begun.load(Ordering::SeqCst);
+        let mut page = self.0.newest.lock().await;
+        if page.number > known {
+            return Arc::clone(&page.text);
+        }
+        if let Some(rest) = page.rest.as_mut() {
+            rest.await;
+        }
+        page.number = self.0.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        page.text = self.render().into();
+        page.rest = Some(Box::pin(tokio::time::sleep(PAGE_GAP)));
+        Arc::clone(&page.text)
     }
 
     /// Makes the recorder the program's; `besides` is done with its upkeep.
@@ -56,7 +104,8 @@ impl Metrics {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| error.to_string())?;
         crate::requests::describe();
-        Ok((Self(handle.clone()), upkeep(handle, besides)?))
+        let inner = Inner { handle: handle.clone(), begun: AtomicU64::new(0), newest: Mutex::default() };
+        Ok((Self(Arc::new(inner)), upkeep(handle, besides)?))
     }
 }
 
@@ -70,4 +119,34 @@ fn upkeep(handle: PrometheusHandle, besides: impl Fn() + Send + 'static) -> Resu
     };
     thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(work).map_err(|error| error.to_string())?;
     Ok(Upkeep(stop))
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::{Key, Level, Metadata, Recorder as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_is_newer_than_the_question_and_one_for_all_who_ask_meanwhile() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (begun, newest) = (AtomicU64::new(0), Mutex::default());
+        let metrics = Metrics(Arc::new(Inner { handle: recorder.handle(), begun, newest }));
+        let counter = recorder.register_counter(&Key::from_name("asked"), &Metadata::new("", Level::INFO, None));
+        for number in 1..=3 {
+            counter.absolute(number);
+            let asked: Vec<_> = (0..1000)
+                .map(|_| {
+                    let metrics = metrics.clone();
+                    #[allow(clippy::disallowed_methods, reason = "ended below")]
+                    tokio::spawn(async move { metrics.page().await })
+                })
+                .collect();
+            for page in asked {
+                assert!(page.await.unwrap().contains(&format!("asked {number}")));
+            }
+        }
+        let made = metrics.0.begun.load(Ordering::SeqCst);
+        assert!(made <= 6, "{made} pages for 3000 questions");
+    }
 }

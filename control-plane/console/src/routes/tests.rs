@@ -44,7 +44,7 @@ impl Backend for Twin {
     fn opens_metrics(&self, token: &str) -> bool {
         token == "scrape"
     }
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "dwcp_requests_total 1\n".to_owned()
     }
     async fn dht_ring(&self) -> Result<Vec<String>, Unavailable> {

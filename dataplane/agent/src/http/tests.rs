@@ -36,8 +36,8 @@ impl View for Fixed {
         }
     }
 
-    fn metrics(&self) -> String {
-        "dwcp_enabled 1\n".to_owned()
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(async { "dwcp_enabled 1\n".to_owned() })
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<Value>> {

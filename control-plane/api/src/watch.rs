@@ -135,6 +135,10 @@ impl<F: Follow> Watch<F> {
             // Marked as heard before the read, so that a change during it rings again.
             self.bell.mark_unchanged();
             let batch = self.follow.changes().await?;
+            // A busy watch never comes to its bookmark: whoever lost the right gets nothing more.
+            if !batch.items.is_empty() {
+                self.caller.require_still_good(&self.state).await?;
+            }
             self.ready.extend(batch.items);
             if !batch.more && !self.synced {
                 self.synced = true;

@@ -3,11 +3,12 @@
 use foundation_merkle::{Checkpoint, Hash, VerifierKey, verify_consistency, verify_inclusion};
 use proto_rpc::v1::{
     AuditEvent, GetAuditEventRequest, GetAuditHeadRequest, GetConsistencyProofRequest, GetInclusionProofRequest,
-    ListAuditEventsRequest, TailAuditEventsRequest, audit_service_client::AuditServiceClient,
+    ListAuditEventsRequest, ListOperatorTokensRequest, RevokeOperatorTokenRequest, Role, TailAuditEventsRequest,
+    audit_service_client::AuditServiceClient, operator_token_service_client::OperatorTokenServiceClient,
 };
 use tonic::Code;
 
-use super::world::{World, fields};
+use super::world::{World, fields, reason};
 
 fn hashes(hashes: Vec<Vec<u8>>) -> Vec<Hash> {
     hashes.into_iter().map(|hash| Hash::try_from(hash.as_slice()).unwrap()).collect()
@@ -81,4 +82,23 @@ async fn a_tail_follows_the_log() {
         let event = tail.message().await.unwrap().unwrap();
         assert_eq!((event.sequence, event.action.as_str(), event.actor.as_str()), (1, "join_token.create", "socket:0"));
     }
+}
+
+#[tokio::test]
+async fn a_tail_of_a_revoked_token_ends_before_the_next_event() {
+    let world = World::new().await;
+    let vera = world.operator("vera", Role::Viewer).await;
+    let mut tail = AuditServiceClient::new(world.bearer(&vera))
+        .tail_audit_events(TailAuditEventsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    world.join_token().await;
+    assert_eq!(tail.message().await.unwrap().unwrap().action, "join_token.create");
+    let mut admin = OperatorTokenServiceClient::new(world.admin());
+    let tokens = admin.list_operator_tokens(ListOperatorTokensRequest::default()).await.unwrap().into_inner();
+    let name = tokens.operator_tokens[0].name.clone();
+    admin.revoke_operator_token(RevokeOperatorTokenRequest { name, ..Default::default() }).await.unwrap();
+    let ended = tail.message().await.unwrap_err();
+    assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unauthenticated, "CREDENTIALS_REFUSED"));
 }

@@ -85,7 +85,7 @@ fn look(state: &Path, roots: &BTreeMap<RootName, Root>, reserve: ByteCount) -> (
     })];
     for (name, root) in roots {
         let what = format!("root {name}");
-        said.push(match rights(root) {
+        said.push(match rights(root).and_then(|()| not_own(state, root)) {
             Err(why) => Some((Level::Degraded, format!("{what}: {why}"))),
             Ok(()) if root.read_only => None,
             Ok(()) => room(&what, &root.path, reserve).unwrap_or(None),
@@ -118,6 +118,17 @@ fn rights(root: &Root) -> Result<(), String> {
         }
         _ => format!("{path} cannot be written by {}", user()),
     })
+}
+
+/// What lies in the agent's data directory is never sent nor written to.
+fn not_own(state: &Path, root: &Root) -> Result<(), String> {
+    match (root.path.canonicalize(), state.canonicalize()) {
+        (Ok(path), Ok(state)) if path.starts_with(&state) => Err(format!(
+            "{} is the agent's own data directory, or lies in it: nothing there is moved",
+            shown(&root.path)
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What is to be said of the room in a folder, if anything is.

@@ -124,6 +124,7 @@ impl Member {
                 trust: identity.trust().clone(),
                 key: identity.public_key(),
                 roots: Roots::new(config.roots.clone()),
+                own: Some(context.dir.clone()),
                 settings: transfer_settings(config),
                 meter: Some(context.meter.clone()),
             },

@@ -84,7 +84,7 @@ impl TransferFolder {
 
     /// The room on its file system.
     pub(crate) fn space(&self) -> io::Result<Space> {
-        Folder::root(&self.0)?.space()
+        Folder::root(&self.0, None)?.space()
     }
 
     /// The folder of one end of a transfer; a transfer from a host to itself has two.

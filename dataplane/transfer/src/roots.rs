@@ -1,32 +1,44 @@
 //! What a host lets be read and written: its roots, as their owner named them (D3, D21).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use dataplane_identity::Member;
 use proto_model::{RootName, RootPath, config::Root};
 
-use crate::{confine::Folder, reason::end, stop::Stop};
+use crate::{
+    confine::{Closed, Folder},
+    reason::end,
+    stop::Stop,
+};
 
 /// The roots of a host. Without any nothing can be read or written.
 #[derive(Clone, Debug, Default)]
-pub struct Roots(BTreeMap<RootName, Root>);
+pub struct Roots {
+    roots: BTreeMap<RootName, Root>,
+    closed: Option<Arc<Closed>>,
+}
 
 impl Roots {
     /// These roots.
     #[must_use]
     pub fn new(roots: BTreeMap<RootName, Root>) -> Self {
-        Self(roots)
+        Self { roots, closed: None }
+    }
+
+    /// The same roots, with a folder closed wherever they lead to it.
+    pub(crate) fn without(self, closed: Option<Arc<Closed>>) -> Self {
+        Self { closed, ..self }
     }
 
     /// A root by its name.
     #[must_use]
     pub fn root(&self, name: &RootName) -> Option<&Root> {
-        self.0.get(name)
+        self.roots.get(name)
     }
 
     fn existing(&self, name: &RootName) -> Result<&Root, Stop> {
         self.root(name).ok_or_else(|| {
-            let known = self.0.keys().map(RootName::as_str).collect::<Vec<_>>().join(", ");
+            let known = self.roots.keys().map(RootName::as_str).collect::<Vec<_>>().join(", ");
             let known = if known.is_empty() { "it has none: start the agent with --root".to_owned() } else { known };
             Stop::final_(end::NO_SUCH_ROOT, format!("this host has no root {name} (its roots: {known})"))
         })
@@ -35,7 +47,7 @@ impl Roots {
     /// Opens a root for reading.
     pub(crate) fn open(&self, name: &RootName) -> Result<Folder, Stop> {
         let root = self.existing(name)?;
-        Folder::root(&root.path).map_err(|error| {
+        Folder::root(&root.path, self.closed.as_ref()).map_err(|error| {
             Stop::final_(end::SOURCE_UNAVAILABLE, format!("the root {name} cannot be opened: {error}"))
         })
     }

@@ -14,7 +14,7 @@ use foundation_runtime::{Clock, TaskGroup};
 use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ends::TransferFolder, reason::end, receiver::Decoders, roots::Roots, stop::Stop};
+use crate::{confine::Closed, ends::TransferFolder, reason::end, receiver::Decoders, roots::Roots, stop::Stop};
 
 /// How long a new attempt waits for the one before it to let go.
 const TAKE_OVER: Duration = Duration::from_secs(30);
@@ -71,6 +71,8 @@ pub struct Options {
     pub key: PublicKey,
     /// What may be read and written.
     pub roots: Roots,
+    /// What is not, whichever root leads to it: the agent's data directory.
+    pub own: Option<PathBuf>,
     /// How.
     pub settings: Settings,
     /// Counts what HDE does.
@@ -87,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) trust: TrustStore,
     pub(crate) key: PublicKey,
     pub(crate) roots: ArcSwap<Roots>,
+    closed: Option<Arc<Closed>>,
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) meter: Option<dataplane_hde::Meter>,
     pub(crate) clock: Clock,
@@ -124,7 +127,7 @@ pub(crate) struct Turn {
 impl Transfers {
     /// Other roots, for transfers that begin after this.
     pub fn set_roots(&self, roots: Roots) {
-        self.0.roots.store(Arc::new(roots));
+        self.0.roots.store(Arc::new(roots.without(self.0.closed.clone())));
     }
 
     /// Other settings, for transfers that begin after this.
@@ -157,12 +160,16 @@ impl Shared {
         member.map_or_else(|| peer.node_id().to_string(), |member| member.name.to_string())
     }
 
-    pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> Self {
-        Self {
+    /// # Errors
+    /// The data directory cannot be looked at.
+    pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
+        let closed = options.own.as_deref().map(Closed::new).transpose()?.map(Arc::new);
+        Ok(Self {
             folder,
             trust: options.trust,
             key: options.key,
-            roots: ArcSwap::from_pointee(options.roots),
+            roots: ArcSwap::from_pointee(options.roots.without(closed.clone())),
+            closed,
             settings: ArcSwap::from_pointee(options.settings),
             meter: options.meter,
             clock,
@@ -172,7 +179,7 @@ impl Shared {
             assembling: Arc::default(),
             bases: Arc::default(),
             promised: Mutex::default(),
-        }
+        })
     }
 
     /// Tells a transfer that runs here to stop for good; false where there is none.

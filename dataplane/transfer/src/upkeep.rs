@@ -23,7 +23,7 @@ impl Transfers {
     pub fn open(options: Options, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
         let folder = TransferFolder::open(options.folder.clone())?;
         report::describe();
-        let shared = Arc::new(Shared::new(options, folder, clock, tasks));
+        let shared = Arc::new(Shared::new(options, folder, clock, tasks)?);
         let sweeping = Arc::clone(&shared);
         shared.tasks.spawn("transfer sweep", OnEnd::Expected, sweep(sweeping));
         Ok(Self(shared))

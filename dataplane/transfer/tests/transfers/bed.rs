@@ -118,6 +118,7 @@ fn open(identity: &Identity, folder: &Path, root: &Path, settings: Settings, tas
         key: identity.public_key(),
         roots: roots(root, false, &[]),
         settings,
+        own: None,
         meter: None,
     };
     Transfers::open(options, Clock::system(), tasks.clone()).unwrap()

@@ -3,6 +3,7 @@
 //! The cluster is made of the installed binaries, listens on a unix socket only, does not care for durability, and ends with the
 //! process, however that ends. As root it runs as the user `postgres` (or `nobody`), since PostgreSQL refuses root.
 
+mod pair;
 mod proxy;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+pub use pair::{Instance, Pair};
 pub use proxy::{Proxy, Way};
 
 /// What the folders of our clusters begin with.
@@ -74,21 +76,11 @@ impl Cluster {
         sweep();
         let bin = binaries();
         let dir = parent().join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&dir).expect("a fresh folder can be made");
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("the folder is ours");
-        let (data, socket) = (dir.join("data"), dir.clone());
+        make_dir(&dir);
+        let (data, socket) = (dir.join("data"), dir);
         let cluster = Self { bin, socket, next: AtomicU32::new(0) };
-        let mut initdb = cluster.unprivileged("initdb");
-        initdb.arg("-D").arg(&data).args([
-            "-U",
-            "dwcp",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--auth=trust",
-            "--no-sync",
-        ]);
-        run(&mut initdb);
-        let mut postgres = cluster.unprivileged("postgres");
+        initdb(&cluster.bin, &data);
+        let mut postgres = unprivileged(&cluster.bin, "postgres");
         postgres.arg("-D").arg(&data).arg("-k").arg(&cluster.socket);
         for setting in [
             "listen_addresses=",
@@ -100,48 +92,69 @@ impl Cluster {
         ] {
             postgres.args(["-c", setting]);
         }
-        postgres.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-        // The signal at the parent's death follows the thread that spawned the child: this one lives as long as the process.
-        let (sender, receiver) = std::sync::mpsc::sync_channel::<Child>(1);
-        thread::spawn(move || {
-            let child = postgres.spawn().expect("postgres starts");
-            sender.send(child).expect("the test waits for it");
-            loop {
-                thread::park();
-            }
-        });
-        let mut child = receiver.recv().expect("the thread sends it");
-        cluster.wait_until_ready(&mut child);
+        let mut child = spawn(postgres);
+        wait_until_ready(&cluster.bin, &cluster.socket, &mut child);
         cluster
     }
+}
 
-    fn wait_until_ready(&self, child: &mut Child) {
-        for _ in 0..READY_STEPS {
-            let mut ready = Command::new(self.bin.join("pg_isready"));
-            ready.arg("-q").arg("-h").arg(&self.socket).stdout(Stdio::null());
-            if ready.status().is_ok_and(|status| status.success()) {
-                return;
-            }
-            assert!(child.try_wait().is_ok_and(|ended| ended.is_none()), "postgres ended at its start");
-            thread::sleep(STEP);
-        }
-        unreachable!("PostgreSQL was not ready in time");
+/// A program of PostgreSQL, as a user that it accepts, that ends with us.
+fn unprivileged(bin: &Path, program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "INT"]);
+    if is_root() {
+        let (user, group) = user();
+        command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
     }
+    command.arg("--").arg(bin.join(program)).env_clear().current_dir("/");
+    command
+}
 
-    /// A program of PostgreSQL, as a user that it accepts, that ends with us.
-    fn unprivileged(&self, program: &str) -> Command {
-        let program = self.bin.join(program);
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "INT"]);
-        if is_root() {
-            let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-            let has = |user: &str| passwd.lines().any(|line| line.starts_with(&format!("{user}:")));
-            let (user, group) = if has("postgres") { ("postgres", "postgres") } else { ("nobody", "nogroup") };
-            command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
+/// Whom PostgreSQL runs as where we are root.
+fn user() -> (&'static str, &'static str) {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let has = |user: &str| passwd.lines().any(|line| line.starts_with(&format!("{user}:")));
+    if has("postgres") { ("postgres", "postgres") } else { ("nobody", "nogroup") }
+}
+
+/// Starts a server that ends with this process: the signal at the parent's death follows the thread that spawned the child, so that one lives
+/// as long as the process.
+fn spawn(mut postgres: Command) -> Child {
+    postgres.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<Child>(1);
+    thread::spawn(move || {
+        let child = postgres.spawn().expect("postgres starts");
+        sender.send(child).expect("the test waits for it");
+        loop {
+            thread::park();
         }
-        command.arg("--").arg(program).env_clear().current_dir("/");
-        command
+    });
+    receiver.recv().expect("the thread sends it")
+}
+
+fn wait_until_ready(bin: &Path, socket: &Path, child: &mut Child) {
+    for _ in 0..READY_STEPS {
+        let mut ready = Command::new(bin.join("pg_isready"));
+        ready.arg("-q").arg("-h").arg(socket).stdout(Stdio::null());
+        if ready.status().is_ok_and(|status| status.success()) {
+            return;
+        }
+        assert!(child.try_wait().is_ok_and(|ended| ended.is_none()), "postgres ended at its start");
+        thread::sleep(STEP);
     }
+    unreachable!("PostgreSQL was not ready in time");
+}
+
+fn initdb(bin: &Path, data: &Path) {
+    let mut initdb = unprivileged(bin, "initdb");
+    initdb.arg("-D").arg(data).args(["-U", "dwcp", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync"]);
+    run(&mut initdb);
+}
+
+/// A folder that PostgreSQL may write to.
+fn make_dir(dir: &Path) {
+    fs::create_dir(dir).expect("a fresh folder can be made");
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("the folder is ours");
 }
 
 /// Runs SQL in the database of this URL, past all of our code: for what a test breaks on purpose. Gives what `psql` prints.
@@ -195,7 +208,7 @@ fn sweep() {
     let folders = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
     for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // Another test binary may be sweeping too.
             fs::remove_dir_all(entry.path()).unwrap_or_default();

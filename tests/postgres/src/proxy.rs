@@ -7,7 +7,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     thread,
@@ -36,6 +36,7 @@ pub enum Way {
 pub struct Proxy {
     folder: PathBuf,
     mode: Arc<AtomicU8>,
+    target: Arc<Mutex<PathBuf>>,
 }
 
 impl Proxy {
@@ -47,11 +48,12 @@ impl Proxy {
     pub fn start(cluster: &Path, folder: &Path) -> Self {
         fs::create_dir_all(folder).expect("the proxy's folder can be made");
         let listener = UnixListener::bind(folder.join(SOCKET)).expect("the proxy's socket can be made");
-        let (mode, target) = (Arc::new(AtomicU8::new(Way::Open as u8)), cluster.join(SOCKET));
-        let proxy = Self { folder: folder.to_path_buf(), mode: Arc::clone(&mode) };
+        let mode = Arc::new(AtomicU8::new(Way::Open as u8));
+        let target = Arc::new(Mutex::new(cluster.join(SOCKET)));
+        let proxy = Self { folder: folder.to_path_buf(), mode: Arc::clone(&mode), target: Arc::clone(&target) };
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (mode, target) = (Arc::clone(&mode), target.clone());
+                let (mode, target) = (Arc::clone(&mode), held(&target).clone());
                 thread::spawn(move || carry(client, &target, &mode));
             }
         });
@@ -61,6 +63,11 @@ impl Proxy {
     /// Changes what becomes of what is sent, on all connections.
     pub fn set(&self, path: Way) {
         self.mode.store(path as u8, Ordering::SeqCst);
+    }
+
+    /// Leads new connections to the server whose socket lies there, as an address that moves does.
+    pub fn lead_to(&self, cluster: &Path) {
+        *held(&self.target) = cluster.join(SOCKET);
     }
 
     /// Whether the path is this at present.
@@ -75,6 +82,10 @@ impl Proxy {
         let (before, _) = direct.split_once("?host=").unwrap_or((direct, ""));
         format!("{before}?host={}", self.folder.display())
     }
+}
+
+fn held(target: &Mutex<PathBuf>) -> MutexGuard<'_, PathBuf> {
+    target.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn carry(client: UnixStream, target: &Path, mode: &Arc<AtomicU8>) {

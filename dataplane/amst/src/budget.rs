@@ -3,11 +3,14 @@
 //! A receiver grants each of its channels credit, in bytes, and a sender sends only what it has credit for. So what is
 //! promised, arriving or in the hands of a reader is known, and never over the budget of the process. Half of the budget is
 //! for guarantees: one largest piece for every channel, so that none can be starved by others; the other half is shared
-//! evenly by the channels that are open.
+//! evenly by the channels that are open. Of its share a channel grants what its reader keeps up with.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-use crate::MAX_PIECE;
+use crate::{MAX_PIECE, pace::Pace};
 
 /// What a piece costs beyond its bytes: bookkeeping at both ends, and so a bound on how many tiny ones may be under way.
 const PIECE_OVERHEAD: u64 = 4 * 1024;
@@ -65,7 +68,15 @@ impl Budget {
         state.guarantees += 1;
         state.channels += 1;
         drop(state);
-        Some(Window { budget: self.clone(), granted: 0, received: 0, held: 0, shared: 0, phase: Phase::Open })
+        Some(Window {
+            budget: self.clone(),
+            granted: 0,
+            received: 0,
+            held: 0,
+            shared: 0,
+            phase: Phase::Open,
+            pace: Pace::new(),
+        })
     }
 
     /// What one channel may have of the shared half now.
@@ -91,6 +102,8 @@ pub(crate) struct Window {
     /// Taken of the shared half.
     shared: u64,
     phase: Phase,
+    /// How much of what is allowed is of use.
+    pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +131,9 @@ impl Window {
     }
 
     /// A piece is gone. The new sum of all grants, if it is worth a word to the sender.
-    pub(crate) fn release(&mut self, cost: u64) -> Option<u64> {
+    pub(crate) fn release(&mut self, cost: u64, now: Instant, round_trip: impl FnOnce() -> Duration) -> Option<u64> {
         self.held -= cost;
+        self.pace.taken(cost, now, round_trip);
         self.settle()
     }
 
@@ -133,7 +147,7 @@ impl Window {
         let promised = self.granted - self.received + self.held;
         let (allowed, target) = {
             let mut state = self.budget.lock();
-            let target = GUARANTEE + self.budget.share(&state);
+            let target = (GUARANTEE + self.budget.share(&state)).min(self.pace.limit().max(GUARANTEE));
             let wanted = target.max(promised) - GUARANTEE;
             let free = self.budget.0.bytes / 2 - state.shared;
             let shared = wanted.min(self.shared + free);
@@ -188,15 +202,26 @@ mod tests {
 
     const BUDGET: u64 = 32 * 1024 * 1024;
 
+    /// Of a reader that keeps up with anything.
+    fn open(budget: &Budget) -> Option<Window> {
+        let mut window = budget.open_window()?;
+        window.pace = Pace::unbounded();
+        Some(window)
+    }
+
+    fn release(window: &mut Window, cost: u64) -> Option<u64> {
+        window.release(cost, foundation_runtime::Clock::system().now(), || Duration::ZERO)
+    }
+
     #[test]
     fn one_channel_gets_half_of_the_budget_and_its_guarantee() {
         let budget = Budget::new(BUDGET);
-        let mut window = budget.open_window().unwrap();
+        let mut window = open(&budget).unwrap();
         assert_eq!(window.settle(), Some(BUDGET / 2 + GUARANTEE));
         assert_eq!(window.settle(), None);
         assert_eq!(window.admit(BUDGET), Err(NoCredit));
         window.admit(GUARANTEE).unwrap();
-        assert_eq!(window.release(GUARANTEE), Some(BUDGET / 2 + 2 * GUARANTEE));
+        assert_eq!(release(&mut window, GUARANTEE), Some(BUDGET / 2 + 2 * GUARANTEE));
         drop(window);
         assert_eq!(budget.promised(), 0);
     }
@@ -205,7 +230,7 @@ mod tests {
     fn no_number_of_channels_is_promised_more_than_the_budget_and_each_gets_one_piece() {
         let budget = Budget::new(BUDGET);
         let mut windows = Vec::new();
-        while let Some(mut window) = budget.open_window() {
+        while let Some(mut window) = open(&budget) {
             assert!(window.settle().unwrap() >= GUARANTEE);
             windows.push(window);
             assert!(budget.promised() <= BUDGET);
@@ -215,7 +240,8 @@ mod tests {
         let first = &mut windows[0];
         for _ in 0..40 {
             while first.admit(GUARANTEE).is_ok() {}
-            first.release(first.held);
+            let held = first.held;
+            release(first, held);
         }
         assert!(first.shared <= BUDGET / 2 / 10);
         windows.clear();
@@ -225,7 +251,7 @@ mod tests {
     #[test]
     fn a_reader_that_keeps_everything_is_granted_no_more() {
         let budget = Budget::new(BUDGET);
-        let mut window = budget.open_window().unwrap();
+        let mut window = open(&budget).unwrap();
         let granted = window.settle().unwrap();
         let mut arrived = 0;
         while window.admit(GUARANTEE).is_ok() {
@@ -235,7 +261,8 @@ mod tests {
         assert_eq!(window.settle(), None);
         window.close();
         assert!(budget.promised() >= arrived, "what a reader holds is still counted");
-        window.release(window.held);
+        let held = window.held;
+        release(&mut window, held);
         assert_eq!(budget.promised(), 0);
     }
 }

@@ -17,6 +17,7 @@ mod close;
 mod endpoint;
 mod frames;
 mod lane_thread;
+mod pace;
 pub mod parsers;
 mod pool;
 mod session;

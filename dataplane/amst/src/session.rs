@@ -277,6 +277,11 @@ impl Session {
         self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Of the slowest lane.
+    fn round_trip(&self) -> Duration {
+        self.lanes().iter().map(|lane| lane.connection.rtt()).max().unwrap_or_default()
+    }
+
     pub(crate) fn slots(&self) -> &Slots {
         &self.0.slots
     }

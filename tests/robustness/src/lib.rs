@@ -16,6 +16,7 @@ mod postgres;
 mod power;
 mod probe;
 mod rig;
+mod rounds;
 mod strace;
 mod watcher;
 
@@ -29,5 +30,6 @@ pub use postgres::Postgres;
 pub use power::{Cuts, can_cut_power, cut_power};
 pub use probe::{agent_digest, http_get};
 pub use rig::{Mode, Rig};
+pub use rounds::{Cut, Resent, resend, revoke};
 pub use strace::{Call, Injection, Order, Strace, check_order};
 pub use watcher::Watcher;

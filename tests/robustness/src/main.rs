@@ -1,10 +1,10 @@
 //! `tests/robustness/run`: the campaigns that take longer than a suite may.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use tests_robustness::{Mode, Options, cut_power, run};
+use tests_robustness::{Cut, Mode, Options, cut_power, resend, revoke, run};
 
 /// What to hurt, and how much.
 #[derive(Debug, Parser)]
@@ -27,6 +27,12 @@ struct Args {
     /// Power cuts instead of kills (as root: it mounts a file system of its own).
     #[arg(long)]
     cuts: Option<u32>,
+    /// Kills of a receiver in the middle of one large file, one transfer each, instead.
+    #[arg(long)]
+    resends: Option<u32>,
+    /// Nodes that are deleted while they send and receive, instead.
+    #[arg(long)]
+    revocations: Option<u32>,
     /// Where history and logs are kept when something is wrong.
     #[arg(long, default_value = "/tmp/dwcp-robustness")]
     keep: PathBuf,
@@ -48,6 +54,22 @@ fn main() -> Result<()> {
         println!("{:?}, seed {seed}", cut_power(cuts, seed, args.megabytes << 20)?);
         return Ok(());
     }
+    if let Some(rounds) = args.resends {
+        let resent = resend(rounds, seed, wide(args.megabytes << 20))?;
+        resent.iter().for_each(|one| println!("{} MB had arrived, {} kB again", one.arrived >> 20, one.again / 1000));
+        let again: Vec<_> = resent.iter().map(|one| one.again / 1000).collect();
+        println!("bytes sent again      {} kB a kill, seed {seed}", middle_and_most(again));
+        return Ok(());
+    }
+    if let Some(rounds) = args.revocations {
+        let cuts = revoke(rounds, seed, wide(args.megabytes << 20))?;
+        let of = |what: fn(&Cut) -> u64| middle_and_most(cuts.iter().map(what).collect());
+        println!("session with the control plane gone after  {} ms", of(|cut| millis(cut.control)));
+        println!("sessions with peers gone after             {} ms", of(|cut| millis(cut.peer)));
+        println!("last byte moved after                      {} ms", of(|cut| millis(cut.moved_until)));
+        println!("moved after the deletion                   {} kB", of(|cut| cut.moved / 1000));
+        return Ok(());
+    }
     let modes = match args.mode {
         None => vec![Mode::Outside, Mode::Embedded],
         Some(ModeName::Outside) => vec![Mode::Outside],
@@ -66,4 +88,18 @@ fn main() -> Result<()> {
         println!("{}\n", run(&options)?);
     }
     Ok(())
+}
+
+fn middle_and_most(mut values: Vec<u64>) -> String {
+    values.sort_unstable();
+    let middle = values.get(values.len() / 2).copied().unwrap_or_default();
+    format!("median {middle}, most {}", values.last().copied().unwrap_or_default())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn wide(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

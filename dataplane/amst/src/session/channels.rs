@@ -98,7 +98,8 @@ impl ChannelState {
 impl Session {
     /// A piece's memory is free again.
     pub(super) fn release(&self, channel: &ChannelState, cost: u64) {
-        let grant = channel.receiving().window.release(cost);
+        let now = self.0.shared.clock.now();
+        let grant = channel.receiving().window.release(cost, now, || self.round_trip());
         if let Some(total) = grant {
             self.0.outbox.credit(channel.id, total);
         }

@@ -12,9 +12,9 @@ use crate::{confine::Folder, stop::Stop};
 
 /// So many bytes of unfinished files are made durable and written down at once, without waiting for the next turn.
 const KEEP_BYTES: u64 = 4 << 20;
-/// With so many bytes that are not durable nothing more is taken, where the network is faster than the disk: some tenths of a second
-/// of a slow one, so that it never has to wait for work.
-const MAX_BYTES: u64 = 32 << 20;
+/// With so many bytes that are not durable nothing more is taken, where the network is faster than the disk: a tenth of a second of a
+/// slow one, so that it never has to wait long for work.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Counts what is not durable. Changed under the lock of the files.
 #[derive(Debug, Default)]

@@ -56,7 +56,9 @@ fn main() -> Result<()> {
     }
     if let Some(rounds) = args.resends {
         let resent = resend(rounds, seed, wide(args.megabytes << 20))?;
-        resent.iter().for_each(|one| println!("{} MB had arrived, {} kB again", one.arrived >> 20, one.again / 1000));
+        resent.iter().for_each(|one| {
+            println!("{} MB had arrived, {} held, {} kB again", one.arrived >> 20, one.held >> 20, one.again / 1000)
+        });
         let again: Vec<_> = resent.iter().map(|one| one.again / 1000).collect();
         println!("bytes sent again      {} kB a kill, seed {seed}", middle_and_most(again));
         return Ok(());

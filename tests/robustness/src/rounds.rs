@@ -17,6 +17,8 @@ use tests_harness::{AgentOptions, Cli, Fleet, FleetOptions, digest_tree, eventua
 
 use crate::probe::http_get;
 
+/// Of the default configuration.
+const SEGMENT: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
 /// What is under way before anything is done to it.
 const BEGUN: u64 = 8 << 20;
@@ -30,6 +32,8 @@ const QUIET: Duration = Duration::from_millis(1500);
 pub struct Resent {
     /// Of the file, written when it was killed.
     pub arrived: u64,
+    /// Of that, held by its journal.
+    pub held: u64,
     /// Bytes that travelled more than once.
     pub again: u64,
 }
@@ -53,12 +57,13 @@ pub fn resend(rounds: u32, seed: u64, bytes: u64) -> Result<Vec<Resent>> {
         eventually("some of it to arrive", LIMIT, || Ok((arrived(&target) > until).then_some(())))?;
         fleet.agents[1].kill()?;
         let arrived = arrived(&target);
+        let held = segments_held(fleet.agents[1].dir());
         fleet.agents[1].restart()?;
         let ended = cli.json(&["transfer", "watch", &name, "--timeout", "120s"])?;
         ensure!(ended["state"] == "SUCCEEDED", "seed {seed}, round {round}: {ended:#}");
         ensure!(digest_tree(&source)? == digest_tree(&target.join("set"))?, "round {round}: the trees differ");
         let again = number(&ended["progress"]["bytesSent"]).saturating_sub(bytes);
-        resent.push(Resent { arrived, again });
+        resent.push(Resent { arrived, held, again });
         fs::remove_dir_all(&target)?;
     }
     Ok(resent)
@@ -198,6 +203,14 @@ fn write_large(path: &Path, bytes: u64, random: &mut impl Rng) -> Result<()> {
         left -= u64::try_from(part)?;
     }
     Ok(())
+}
+
+/// Bytes of whole segments that the only journal below an agent's folder holds.
+fn segments_held(dir: &Path) -> u64 {
+    let journals = fs::read_dir(dir.join("transfers")).into_iter().flatten().flatten();
+    let bytes = journals.filter_map(|folder| fs::metadata(folder.path().join("journal")).ok()).map(|data| data.len());
+    // A record of a segment: head, kind, number, segment, value.
+    bytes.max().unwrap_or_default() / (10 + 1 + 8 + 8 + 32) * SEGMENT
 }
 
 fn number(value: &Value) -> u64 {

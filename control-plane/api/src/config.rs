@@ -341,11 +341,17 @@ impl rpc::config_service_server::ConfigService for Configs {
     ) -> Result<Response<rpc::DiffConfigRevisionsResponse>, Status> {
         let request = request.into_inner();
         let name = config_name(&request.name)?;
-        let newest = self.revision(&name, None).await?;
-        let base = match request.base_revision {
-            0 => newest.clone(),
-            number => self.revision(&name, Some(Revision::new(number))).await?,
+        let newest = configs::revision(&self.state.db, &name, None).await.map_err(error::store)?;
+        let first = matches!(request.target, Some(Target::TargetDocument(_))) && request.base_revision == 0;
+        let base = match (request.base_revision, &newest) {
+            (0, Some(newest)) => Some(newest.clone()),
+            // Before a configuration is there it sets nothing.
+            (0, None) if first => None,
+            (0, None) => return Err(error::not_found(&name.to_string())),
+            (number, _) => Some(self.revision(&name, Some(Revision::new(number))).await?),
         };
+        let (base_document, base_number) =
+            base.map_or_else(Default::default, |base| (base.document, base.revision.value()));
         let (target, target_name) = match request.target {
             None => return Err(error::invalid("target", "a revision or a document is required")),
             Some(Target::TargetRevision(number)) => {
@@ -356,13 +362,13 @@ impl rpc::config_service_server::ConfigService for Configs {
             Some(Target::TargetDocument(document)) => (document, format!("{name} (not written)")),
         };
         let tree = |document: &str| config::parse(Layer::config(name.clone(), Revision::default(), document));
-        let old = tree(&base.document).map_err(|diagnostics| broken(&request.name, &diagnostics))?;
+        let old = tree(&base_document).map_err(|diagnostics| broken(&request.name, &diagnostics))?;
         let new = tree(&target).map_err(|diagnostics| refused_document("target_document", &diagnostics))?;
-        let base_name = format!("{name}/revisions/{}", base.revision);
+        let base_name = format!("{name}/revisions/{base_number}");
         Ok(Response::new(rpc::DiffConfigRevisionsResponse {
             changes: config::diff(&old, &new).into_iter().map(Into::into).collect(),
-            unified_diff: config::unified_diff(&base_name, &base.document, &target_name, &target),
-            etag: Etag::of_number(newest.revision.value()).into(),
+            unified_diff: config::unified_diff(&base_name, &base_document, &target_name, &target),
+            etag: newest.map(|newest| Etag::of_number(newest.revision.value()).into()).unwrap_or_default(),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::RangedU64ValueParser};
 use clap_complete::Shell;
 
 use crate::{
@@ -435,7 +435,7 @@ pub(crate) enum Transfer {
         #[arg(long, default_value = "", hide_default_value = true)]
         filter: String,
         /// At most so many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
         limit: usize,
     },
     /// Shows one transfer
@@ -476,7 +476,7 @@ Examples:
         #[command(flatten)]
         filter: AuditFilter,
         /// At most so many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
         limit: usize,
         /// The newest first
         #[arg(long)]

@@ -2,11 +2,13 @@
 
 use std::{
     fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use proto_model::printable;
 use proto_rpc::{
     agent::local_service_client::LocalServiceClient,
     v1::{
@@ -23,18 +25,22 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
-use tower::service_fn;
+use tower::{ServiceExt as _, service_fn};
 
 use crate::{
     args::Global,
     context::Contexts,
-    failure::{Exit, Failure},
+    failure::{Failure, chain},
 };
 
 /// The name that every server certificate of a fleet carries (D4), so that any address of the server will do.
 const SERVER_NAME: &str = "control-plane.dwcp";
 /// Long enough for a WAN's slow handshake, short enough for a person.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A token's file has one line, a CA's one certificate; more of a wrong file is not read.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// The port where none is named.
+const DEFAULT_PORT: u16 = 7442;
 /// Answers of lists are bounded by their page size; this bounds a page of transfers with many issues.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -131,27 +137,72 @@ impl Target {
     }
 
     fn channel(&self) -> Result<Channel, Failure> {
-        if let Some(path) = self.endpoint.strip_prefix("unix:") {
-            return Ok(unix_channel(PathBuf::from(path.trim_start_matches("//"))));
-        }
-        let address = self.endpoint.trim_start_matches("https://").trim_end_matches('/');
+        let authority = match parse(&self.endpoint)? {
+            Way::Socket(path) => return Ok(unix_channel(path)),
+            Way::Network(authority) => authority,
+        };
         let wrong =
             |error: tonic::transport::Error| Failure::chain(format!("`{}` is no endpoint", self.endpoint), &error);
         let ca = self.ca.as_deref().ok_or_else(|| {
             Failure::usage("a remote control plane needs the fleet's CA certificate")
                 .hint("give --ca DIR/ca.pem or DWCP_CA; `dwcp context add` remembers it")
         })?;
-        let pem = fs::read(ca).map_err(|error| Failure::chain(format!("cannot read {}", ca.display()), &error))?;
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)).domain_name(SERVER_NAME);
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))
+        let tls = ClientTlsConfig::new().ca_certificate(read_ca(ca)?).domain_name(SERVER_NAME);
+        let endpoint = Endpoint::from_shared(format!("https://{authority}"))
             .map_err(wrong)?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_while_idle(true)
             .tls_config(tls)
             .map_err(wrong)?;
-        Ok(endpoint.connect_lazy())
+        let mut network = HttpConnector::new();
+        network.enforce_http(false);
+        network.set_nodelay(true);
+        // Who reads the error has not typed the endpoint, where a variable or a context names it.
+        let named = move |error| io::Error::other(chain(&*authority, &error));
+        Ok(endpoint.connect_with_connector_lazy(network.map_err(named)))
     }
+}
+
+/// What an endpoint names.
+#[derive(Debug, PartialEq, Eq)]
+enum Way {
+    Socket(PathBuf),
+    /// `HOST:PORT`.
+    Network(String),
+}
+
+/// Reads `HOST`, `HOST:PORT`, `[IPv6]:PORT`, each also with `https://` before it, as people paste it, and `unix:PATH`.
+fn parse(endpoint: &str) -> Result<Way, Failure> {
+    let invalid = || {
+        Failure::usage(format!("`{}` is no endpoint", printable(endpoint)))
+            .hint("write HOST:PORT, for example ctl.example:7442 or [2001:db8::1]:7442, or unix:PATH")
+    };
+    if let Some(path) = endpoint.strip_prefix("unix:") {
+        let path = path.trim_start_matches("//");
+        return if path.is_empty() { Err(invalid()) } else { Ok(Way::Socket(PathBuf::from(path))) };
+    }
+    let bare = endpoint.strip_prefix("https://").unwrap_or(endpoint).trim_end_matches('/');
+    let (host, port) = match bare.rsplit_once(':') {
+        // The last colon of an IPv6 address in brackets without a port is inside of them.
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().ok().filter(|port| *port != 0)),
+        _ => (bare, Some(DEFAULT_PORT)),
+    };
+    let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let fine = match in_brackets {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(named),
+    };
+    match port {
+        Some(port) if fine => Ok(Way::Network(format!("{host}:{port}"))),
+        _ => Err(invalid()),
+    }
+}
+
+/// Whether it is an endpoint: for who keeps one.
+pub(crate) fn require_endpoint(endpoint: &str) -> Result<(), Failure> {
+    parse(endpoint).map(drop)
 }
 
 /// A client of the local agent's `agent.sock`.
@@ -175,7 +226,12 @@ fn unix_channel(path: PathBuf) -> Channel {
     Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT).connect_with_connector_lazy(service_fn(
         move |_: http::Uri| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                let connected = UnixStream::connect(&path).await;
+                connected
+                    .map(TokioIo::new)
+                    .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            }
         },
     ))
 }
@@ -202,11 +258,71 @@ fn state_folder(program: &str) -> PathBuf {
 }
 
 fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
-    let token = fs::read_to_string(path)
-        .map_err(|error| Failure::chain(format!("cannot read the token in {}", path.display()), &error))?;
-    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim()).parse().map_err(|_invalid| {
-        Failure::new(Exit::Usage, format!("{} holds no token: one line of letters is expected", path.display()))
-    })?;
+    let token =
+        read(path).map_err(|error| Failure::chain(format!("cannot read the token in {}", path.display()), &error))?;
+    let none = || Failure::usage(format!("{} holds no token: one line of letters is expected", path.display()));
+    let token = str::from_utf8(&token).map_err(|_not_text| none())?.trim();
+    if token.is_empty() {
+        return Err(none());
+    }
+    let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_invalid| none())?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+fn read_ca(path: &Path) -> Result<Certificate, Failure> {
+    let pem = read(path).map_err(|error| Failure::chain(format!("cannot read {}", path.display()), &error))?;
+    let has_one = pem.windows(CERTIFICATE.len()).any(|bytes| bytes == CERTIFICATE);
+    if !has_one {
+        return Err(Failure::usage(format!("{} holds no certificate in PEM", path.display()))
+            .hint("--ca (DWCP_CA) is the ca.pem of the control plane's data directory"));
+    }
+    Ok(Certificate::from_pem(pem))
+}
+
+/// What stands before a certificate in PEM.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn an_endpoint_names_a_port_or_means_the_usual_one() {
+        let network = |text: &str| Way::Network(text.to_owned());
+        for (text, way) in [
+            ("ctl.example", network("ctl.example:7442")),
+            ("https://ctl.example:1234/", network("ctl.example:1234")),
+            ("[::1]", network("[::1]:7442")),
+            ("[::1]:1", network("[::1]:1")),
+            ("unix:///run/a.sock", Way::Socket(PathBuf::from("/run/a.sock"))),
+            ("unix:a.sock", Way::Socket(PathBuf::from("a.sock"))),
+        ] {
+            assert_eq!(parse(text).unwrap(), way, "{text}");
+        }
+        for text in [
+            "",
+            "unix:",
+            "x:y",
+            "127.0.0.1:99999",
+            "h:0",
+            "::1",
+            "http://h:1",
+            "a b:1",
+            "\u{1b}[31m:1",
+            "u@h:1",
+            "h:1/x",
+        ] {
+            let failure = parse(text).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{text}");
+            assert!(!failure.message.contains('\u{1b}'));
+        }
+    }
 }

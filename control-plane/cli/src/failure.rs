@@ -65,14 +65,19 @@ impl Failure {
 
     /// An error with all that caused it, in one line.
     pub(crate) fn chain(context: impl Into<String>, error: &dyn Error) -> Self {
-        let mut message = context.into();
-        let mut source = Some(error);
-        while let Some(error) = source {
-            message.push_str(&format!(": {error}"));
-            source = error.source();
-        }
-        Self::failed(message)
+        Self::failed(chain(context, error))
     }
+}
+
+/// An error with all that caused it, in one line.
+pub(crate) fn chain(context: impl Into<String>, error: &dyn Error) -> String {
+    let mut message = context.into();
+    let mut source = Some(error);
+    while let Some(error) = source {
+        message.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    message
 }
 
 impl From<Status> for Failure {
@@ -124,6 +129,10 @@ impl From<Status> for Failure {
             return Self { exit: Exit::Refused, message, reason, hint: Some(hint) };
         }
         let hint = match status.code() {
+            // What an HTTP server says to gRPC.
+            _ if message.contains("415 Unsupported Media Type") => {
+                Some("is this the gRPC port of a control plane (7442), and not its HTTP port?".to_owned())
+            }
             Code::Unauthenticated => Some("give a token by --token-file or DWCP_TOKEN_FILE".to_owned()),
             Code::Unavailable => Some("is the control plane running, and --endpoint right? try: dwcp check".to_owned()),
             _ => None,

@@ -8,6 +8,7 @@ mod connection;
 mod context;
 mod failure;
 mod output;
+mod part;
 mod progress;
 #[cfg(test)]
 mod reference;

@@ -67,12 +67,12 @@ pub(crate) fn line(transfer: &Transfer, progress: &TransferProgress) -> String {
         | State::Cancelled => {}
     }
     let more = if progress.totals_final { "" } else { "+" };
-    let mut parts = vec![
-        format!("{}/{}{more}", units::bytes(progress.bytes_done), units::bytes(progress.bytes_total)),
-        units::rate(progress.rate_bytes_per_second),
-    ];
-    let eta = progress.eta.as_ref().and_then(|eta| Duration::try_from(*eta).ok());
-    parts.push(eta.map_or_else(|| "ETA -".to_owned(), |eta| format!("ETA {}", units::duration(eta))));
+    let mut parts = vec![format!("{}/{}{more}", units::bytes(progress.bytes_done), units::bytes(progress.bytes_total))];
+    if matches!(transfer.state(), State::Running) {
+        parts.push(units::rate(progress.rate_bytes_per_second));
+        let eta = progress.eta.as_ref().and_then(|eta| Duration::try_from(*eta).ok());
+        parts.push(eta.map_or_else(|| "ETA -".to_owned(), |eta| format!("ETA {}", units::duration(eta))));
+    }
     if let Some(path) = &transfer.path {
         parts.push(format!("streams {}", path.streams));
         parts.push(path.path.clone());

@@ -9,7 +9,7 @@ use std::{fs::File, io};
 
 use proto_model::RootPath;
 use proto_wire::TreePath;
-use rustix::fs::FileType;
+use rustix::{fs::FileType, io::Errno};
 
 use crate::{
     confine::{Folder, kind},
@@ -87,7 +87,7 @@ fn open_top(roots: &Roots, path: &RootPath) -> Result<Top, Stop> {
             }
             Ok(Top::Folder { folder, name: name.to_vec() })
         }
-        None => Err(unavailable(io::Error::from(io::ErrorKind::NotFound))),
+        None => Err(unavailable(Errno::NOENT.into())),
         Some(_) => Err(unavailable(io::Error::other("it is neither a file nor a folder"))),
     }
 }

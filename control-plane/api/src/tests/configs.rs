@@ -115,6 +115,13 @@ async fn revisions_are_kept_compared_and_gone_back_to() {
     let world = World::new().await;
     let token = world.operator("ann", proto_rpc::v1::Role::Operator).await;
     let mut client = ConfigServiceClient::new(world.bearer(&token));
+    let first = DiffConfigRevisionsRequest {
+        name: "configs/fleet".to_owned(),
+        base_revision: 0,
+        target: Some(Target::TargetDocument("transport: {max_streams: 64}\n".to_owned())),
+    };
+    let first = client.diff_config_revisions(first).await.unwrap().into_inner();
+    assert_eq!((first.changes.len(), first.changes[0].old_value.as_str(), first.etag.as_str()), (1, "", ""));
     let made = client.create_config(create("fleet", "transport: {max_streams: 64}\n")).await.unwrap().into_inner();
     let request = UpdateConfigRequest { message: "more".to_owned(), ..update(&made, "transport: {max_streams: 65}\n") };
     client.update_config(request).await.unwrap();

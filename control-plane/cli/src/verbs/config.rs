@@ -40,7 +40,13 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         Verb::Get { config, revision } => get(&Connection::open(global)?, output, config, revision).await.map(done),
         Verb::Set { config, file, message, etag, dry_run, no_wait, timeout } => {
             let connection = Connection::open(global)?;
-            let write = Write { document: read(&file)?, message, etag, dry_run };
+            let document = read(&file)?;
+            // What a pipe brings whose first program failed; it would take every value back.
+            if document.trim().is_empty() {
+                return Err(Failure::usage(format!("{} is empty", file.display()))
+                    .hint("a document that sets nothing is written as {}"));
+            }
+            let write = Write { document, message, etag, dry_run };
             let written = set(&connection, output, &config, write).await?;
             if dry_run {
                 output.message(&written, |_| "√ the document is good; nothing was written".to_owned())?;
@@ -253,7 +259,8 @@ async fn diff(connection: &Connection, output: &Output, config: &str, compare: C
     let diff = connection.configs().diff_config_revisions(request).await?.into_inner();
     output.message(&diff, |diff| diff_lines(output, diff))?;
     if let (Some(file), false) = (&compare.file, diff.changes.is_empty()) {
-        output.talk(&format!("\nTo write it: dwcp config set {config} {} --etag {}", file.display(), diff.etag));
+        let etag = if diff.etag.is_empty() { String::new() } else { format!(" --etag {}", diff.etag) };
+        output.talk(&format!("\nTo write it: dwcp config set {config} {}{etag}", file.display()));
     }
     let differs = compare.exit_code && !diff.changes.is_empty();
     Ok(if differs { ExitCode::from(Exit::Failed as u8) } else { ExitCode::SUCCESS })

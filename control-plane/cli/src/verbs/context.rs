@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     args::{Context as Verb, Global},
+    connection::require_endpoint,
     context::{Context, Contexts},
     failure::{Exit, Failure},
     output::{Output, table},
@@ -20,6 +21,10 @@ pub(super) fn run(global: &Global, output: &Output, verb: Verb) -> Result<(), Fa
 
 fn add(global: &Global, output: &Output, name: String, select: bool) -> Result<(), Failure> {
     let endpoint = global.endpoint.clone().ok_or_else(|| Failure::usage("a context needs --endpoint"))?;
+    require_endpoint(&endpoint)?;
+    if name.is_empty() || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(Failure::usage("a context's name is a word"));
+    }
     let context = Context {
         endpoint,
         token_file: global.token_file.as_deref().map(absolute).transpose()?,

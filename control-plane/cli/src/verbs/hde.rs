@@ -15,6 +15,7 @@ use crate::{
     args::Hde as Verb,
     failure::Failure,
     output::{Output, fields, table},
+    part::Part,
     units,
 };
 
@@ -139,20 +140,13 @@ fn decode(file: &Path, baseline: Option<&Path>, out: &mut dyn Write) -> Result<F
 
 /// Nothing stands at `path` until it is whole.
 fn write_whole(path: &Path, work: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
-    let mut name = path.file_name().ok_or_else(|| Failure::usage("the output is no file"))?.to_os_string();
-    name.push(".dwcp-new");
-    let temporary = path.with_file_name(name);
     let fail = |error: io::Error| Failure::chain(format!("cannot write {}", path.display()), &error);
-    let mut out = BufWriter::new(File::create(&temporary).map_err(fail)?);
-    let written = work(&mut out)
-        .and_then(|()| out.into_inner().map_err(|error| fail(error.into_error())))
-        .and_then(|file| file.sync_all().map_err(fail))
-        .and_then(|()| std::fs::rename(&temporary, path).map_err(fail));
-    if written.is_err() {
-        // The first error is what the caller needs.
-        drop(std::fs::remove_file(&temporary));
-    }
-    written
+    let part = Part::create(path, 0o666)?;
+    let mut out = BufWriter::new(&part.file);
+    work(&mut out)?;
+    out.flush().map_err(fail)?;
+    drop(out);
+    part.keep(path)
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, Failure> {

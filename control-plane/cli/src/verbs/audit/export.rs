@@ -1,16 +1,14 @@
 //! `dwcp audit export`: a stretch of the log as a file that verifies by itself.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufReader, BufWriter, IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
 use control_plane_audit::{ExportHeader, record_line};
 use foundation_merkle::Hash;
-use foundation_runtime::durable;
 use proto_rpc::v1::{AuditExportHeader, ExportAuditEventsRequest, ExportAuditEventsResponse};
 
 use super::{
@@ -23,6 +21,7 @@ use crate::{
     connection::Connection,
     failure::{Exit, Failure},
     output::Output,
+    part::Part,
 };
 
 pub(super) async fn run(
@@ -36,19 +35,19 @@ pub(super) async fn run(
     if to_stdout && io::stdout().is_terminal() {
         return Err(Failure::usage("an export is for a file or a pipe, not for a terminal: give -O FILE"));
     }
+    let part = if to_stdout { None } else { Some(Part::create(out, 0o600)?) };
     let request = ExportAuditEventsRequest { leaves_only: true, ..request };
     let mut parts = connection.audit().export_audit_events(request).await?.into_inner();
     let header = parts.message().await?.and_then(|part| part.header);
     let header = header.ok_or_else(|| Failure::failed("the control plane sent no header"))?;
     let header = parse_header(header)?;
-    if to_stdout {
+    let Some(part) = part else {
         return match write(output, &mut parts, &header, BufWriter::new(io::stdout().lock())).await {
             Err(WriteError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
             Err(error) => Err(error.failure("standard output")),
             Ok(_stdout) => Ok(ExitCode::SUCCESS),
         };
-    }
-    let part = Part::create(out)?;
+    };
     let name = out.display().to_string();
     let written = write(output, &mut parts, &header, BufWriter::with_capacity(1 << 20, &part.file)).await;
     drop(written.map_err(|error| error.failure(&name))?);
@@ -125,41 +124,4 @@ async fn write<W: Write>(
     out.flush().map_err(WriteError::Io)?;
     bar.end();
     Ok(out)
-}
-
-/// The file until it is whole; removed where it does not become so.
-struct Part {
-    path: PathBuf,
-    file: File,
-    kept: bool,
-}
-
-impl Part {
-    fn create(out: &Path) -> Result<Self, Failure> {
-        let name = out.file_name().ok_or_else(|| Failure::usage(format!("{} names no file", out.display())))?;
-        let name = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-        let path = out.with_file_name(name);
-        let mut options = File::options();
-        let made = options.write(true).create_new(true).mode(0o600).open(&path);
-        let file = made.map_err(|error| Failure::chain(format!("cannot write {}", out.display()), &error))?;
-        Ok(Self { path, file, kept: false })
-    }
-
-    fn keep(mut self, out: &Path) -> Result<(), Failure> {
-        let fail = |error: io::Error| Failure::chain(format!("cannot write {}", out.display()), &error);
-        self.file.sync_all().map_err(fail)?;
-        fs::rename(&self.path, out).map_err(fail)?;
-        self.kept = true;
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        durable::sync_folder(folder).map_err(fail)
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.kept {
-            // What cannot be removed is a hidden file that nobody takes for an export.
-            drop(fs::remove_file(&self.path));
-        }
-    }
 }

@@ -2,7 +2,10 @@
 
 use std::{path::Path, process::ExitCode};
 
-use proto_model::config::{Layer, files, parse, resolve};
+use proto_model::{
+    config::{Layer, files, parse, resolve},
+    printable,
+};
 use proto_rpc::v1::{Diagnostic, ValidateConfigRequest, ValidateConfigResponse, diagnostic::Severity};
 
 use super::{read, resource};
@@ -69,7 +72,8 @@ fn lines(output: &Output, file: &Path, answer: &ValidateConfigResponse) -> Strin
         } else {
             format!("{}: ", diagnostic.file)
         };
-        let path = if diagnostic.path.is_empty() { String::new() } else { format!("{}: ", diagnostic.path) };
+        let path =
+            if diagnostic.path.is_empty() { String::new() } else { format!("{}: ", printable(&diagnostic.path)) };
         text.push_str(&format!("{mark} {place}{path}{}\n", diagnostic.message));
         if !diagnostic.hint.is_empty() {
             text.push_str(&format!("    fix: {}\n", diagnostic.hint));

@@ -233,10 +233,17 @@ impl Folder {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// This folder's own mode and time.
-    pub(crate) fn set_own(&self, mode: u32, mtime: Mtime) -> io::Result<()> {
-        rustix::fs::fchmod(&self.fd, Mode::from_bits_truncate(mode))?;
-        Ok(rustix::fs::futimens(&self.fd, &times(mtime))?)
+    /// This folder's own mode and time, where it has others.
+    pub(crate) fn set_own(&self, to: u32, at: Mtime) -> io::Result<()> {
+        let stat = self.own_stat()?;
+        // All bits are looked at: one that is not kept goes.
+        if stat.st_mode & 0o7777 != to & 0o7777 {
+            rustix::fs::fchmod(&self.fd, Mode::from_bits_truncate(to))?;
+        }
+        if mtime(&stat) != at {
+            rustix::fs::futimens(&self.fd, &times(at))?;
+        }
+        Ok(())
     }
 
     /// This folder's own mode.

@@ -12,6 +12,7 @@ mod bit_set;
 mod confine;
 mod ends;
 mod exclude;
+mod fates;
 mod file_hash;
 mod holes;
 mod intervals;

@@ -11,18 +11,18 @@ use std::{
 use foundation_runtime::durable;
 use prost::Message;
 use proto_rpc::peer;
-use proto_wire::manifest::{BadPage, Entry, MAX_PAGE_BYTES, Mtime, Page, TreeHasher};
+use proto_wire::manifest::{BadPage, Entry, MAX_PAGE_BYTES, Page, TreeHasher};
+
+use crate::fates::{Fate, Fates};
 
 /// Decoded pages that are kept: the one being read, the one being asked for, and two more for pieces out of order.
 const CACHED_PAGES: usize = 4;
-/// Bytes of a fate on disk.
-const FATE_BYTES: usize = 64;
 
 /// Pages, appended in order, read at random.
 #[derive(Debug)]
 pub(crate) struct PageStore {
     file: File,
-    fates: File,
+    fates: Fates,
     state: Mutex<State>,
 }
 
@@ -40,28 +40,6 @@ struct Place {
     len: usize,
 }
 
-/// What became of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// Nothing was moved: it is equal, or has no contents.
-    Kept,
-    /// Its contents were moved.
-    Moved(Moved),
-    /// It is not in place: at the source it could not be read.
-    LeftOut,
-    /// It is not in place: at the destination it could not be made; the sender knows it as equal, or as it was read.
-    NotMade(Option<Moved>),
-}
-
-/// A file as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moved {
-    pub(crate) root: [u8; 32],
-    pub(crate) size: u64,
-    pub(crate) mode: u32,
-    pub(crate) mtime: Mtime,
-}
-
 impl PageStore {
     /// An empty store in this folder; what an earlier attempt left is gone.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
@@ -71,7 +49,7 @@ impl PageStore {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(0o600).open(folder.join(name))
         };
-        Ok(Self { file: open("pages")?, fates: open("fates")?, state: Mutex::default() })
+        Ok(Self { file: open("pages")?, fates: Fates::new(open("fates")?), state: Mutex::default() })
     }
 
     /// Appends a page.
@@ -133,46 +111,18 @@ impl PageStore {
         Ok(at.and_then(|at| page.entries.get(at)).cloned())
     }
 
-    /// Writes down what became of an entry.
+    /// Keeps what became of an entry.
     pub(crate) fn set_fate(&self, index: u64, fate: Fate) -> io::Result<()> {
-        let mut bytes = [0; FATE_BYTES];
-        match fate {
-            Fate::Kept => {}
-            Fate::LeftOut => bytes[0] = 2,
-            Fate::NotMade(None) => bytes[0] = 3,
-            Fate::Moved(moved) | Fate::NotMade(Some(moved)) => {
-                bytes[0] = if matches!(fate, Fate::Moved(_)) { 1 } else { 4 };
-                bytes[1..33].copy_from_slice(&moved.root);
-                bytes[33..41].copy_from_slice(&moved.size.to_le_bytes());
-                bytes[41..49].copy_from_slice(&moved.mtime.seconds.to_le_bytes());
-                bytes[49..53].copy_from_slice(&moved.mtime.nanos.to_le_bytes());
-                bytes[53..57].copy_from_slice(&moved.mode.to_le_bytes());
-            }
-        }
-        self.fates.write_all_at(&bytes, index * 64)
-    }
-
-    /// What became of an entry; what nobody wrote down was kept.
-    pub(crate) fn fate(&self, index: u64) -> io::Result<Fate> {
-        let mut bytes = [0; FATE_BYTES];
-        let mut have = 0;
-        // The file ends, or has holes, where nothing was written.
-        while have < FATE_BYTES {
-            match self.fates.read_at(&mut bytes[have..], index * 64 + u64::try_from(have).unwrap_or_default())? {
-                0 => break,
-                more => have += more,
-            }
-        }
-        Ok(parse_fate(&bytes))
+        self.fates.set(index, fate)
     }
 
     /// The digest of the tree of all entries that are in place, as they were read; and of those that the sender could read.
     /// At the sender both are the same.
     pub(crate) fn tree_digests(&self) -> io::Result<Digests> {
         let (mut in_place, mut sent) = (TreeHasher::default(), TreeHasher::default());
+        let mut fates = self.fates.read();
         self.for_each(|index, entry| {
-            let fate = self.fate(index)?;
-            let (moved, made) = match fate {
+            let (moved, made) = match fates.get(index)? {
                 Fate::Kept => (None, true),
                 Fate::Moved(moved) => (Some(moved), true),
                 Fate::NotMade(moved) => (moved, false),
@@ -226,41 +176,4 @@ pub(crate) struct Digests {
     pub(crate) in_place: [u8; 32],
     /// Of what the sender could read.
     pub(crate) sent: [u8; 32],
-}
-
-impl Moved {
-    /// The entry as it was read.
-    pub(crate) fn apply(&self, entry: &Entry) -> Entry {
-        let kind = proto_wire::manifest::Kind::File { size: self.size };
-        let holes = if self.size == entry.size() { entry.holes } else { 0 };
-        Entry { path: entry.path.clone(), kind, mode: self.mode, mtime: self.mtime, holes }
-    }
-}
-
-/// Reads any bytes as what became of an entry.
-pub(crate) fn read_any_fate(bytes: &[u8]) {
-    if let Some(fate) = bytes.first_chunk() {
-        let _fate = parse_fate(fate);
-    }
-}
-
-fn parse_fate(bytes: &[u8; FATE_BYTES]) -> Fate {
-    fn part<const N: usize>(bytes: &[u8; FATE_BYTES], at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        out.copy_from_slice(&bytes[at..at + N]);
-        out
-    }
-    let moved = || Moved {
-        root: part(bytes, 1),
-        size: u64::from_le_bytes(part(bytes, 33)),
-        mtime: Mtime { seconds: i64::from_le_bytes(part(bytes, 41)), nanos: u32::from_le_bytes(part(bytes, 49)) },
-        mode: u32::from_le_bytes(part(bytes, 53)),
-    };
-    match bytes[0] {
-        0 => Fate::Kept,
-        1 => Fate::Moved(moved()),
-        3 => Fate::NotMade(None),
-        4 => Fate::NotMade(Some(moved())),
-        _ => Fate::LeftOut,
-    }
 }

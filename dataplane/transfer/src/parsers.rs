@@ -3,7 +3,7 @@
 
 use proto_model::Glob;
 
-use crate::{ends, exclude::Excludes, journal, page_store, receiver, sender::SendJob};
+use crate::{ends, exclude::Excludes, fates, journal, receiver, sender::SendJob};
 
 /// Compiles patterns, and asks them about a path.
 pub fn excludes(globs: &[Glob], path: &[u8]) {
@@ -15,7 +15,7 @@ pub fn excludes(globs: &[Glob], path: &[u8]) {
 /// Reads the bytes as a journal, as what became of an entry, as a kept job, and as the notes of a transfer.
 pub fn files(bytes: &[u8]) {
     journal::read_any(bytes);
-    page_store::read_any_fate(bytes);
+    fates::read_any(bytes);
     ends::read_any(bytes);
     receiver::read_any_note(bytes);
     let _transfer = SendJob::from_bytes(bytes).as_ref().and_then(SendJob::transfer);

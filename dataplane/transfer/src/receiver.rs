@@ -115,10 +115,14 @@ async fn receive(
     }
     let (tally, result) = result;
     // Said only when it is kept: an end that cannot be written down is none.
-    let result = result.and_then(|finished| {
-        let digest = Digest::from_bytes(finished.tree_digest);
-        finish(&shared, id, state_of(&tally), Some(digest), not_after).map(|()| (finished, digest))
-    });
+    let result = match result {
+        Ok(finished) => {
+            let digest = Digest::from_bytes(finished.tree_digest);
+            let kept = finish(&shared, id, state_of(&tally), Some(digest), not_after).await;
+            kept.map(|()| (finished, digest))
+        }
+        Err(stop) => Err(stop),
+    };
     let received = match result {
         Ok((finished, digest)) => {
             let last = ReceiverFrame::Progress {
@@ -140,7 +144,7 @@ async fn receive(
         Err(stop) => {
             let state = if stop.reason == end::CANCELLED { TransferState::Cancelled } else { TransferState::Failed };
             // That the end cannot be kept changes nothing of it.
-            if let Err(error) = finish(&shared, id, state, None, not_after) {
+            if let Err(error) = finish(&shared, id, state, None, not_after).await {
                 tracing::warn!(transfer = %id, %error, "the end of a transfer is not kept");
             }
             if !stop.known_there {
@@ -175,16 +179,20 @@ fn log(received: &Received) {
     }
 }
 
-fn finish(
-    shared: &Shared,
+async fn finish(
+    shared: &Arc<Shared>,
     id: proto_model::TransferId,
     state: TransferState,
     digest: Option<Digest>,
     not_after: Option<chrono::DateTime<chrono::Utc>>,
 ) -> Result<(), Stop> {
     let end = End::new(state, digest, not_after, shared.clock.utc());
-    let kept = shared.folder.finish(id, TransferRole::Receiver, &end);
-    kept.map_err(|error| shared.own("receiver", &error))
+    let keeping = Arc::clone(shared);
+    let keep = move || {
+        let kept = keeping.folder.finish(id, TransferRole::Receiver, &end);
+        kept.map_err(|error| keeping.own("receiver", &error))
+    };
+    shared.tasks.blocking("transfer end", keep).await.unwrap_or_else(|_cancelled| Err(stopping()))
 }
 
 async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {

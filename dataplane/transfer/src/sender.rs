@@ -311,27 +311,29 @@ impl Trying<'_> {
             let result = Box::pin(self.attempt(&tally)).await;
             let result = result.map_err(|stop| stop.naming(&self.shared.name_of(&self.checked.peer)));
             let stop = match result {
-                Ok(finished) => return self.succeeded(&tally, &finished),
+                Ok(finished) => return self.succeeded(&tally, &finished).await,
                 Err(stop) if stop.reason == end::ALREADY_FINISHED => match self.finishing() {
-                    Some(digest) => return self.ended(state_of(&tally), &tally, None, Some(digest)),
-                    None => return self.ended(TransferState::Failed, &tally, Some(stop), None),
+                    Some(digest) => return self.ended(state_of(&tally), &tally, None, Some(digest)).await,
+                    None => return self.ended(TransferState::Failed, &tally, Some(stop), None).await,
                 },
                 Err(stop) if stop.reason == end::SHUTDOWN && self.shared.tasks.is_cancelled() => {
                     self.reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
                     return Sent::Interrupted(self.reporter.last());
                 }
                 Err(stop) if stop.reason == end::CANCELLED => {
-                    return self.ended(TransferState::Cancelled, &tally, Some(stop), None);
+                    return self.ended(TransferState::Cancelled, &tally, Some(stop), None).await;
                 }
-                Err(stop) if !stop.temporary => return self.ended(TransferState::Failed, &tally, Some(stop), None),
+                Err(stop) if !stop.temporary => {
+                    return self.ended(TransferState::Failed, &tally, Some(stop), None).await;
+                }
                 Err(stop) => stop,
             };
             corrupted = if stop.reason == end::CORRUPTED { corrupted + 1 } else { 0 };
             if corrupted >= MAX_CORRUPTED {
-                return self.ended(TransferState::Failed, &tally, Some(stop), None);
+                return self.ended(TransferState::Failed, &tally, Some(stop), None).await;
             }
             if let Some(over) = self.grant_over() {
-                return self.ended(TransferState::Failed, &tally, Some(over), None);
+                return self.ended(TransferState::Failed, &tally, Some(over), None).await;
             }
             if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 {
                 backoff.reset();
@@ -430,16 +432,21 @@ impl Trying<'_> {
         fs::read_to_string(folder.join(FINISHING_FILE)).ok()?.parse().ok()
     }
 
-    fn succeeded(&self, tally: &Tally, finished: &Finished) -> Sent {
+    async fn succeeded(&self, tally: &Tally, finished: &Finished) -> Sent {
         tally.finished(finished);
-        self.ended(state_of(tally), tally, None, Some(Digest::from_bytes(finished.tree_digest)))
+        self.ended(state_of(tally), tally, None, Some(Digest::from_bytes(finished.tree_digest))).await
     }
 
-    fn ended(&self, state: TransferState, tally: &Tally, stop: Option<Stop>, digest: Option<Digest>) -> Sent {
+    async fn ended(&self, state: TransferState, tally: &Tally, stop: Option<Stop>, digest: Option<Digest>) -> Sent {
         let end = End::new(state, digest, self.checked.not_after, self.shared.clock.utc());
-        if let Err(error) = self.shared.folder.finish(self.checked.id, TransferRole::Sender, &end) {
-            tracing::warn!(transfer = %self.checked.id, %error, "the end of a transfer is not kept");
-        }
+        let (id, shared) = (self.checked.id, Arc::clone(self.shared));
+        let keep = move || {
+            if let Err(error) = shared.folder.finish(id, TransferRole::Sender, &end) {
+                tracing::warn!(transfer = %id, %error, "the end of a transfer is not kept");
+            }
+        };
+        // Who stops this program meanwhile hears of the end all the same.
+        let _kept = self.shared.tasks.blocking("transfer end", keep).await;
         Sent::Ended(self.reporter.end(state, tally, stop.map(|stop| stop.to_error()), digest))
     }
 }

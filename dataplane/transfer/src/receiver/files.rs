@@ -16,10 +16,10 @@ use super::backlog::Backlog;
 use crate::{
     bit_set::BitSet,
     exclude::{TEMPORARY, TEMPORARY_END},
+    fates::Moved,
     file_hash::{FileHasher, Segments},
     intervals::Intervals,
     journal::{FileKey, FileNumber, Held},
-    page_store::Moved,
     stop::Stop,
 };
 use proto_model::TransferId;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     confine::set_file,
-    page_store::{Fate, Moved},
+    fates::{Fate, Moved},
     reason::end,
     stop::Stop,
     tally::add,

@@ -8,7 +8,7 @@ use rustix::fs::FileType;
 use super::{files::Whole, state::Receiving};
 use crate::{
     confine::{Folder, kind, set_file},
-    page_store::Fate,
+    fates::Fate,
     reason::issue,
     stop::{Stop, is_full},
     tally::add,

@@ -16,7 +16,7 @@ use proto_wire::{
 
 use super::state::{Seen, Sending, Worker};
 use crate::{
-    page_store::{Fate, Moved},
+    fates::{Fate, Moved},
     reason::issue,
     stop::Stop,
     tally::add,

@@ -19,9 +19,9 @@ use super::{
     state::{Seen, Sending},
 };
 use crate::{
+    fates::{Fate, Moved},
     file_hash::{FileHasher, Segments},
     intervals::Intervals,
-    page_store::{Fate, Moved},
     reason::issue,
     receiver::stopping,
     stop::Stop,

@@ -24,8 +24,9 @@ use tokio::sync::{Semaphore, mpsc};
 use super::answers::Answers;
 use crate::{
     confine::{mode, mtime, size},
+    fates::Fate,
     link::PiecesOut,
-    page_store::{Fate, PageStore},
+    page_store::PageStore,
     receiver::stopping,
     service::Shared,
     source::Sources,

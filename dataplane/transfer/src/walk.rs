@@ -1,8 +1,9 @@
 //! Walks the sources in bytewise order of paths (D18), following no link and crossing no mount.
 //!
-//! Of a folder only the names are kept; each is looked at when its turn comes. What cannot be sent is an issue and is left out.
+//! Of a folder only the names are kept, too many of them on disk; each is looked at when its turn comes. What cannot be sent is
+//! an issue and is left out.
 
-use std::{cmp::Ordering, io, ops::ControlFlow, rc::Rc, vec};
+use std::{cmp::Ordering, io, ops::ControlFlow, path::PathBuf, rc::Rc};
 
 use proto_wire::{
     TreePath,
@@ -14,7 +15,7 @@ use rustix::{fs::FileType, io::Errno};
 use crate::{
     confine::{Folder, Listed, holes, kind, mode, mtime, size},
     exclude::Excludes,
-    packed::Packed,
+    packed::{ListError, Shelf, Sorted},
     reason::issue,
     source::{Sources, Top},
 };
@@ -26,6 +27,8 @@ pub(crate) enum Found {
     Entry(Entry),
     /// Something that is left out.
     Issue(Issue),
+    /// This host's own disk fails: the walk is over.
+    Failed(io::Error),
 }
 
 /// Something that is left out.
@@ -47,19 +50,45 @@ struct Frame {
 /// Names that are left to look at, in order.
 enum Names {
     /// At the top of the tree, of several sources.
-    Top(vec::IntoIter<Name>),
+    Top(Vec<TopNames>),
     /// Of one folder.
-    Of(Packed, Rc<Place>),
+    Of(Sorted, Rc<Place>),
 }
 
-impl Iterator for Names {
-    type Item = Name;
+/// Names at the top of the tree, of one of several sources.
+struct TopNames {
+    next: Option<Listed>,
+    /// Of a folder whose contents appear.
+    more: Option<Sorted>,
+    place: Rc<Place>,
+    source: usize,
+}
 
-    fn next(&mut self) -> Option<Name> {
-        match self {
-            Self::Top(names) => names.next(),
-            Self::Of(names, place) => names.next().map(|listed| Name { listed, place: Rc::clone(place) }),
-        }
+impl TopNames {
+    /// By the next names.
+    fn order(&self, other: &Self) -> Ordering {
+        let names = self.next.as_ref().zip(other.next.as_ref());
+        names.map_or(Ordering::Equal, |(left, right)| {
+            order((&left.name, left.is_folder), (&right.name, right.is_folder))
+        })
+    }
+}
+
+impl Names {
+    fn next(&mut self) -> io::Result<Option<Name>> {
+        let sources = match self {
+            Self::Of(names, place) => {
+                let name = |listed| Name { listed, place: Rc::clone(place), source: None };
+                return Ok(names.next()?.map(name));
+            }
+            Self::Top(sources) => sources,
+        };
+        let waiting = sources.iter_mut().filter(|names| names.next.is_some());
+        // Of two sources with the same name the first one comes first.
+        let Some(names) = waiting.min_by(|left, right| left.order(right)) else { return Ok(None) };
+        let more = names.more.as_mut().map(Sorted::next).transpose()?.flatten();
+        let taken = std::mem::replace(&mut names.next, more);
+        Ok(taken.map(|listed| Name { listed, place: Rc::clone(&names.place), source: Some(names.source) }))
     }
 }
 
@@ -67,6 +96,8 @@ struct Name {
     listed: Listed,
     /// Where it lies. Names at the top of the tree may lie in several folders.
     place: Rc<Place>,
+    /// Of which source it is, where there are several.
+    source: Option<usize>,
 }
 
 /// A folder that is open, or the folder of a source that appears under its own name.
@@ -75,9 +106,15 @@ enum Place {
     Top(usize),
 }
 
-/// Walks all sources; `visit` is given everything in order, and may stop the walk.
-pub(crate) fn walk(sources: &Sources, excludes: &Excludes, visit: &mut dyn FnMut(Found) -> ControlFlow<()>) {
-    let mut walk = Walk { sources, excludes, visit };
+/// Walks all sources; `visit` is given everything in order, and may stop the walk. Names that are too many for the memory lie in
+/// `own`.
+pub(crate) fn walk(
+    sources: &Sources,
+    excludes: &Excludes,
+    own: PathBuf,
+    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+) {
+    let mut walk = Walk { sources, excludes, shelf: Shelf::new(own), visit };
     // Whoever stops the walk knows it.
     let _stopped = walk.run();
 }
@@ -85,6 +122,7 @@ pub(crate) fn walk(sources: &Sources, excludes: &Excludes, visit: &mut dyn FnMut
 struct Walk<'a> {
     sources: &'a Sources,
     excludes: &'a Excludes,
+    shelf: Rc<Shelf>,
     visit: &'a mut dyn FnMut(Found) -> ControlFlow<()>,
 }
 
@@ -92,10 +130,19 @@ impl Walk<'_> {
     fn run(&mut self) -> ControlFlow<()> {
         let mut frames = vec![Frame { path: None, names: self.all()? }];
         while let Some(frame) = frames.last_mut() {
-            let Some(name) = frame.names.next() else {
-                frames.pop();
-                continue;
+            let name = match frame.names.next() {
+                Ok(Some(name)) => name,
+                Ok(None) => {
+                    frames.pop();
+                    continue;
+                }
+                Err(error) => return self.failed(error),
             };
+            if name.source.is_some_and(|source| self.has_earlier(source, &name.listed.name)) {
+                let message = "another source has an entry of this name; it is sent".to_owned();
+                self.issue(&name.listed.name, issue::SAME_NAME, message, false)?;
+                continue;
+            }
             let path = match &frame.path {
                 Some(parent) => parent.join(&name.listed.name),
                 None => TreePath::parse(&name.listed.name),
@@ -114,49 +161,43 @@ impl Walk<'_> {
 
     /// The names at the top.
     fn all(&mut self) -> ControlFlow<(), Names> {
-        if let [Top::Contents { folder }] = self.sources.tops.as_slice() {
-            match folder.try_clone().and_then(|folder| Ok((Packed::list(&folder)?, folder))) {
-                Ok((names, folder)) => return ControlFlow::Continue(Names::Of(names, Rc::new(Place::Opened(folder)))),
-                Err(error) => self.issue(b"", issue::UNREADABLE, error.to_string(), true)?,
-            }
-            return ControlFlow::Continue(Names::Top(Vec::new().into_iter()));
-        }
-        ControlFlow::Continue(Names::Top(self.top()?.into_iter()))
-    }
-
-    /// The names at the top, of all sources together.
-    fn top(&mut self) -> ControlFlow<(), Vec<Name>> {
-        let mut names = Vec::new();
-        let sources = self.sources;
-        for (number, top) in sources.tops.iter().enumerate() {
+        let (mut all, sources) = (Vec::new(), self.sources);
+        for (source, top) in sources.tops.iter().enumerate() {
             match top {
                 Top::File { name, .. } | Top::Folder { name, .. } => {
                     let listed = Listed { name: name.clone(), is_folder: matches!(top, Top::Folder { .. }) };
-                    names.push(Name { listed, place: Rc::new(Place::Top(number)) });
+                    let place = Rc::new(Place::Top(source));
+                    all.push(TopNames { next: Some(listed), more: None, place, source });
                 }
-                Top::Contents { folder } => match folder.try_clone().and_then(|folder| Ok((folder.list()?, folder))) {
-                    Ok((listed, folder)) => {
-                        let place = Rc::new(Place::Opened(folder));
-                        names.extend(listed.into_iter().map(|listed| Name { listed, place: Rc::clone(&place) }));
+                Top::Contents { folder } => {
+                    let opened = folder.try_clone().map_err(ListError::Folder);
+                    match opened.and_then(|folder| Ok((self.list(&folder)?, Rc::new(Place::Opened(folder))))) {
+                        Ok((names, place)) if sources.tops.len() == 1 => {
+                            return ControlFlow::Continue(Names::Of(names, place));
+                        }
+                        Ok((mut names, place)) => match names.next() {
+                            Ok(next) => all.push(TopNames { next, more: Some(names), place, source }),
+                            Err(error) => return self.failed(error),
+                        },
+                        Err(ListError::Folder(error)) => self.issue(b"", issue::UNREADABLE, error.to_string(), true)?,
+                        Err(ListError::Own(error)) => return self.failed(error),
                     }
-                    Err(error) => self.issue(b"", issue::UNREADABLE, error.to_string(), true)?,
-                },
+                }
             }
         }
-        // Stable: of two sources with the same name the first one comes first.
-        names.sort_by(|left, right| by_path(&left.listed, &right.listed));
-        let mut seen = std::collections::HashSet::new();
-        let mut kept = Vec::with_capacity(names.len());
-        let several = sources.tops.len() > 1;
-        for name in names {
-            if several && !seen.insert(name.listed.name.clone()) {
-                let message = "another source has an entry of this name; it is sent".to_owned();
-                self.issue(&name.listed.name, issue::SAME_NAME, message, false)?;
-            } else {
-                kept.push(name);
-            }
-        }
-        ControlFlow::Continue(kept)
+        ControlFlow::Continue(Names::Top(all))
+    }
+
+    fn list(&self, folder: &Folder) -> Result<Sorted, ListError> {
+        Sorted::new(folder.names().map_err(ListError::Folder)?, &self.shelf)
+    }
+
+    /// Whether a source before this one has an entry of this name at the top: what would be read under this name.
+    fn has_earlier(&self, source: usize, name: &[u8]) -> bool {
+        self.sources.tops.iter().take(source).any(|top| match top {
+            Top::File { name: other, .. } | Top::Folder { name: other, .. } => other == name,
+            Top::Contents { folder } => folder.stat(name).is_ok_and(|there| there.is_some()),
+        })
     }
 
     /// One name: gives back the frame of a folder that is to be walked next.
@@ -182,17 +223,23 @@ impl Walk<'_> {
             (self.visit)(Found::Entry(entry))?;
             return ControlFlow::Continue(None);
         };
-        match Packed::list(&folder) {
+        match self.list(&folder) {
             Ok(names) => {
                 (self.visit)(Found::Entry(entry))?;
                 let names = Names::Of(names, Rc::new(Place::Opened(folder)));
                 ControlFlow::Continue(Some(Frame { path: Some(path), names }))
             }
-            Err(error) => {
+            Err(ListError::Folder(error)) => {
                 self.issue(path.as_bytes(), issue::UNREADABLE, error.to_string(), true)?;
                 ControlFlow::Continue(None)
             }
+            Err(ListError::Own(error)) => self.failed(error),
         }
+    }
+
+    fn failed<T>(&mut self, error: io::Error) -> ControlFlow<(), T> {
+        (self.visit)(Found::Failed(error))?;
+        ControlFlow::Break(())
     }
 
     fn look_at_top(&self, number: usize) -> Result<Looked, Refused> {
@@ -210,10 +257,6 @@ impl Walk<'_> {
     fn issue(&mut self, path: &[u8], reason: &'static str, message: String, hides_entries: bool) -> ControlFlow<()> {
         (self.visit)(Found::Issue(Issue { path: path.to_vec(), reason, message, hides_entries }))
     }
-}
-
-fn by_path(left: &Listed, right: &Listed) -> Ordering {
-    order((&left.name, left.is_folder), (&right.name, right.is_folder))
 }
 
 struct Looked {

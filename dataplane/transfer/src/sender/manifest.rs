@@ -22,7 +22,7 @@ pub(super) fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes
     let mut pages = Pages { sending, board, builder: PageBuilder::default(), reader: PageReader::default() };
     let mut stopped = Ok(());
     let mut incomplete = false;
-    walk(&sending.sources, excludes, &mut |found| {
+    walk(&sending.sources, excludes, sending.folder.clone(), &mut |found| {
         let result = match found {
             Found::Entry(mut entry) => {
                 if !sending.tells_holes {
@@ -37,6 +37,7 @@ pub(super) fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes
                 sending.tally.found_issue(&issue);
                 Ok(())
             }
+            Found::Failed(error) => Err(sending.own(&error)),
         };
         match result {
             Ok(()) if !sending.group.is_cancelled() => ControlFlow::Continue(()),

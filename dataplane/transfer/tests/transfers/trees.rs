@@ -136,6 +136,26 @@ async fn names_and_slashes_say_where_things_land() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_sources_with_an_entry_of_one_name_the_first_is_sent() {
+    let bed = Bed::new();
+    for (path, bytes) in [("one/a", b"one"), ("one/c/x", b"one"), ("two/a/y", b"two"), ("two/b", b"two")] {
+        put(&bed.a.root.join(path), bytes);
+    }
+    for path in ["two/c", "three/c"] {
+        put(&bed.a.root.join(path), b"not");
+    }
+    let sources = ["data:/one/", "data:/two/", "data:/three/c"];
+    let (report, _) = bed.send(&sources, "data:/in", TransferOptions::default()).await;
+    assert_eq!(report.state, TransferState::SucceededInPart, "{report:?}");
+    let issues: Vec<_> = report.issues.iter().map(|issue| (issue.path.as_slice(), issue.reason.as_str())).collect();
+    let expected = [(b"a".as_slice(), "SAME_NAME"), (b"c", "SAME_NAME"), (b"c", "SAME_NAME")];
+    assert_eq!(issues, expected);
+    let there: Vec<_> = tree(&bed.b.root.join("in")).into_keys().collect();
+    assert_eq!(there, [b"a".as_slice(), b"b", b"c", b"c/x"].map(<[u8]>::to_vec));
+    assert_eq!(fs::read(bed.b.root.join("in/a")).unwrap(), b"one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn delete_spares_what_lies_beside_the_source_unless_contents_were_asked_for() {
     let delete = || TransferOptions { delete: true, ..TransferOptions::default() };
     let cases: [(&[&str], &str, bool); 9] = [

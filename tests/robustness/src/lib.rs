@@ -18,6 +18,7 @@ mod probe;
 mod rig;
 mod rounds;
 mod strace;
+mod syscalls;
 mod watcher;
 
 pub use campaign::{Options, Summary, run};
@@ -32,4 +33,5 @@ pub use probe::{agent_digest, http_get};
 pub use rig::{Mode, Rig};
 pub use rounds::{Cut, Resent, resend, revoke};
 pub use strace::{Call, Injection, Order, Strace, check_order};
+pub use syscalls::{fail_agents, fail_server};
 pub use watcher::Watcher;

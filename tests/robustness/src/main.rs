@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use tests_robustness::{Cut, Mode, Options, cut_power, resend, revoke, run};
+use tests_robustness::{Cut, Mode, Options, cut_power, fail_agents, fail_server, resend, revoke, run};
 
 /// What to hurt, and how much.
 #[derive(Debug, Parser)]
@@ -33,6 +33,9 @@ struct Args {
     /// Nodes that are deleted while they send and receive, instead.
     #[arg(long)]
     revocations: Option<u32>,
+    /// Every system call that may fail, with every error, at an agent and at a server, instead.
+    #[arg(long)]
+    syscalls: bool,
     /// Where history and logs are kept when something is wrong.
     #[arg(long, default_value = "/tmp/dwcp-robustness")]
     keep: PathBuf,
@@ -71,6 +74,11 @@ fn main() -> Result<()> {
         println!("last byte moved after                      {} ms", of(|cut| millis(cut.moved_until)));
         println!("moved after the deletion                   {} kB", of(|cut| cut.moved / 1000));
         return Ok(());
+    }
+    if args.syscalls {
+        println!("seed {seed}");
+        fail_agents(seed, None)?;
+        return fail_server(seed, None);
     }
     let modes = match args.mode {
         None => vec![Mode::Outside, Mode::Embedded],

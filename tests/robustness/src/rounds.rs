@@ -113,7 +113,7 @@ fn revoke_one(fleet: &mut Fleet, cli: &Cli, round: u32, random: &mut impl RngExt
     eventually("both to be under way", LIMIT, || {
         Ok(targets.iter().all(|target| arrived(target) > BEGUN).then_some(()))
     })?;
-    thread::sleep(Duration::from_millis(random.random_range(0..500)));
+    thread::sleep(Duration::from_millis(random.random_range(0..200)));
     cli.ok(&["node", "delete", &name, "--yes"])?;
     let cut = watch_cut(fleet, &targets)?;
     for transfer in &names {

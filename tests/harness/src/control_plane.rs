@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -104,6 +105,17 @@ impl ControlPlane {
         self.process = Self::spawn(&self.dir, &self.options)?;
         self.ready = ready(&mut self.process, &self.dir).context("the control plane does not come to serve again")?;
         Ok(())
+    }
+
+    /// Starts it again where it was, and kills it after so long, whether it serves by then or not.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn restart_briefly(&mut self, life: Duration) -> Result<()> {
+        self.process = Self::spawn(&self.dir, &self.options)?;
+        thread::sleep(life);
+        self.process.check_alive().context("the control plane did not start again")?;
+        self.process.kill()
     }
 
     /// Fails when it has ended by itself.

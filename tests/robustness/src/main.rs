@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use tests_robustness::{Cut, Mode, Options, cut_power, fail_agents, fail_server, resend, revoke, run};
+use tests_robustness::{Cut, Mode, Options, cut_power, fail_agents, fail_server, resend, revoke, run, start_often};
 
 /// What to hurt, and how much.
 #[derive(Debug, Parser)]
@@ -33,6 +33,9 @@ struct Args {
     /// Nodes that are deleted while they send and receive, instead.
     #[arg(long)]
     revocations: Option<u32>,
+    /// Starts after kills at random moments, also while a program starts, instead.
+    #[arg(long)]
+    starts: Option<u32>,
     /// Every system call that may fail, with every error, at an agent and at a server, instead.
     #[arg(long)]
     syscalls: bool,
@@ -73,6 +76,10 @@ fn main() -> Result<()> {
         println!("sessions with peers gone after             {} ms", of(|cut| millis(cut.peer)));
         println!("last byte moved after                      {} ms", of(|cut| millis(cut.moved_until)));
         println!("moved after the deletion                   {} kB", of(|cut| cut.moved / 1000));
+        return Ok(());
+    }
+    if let Some(starts) = args.starts {
+        println!("{:?}, seed {seed}", start_often(starts, seed, args.megabytes << 20)?);
         return Ok(());
     }
     if args.syscalls {

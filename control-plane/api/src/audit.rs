@@ -2,7 +2,10 @@
 
 mod export;
 
-use control_plane_store::audit_log::{self, EventFilter, Head, Order, ProveError, StoredEvent};
+use control_plane_store::{
+    AuditKey,
+    audit_log::{self, EventFilter, Head, Order, ProveError, StoredEvent},
+};
 use foundation_merkle::{Hash, ProofError};
 use futures::stream::BoxStream;
 use prost_types::{ListValue, Struct, Value, value::Kind};
@@ -13,7 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     State,
     auth::caller,
-    error::{self, Reason},
+    error,
     paging::Page,
     time::timestamp,
     watch::{self, Batch, Follow},
@@ -152,7 +155,8 @@ impl Audit {
 
 async fn head(state: &State) -> Result<Head, Status> {
     let head = audit_log::head(&state.db).await.map_err(error::store)?;
-    head.ok_or_else(|| error::unavailable(Reason::DatabaseUnavailable, "the audit log has not begun yet"))
+    // The fleet's first record made it, before this server served.
+    head.ok_or_else(|| error::store(control_plane_store::Error::AuditTampered("its head is gone".to_owned())))
 }
 
 fn translate_head(state: &State, head: Head) -> rpc::AuditHead {
@@ -161,6 +165,7 @@ fn translate_head(state: &State, head: Head) -> rpc::AuditHead {
         root_hash: head.root.to_string(),
         checkpoint: head.checkpoint,
         verifier_key: state.keys.audit_verifier_key().to_owned(),
+        finding: state.db.audit_key().and_then(AuditKey::alarm).unwrap_or_default(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dataplane_control_client::{
-    Endpoint, Enrolment, FORGOTTEN, Rotation,
+    Endpoint, Enrolment, FORGOTTEN, REVOKED, Rotation,
     enrol::{self, EnrolRequest, Enrolled},
     probe::{self, ProbeError, WayIn},
     visit::{self, Visit},
@@ -166,6 +166,9 @@ async fn joined_before(
     };
     match &visit {
         Err(why) if why.contains(FORGOTTEN) => return Ok(Again::Join),
+        Err(why) if why.contains(REVOKED) => {
+            return Err(JoinError(format!("{} was nodes/{}: {why}", dir.display(), enrolment.name)));
+        }
         Ok(()) | Err(_) => {}
     }
     let known = enrolment.endpoints.first() == Some(endpoint);

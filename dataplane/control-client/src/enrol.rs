@@ -65,7 +65,7 @@ pub enum EnrolError {
     #[error(transparent)]
     Dial(DialError),
     /// The control plane refuses.
-    #[error("the control plane refuses the token: {0}")]
+    #[error("the control plane refuses this host: {0}")]
     Refused(String),
     /// It failed otherwise.
     #[error("the control plane could not enrol this host: {0}")]

@@ -29,6 +29,9 @@ const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// How often the certificate's age is looked at.
 const RENEW_CHECK: Duration = Duration::from_secs(3600);
 
+/// What a host is told whose node was deleted.
+pub const REVOKED: &str = "an operator revoked this node";
+
 /// What a host is told that joined after the backup was made that the control plane was restored from.
 pub const FORGOTTEN: &str = "the control plane does not know this node";
 
@@ -187,8 +190,10 @@ fn broken(status: &tonic::Status, message: &str) -> String {
     let cause = std::error::Error::source(status).map_or_else(|| message.to_owned(), chain);
     // TLS 1.3 refuses a client's certificate only once the client believes that the connection stands.
     if cause.contains("CertificateRevoked") {
-        return "an operator revoked this node; `dwcp token create --node NAME` lets the host take its place again"
-            .to_owned();
+        return format!(
+            "{REVOKED}, and its key is never admitted again; to let the host in again: `dwcp token create --node NAME`, \
+             then `dwcp-agent join` with an empty data directory"
+        );
     }
     if cause.contains("CertificateExpired") {
         return "this node's certificate has ended; it is renewed at the next try".to_owned();

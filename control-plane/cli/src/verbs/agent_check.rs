@@ -57,6 +57,10 @@ fn connected(status: &LocalStatus) -> Check {
         return good(DESCRIPTION);
     }
     let why = if status.trouble.is_empty() { "it has not tried yet" } else { &status.trouble };
+    if why.contains("revoked this node") {
+        // It says itself what to do.
+        return wrong(DESCRIPTION, why, "if the host is to be in the fleet: a new token, and a new data directory");
+    }
     let error = format!("{why}; it works on its last good configuration");
     warn(
         DESCRIPTION,
@@ -101,6 +105,11 @@ async fn way(global: &Global, node: &Node) -> Check {
     };
     let addresses =
         if node.quic_addresses.is_empty() { "none known".to_owned() } else { node.quic_addresses.join(", ") };
+    if error.contains("member of the fleet") {
+        let hint =
+            format!("see what local-agent says; where this host is in the fleet, {name} learns it within seconds");
+        return warn(&description, &error, &hint);
+    }
     let hint = format!(
         "open UDP in both firewalls, here and at {name} ({addresses}); behind a NAT forward its port and give {name} --advertise IP:PORT; \
          {name} may still send to this host"

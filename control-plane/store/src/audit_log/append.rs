@@ -51,10 +51,11 @@ pub(crate) async fn append_on(
     context: &Context,
     events: &[Event],
 ) -> Result<SignedHead, Error> {
-    let head: LockedHead =
+    let head: Option<LockedHead> =
         sqlx::query_as("SELECT origin, verifier_key, size, frontier, checkpoint, time FROM audit_head FOR UPDATE")
-            .fetch_one(&mut *connection)
+            .fetch_optional(&mut *connection)
             .await?;
+    let head = head.ok_or_else(|| Error::AuditTampered("its head is gone".to_owned()))?;
     if head.verifier_key != key.verifier().to_string() {
         return Err(Error::AuditTampered("its head names another key".to_owned()));
     }

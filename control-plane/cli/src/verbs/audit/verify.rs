@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use control_plane_audit::{Anchor, Event, LogVerifier, Outcome, Record, Report};
 use foundation_merkle::{Checkpoint, Hash, VerifierKey, verify_consistency};
+use proto_model::printable;
 use proto_rpc::v1::{
     AuditEvent, AuditHead, ExportAuditEventsRequest, GetAuditHeadRequest, GetConsistencyProofRequest,
     ListAuditEventsRequest,
@@ -70,6 +71,9 @@ pub(super) async fn run(connection: &Connection, output: &Output, against: &Agai
             let mut report = read_log(connection, output, &mut log, &checkpoint, verifier).await?;
             for finding in findings {
                 report.add(finding);
+            }
+            if !head.finding.is_empty() {
+                report.add(format!("the server itself remembers another log: {}", printable(&head.finding)));
             }
             if report.inner.is_clean() && report.more.is_empty() {
                 report.more.extend(damaged_tree(connection, &checkpoint, &kept).await?);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dataplane_control_client::{
-    Endpoint, Enrolment, FORGOTTEN, REVOKED, Rotation,
+    BROKE, Endpoint, Enrolment, FORGOTTEN, REVOKED, Rotation,
     enrol::{self, EnrolRequest, Enrolled},
     probe::{self, ProbeError, WayIn},
     visit::{self, Visit},
@@ -17,6 +17,7 @@ use dataplane_control_client::{
 use dataplane_identity::{CaFingerprint, Identity, NodeKey, tls};
 use foundation_runtime::{Clock, RememberedPorts, TaskGroup};
 use proto_model::{HostFacts, NodeName};
+use rustls::ClientConfig;
 
 use crate::{
     apply::chain,
@@ -29,6 +30,9 @@ use crate::{
 
 /// How long a host that has joined looks whether the control plane still knows it: a unit's start waits for this.
 const LOOK: Duration = Duration::from_secs(4);
+
+/// How often within that, where the connection is lost without a word.
+const LOOKS: u32 = 10;
 
 /// A token is one line; a file that is longer is something else.
 const MAX_TOKEN_BYTES: u64 = 4096;
@@ -159,8 +163,8 @@ async fn joined_before(
     let visit = match &identity {
         Some(identity) => {
             let tls = tls::grpc_client_config(identity).map_err(JoinError::of)?;
-            let visit = tokio::time::timeout(LOOK, visit::visit(endpoint, &tls, facts(), clock)).await;
-            visit.map_or_else(|_elapsed| Err("it does not answer".to_owned()), |visited| visited.map(drop))
+            let visit = tokio::time::timeout(LOOK, look(endpoint, &tls, clock)).await;
+            visit.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))
         }
         None => Err("its certificate is gone".to_owned()),
     };
@@ -195,6 +199,18 @@ async fn joined_before(
     }
     next(&enrolment, dir, out)?;
     Ok(Again::Nothing)
+}
+
+/// Whether a session opens. A control plane that refuses this host's certificate says so after the handshake, and the call is
+/// sometimes quicker to find the connection gone than to hear why: then it is asked again.
+async fn look(endpoint: &Endpoint, tls: &ClientConfig, clock: &Clock) -> Result<(), String> {
+    let mut tries = 1;
+    loop {
+        match visit::visit(endpoint, tls, facts(), clock).await {
+            Err(why) if why.contains(BROKE) && tries < LOOKS => tries += 1,
+            visited => return visited.map(drop),
+        }
+    }
 }
 
 fn next(enrolment: &Enrolment, dir: &Path, out: &mut (dyn io::Write + Send)) -> Result<(), JoinError> {

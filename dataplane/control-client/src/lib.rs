@@ -24,5 +24,5 @@ pub use endpoint::{Endpoint, Rotation};
 pub use enrolment::Enrolment;
 pub use handle::{Connection, Handle, Introduction, LookupError, ReportError, Standing};
 pub use incoming::{Desired, DesiredLayer, Job, Jobs, PeerRecord};
-pub use session::{FORGOTTEN, REVOKED};
+pub use session::{BROKE, FORGOTTEN, REVOKED};
 pub use witness::WitnessError;

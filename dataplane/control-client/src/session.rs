@@ -168,7 +168,7 @@ fn ended(status: &tonic::Status) -> Ended {
 }
 
 /// What [`explain`] begins with where it knows no more.
-const BROKE: &str = "the session with the control plane broke";
+pub const BROKE: &str = "the session with the control plane broke";
 
 /// What a refusal means for people.
 pub(crate) fn explain(status: &tonic::Status) -> String {

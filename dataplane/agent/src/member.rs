@@ -288,10 +288,16 @@ fn dht_health(discovery: &Discovery, health: &Health) {
     match discovery.dht_status() {
         None => health.absent(Component::Dht),
         Some(status) if status.local.is_none() => {
-            health.degraded(Component::Dht, "no node of the DHT ring answers; peers are found by the control plane");
+            health.degraded(
+                Component::Dht,
+                "no node of the DHT ring answers; peers are found by the control plane, or where they last were",
+            );
         }
         Some(status) if status.ring.is_empty() => {
-            health.degraded(Component::Dht, "no DHT ring is known yet; peers are found by the control plane");
+            health.degraded(
+                Component::Dht,
+                "no DHT ring is known yet; peers are found by the control plane, or where they last were",
+            );
         }
         Some(_) => health.healthy(Component::Dht),
     }

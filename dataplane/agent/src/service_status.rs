@@ -1,4 +1,4 @@
-//! What `systemctl status` shows of the agent: one word, and the first reason where it is not well.
+//! What `systemctl status` shows of the agent: one word, and where it is not well the worst reason and who else is not.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -37,12 +37,13 @@ pub(crate) fn sentence(board: &BTreeMap<Component, State>, joined: bool) -> Stri
     if !joined {
         return "This host has not joined a fleet yet: dwcp-agent join".to_owned();
     }
-    let overall = health::overall(board).as_str();
-    let worst = board.iter().max_by_key(|(_, state)| state.level).filter(|(_, state)| state.level > Level::Healthy);
-    worst.map_or_else(
-        || overall.to_owned(),
-        |(component, state)| format!("{overall}: {}: {}", component.as_str(), state.message),
-    )
+    let overall = health::overall(board).as_str().to_owned();
+    let mut ill: Vec<_> = board.iter().filter(|(_, state)| state.level > Level::Healthy).collect();
+    // Stable: of those that are as bad, the first on the board, so the control plane before the DHT.
+    ill.sort_by_key(|(_, state)| std::cmp::Reverse(state.level));
+    let Some(((component, state), others)) = ill.split_first() else { return overall };
+    let also = others.iter().map(|(other, _)| format!("; also {}", other.as_str())).collect::<String>();
+    format!("{overall}: {}: {}{also}", component.as_str(), state.message)
 }
 
 #[cfg(test)]
@@ -56,6 +57,10 @@ mod tests {
         assert_eq!(sentence(&health.board(), true), "healthy");
         health.degraded(Component::ControlPlane, "away");
         assert_eq!(sentence(&health.board(), true), "degraded: control_plane: away");
+        health.degraded(Component::Dht, "no ring");
+        assert_eq!(sentence(&health.board(), true), "degraded: control_plane: away; also dht");
+        health.unhealthy(Component::Transfers, "no journal");
+        assert_eq!(sentence(&health.board(), true), "unhealthy: transfers: no journal; also control_plane; also dht");
         assert!(sentence(&health.board(), false).contains("join"));
     }
 }

@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use control_plane_store::{AuditKey, Db, Error as StoreError, Keys, audit_log};
+use control_plane_audit::Restore;
+use control_plane_store::{
+    AuditKey, Db, Error as StoreError, Keys,
+    audit_log::{self, EventFilter, Order},
+    epoch,
+};
 use foundation_merkle::{Checkpoint, CheckpointError, VerifierKey, verify_consistency};
 use foundation_runtime::{OnEnd, TaskGroup, durable};
 use metrics::{counter, gauge};
@@ -19,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// So long the newest head is looked for when the server ends.
 const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// So many restores are looked through: an epoch each.
+const MAX_RESTORES: u32 = 10_000;
 
 /// What the comparison found. Clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -193,7 +201,7 @@ impl Follower {
         // A restore opens a new epoch, with a log of another name; nothing leads back to an older one.
         let epoch = |head: &Checkpoint| control_plane_audit::epoch_of(&head.origin, self.key.name());
         match (epoch(&before), epoch(&now)) {
-            (Some(before), Some(now)) if before < now => Ok(None),
+            (Some(earlier), Some(later)) if earlier < later => across_restores(&self.db, &before, earlier, &now).await,
             (_, _) => Ok(Some(format!(
                 "it is `{}`, and was `{}`: an older log was put in its place",
                 now.origin, before.origin
@@ -206,6 +214,24 @@ impl Follower {
         Checkpoint::parse_unverified(kept)
             .is_ok_and(|before| control_plane_audit::epoch_of(&before.origin, self.key.name()).is_none())
     }
+}
+
+/// How a head of a later epoch contradicts an earlier one, if it does: the log goes on from what was restored, so what was seen must
+/// lead to it, but for the end that the restore lost.
+async fn across_restores(
+    db: &Db,
+    before: &Checkpoint,
+    seen: u64,
+    now: &Checkpoint,
+) -> Result<Option<String>, AnchorError> {
+    let filter = EventFilter::action(epoch::RESTORE);
+    let events = audit_log::list(db, filter, Order::Ascending, None, MAX_RESTORES).await?;
+    let restores = events.iter().filter_map(|event| Restore::of(&event.record()?));
+    let Some(restored) = restores.filter(|restore| restore.epoch > seen).map(|restore| restore.sequence).min() else {
+        let (now, before) = (&now.origin, &before.origin);
+        return Ok(Some(format!("it is `{now}`, was `{before}`, and no event tells of a restore in between")));
+    };
+    if before.size > restored { Ok(None) } else { inconsistency(db, before, now).await }
 }
 
 /// How the later head contradicts the earlier one, if it does.

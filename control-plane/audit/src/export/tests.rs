@@ -20,9 +20,14 @@ struct Log {
 
 impl Log {
     fn new(size: u64) -> Self {
+        Self::with(size, |_record| {})
+    }
+
+    /// With a change to some records.
+    fn with(size: u64, change: impl Fn(&mut Record)) -> Self {
         let (mut frontier, mut nodes, mut leaves) = (Frontier::new(), HashMap::new(), Vec::new());
         for sequence in 0..size {
-            let record = Record {
+            let mut record = Record {
                 sequence,
                 time: DateTime::from_timestamp_millis(1_700_000_000_000).unwrap(),
                 actor: "operator:ann".to_owned(),
@@ -32,6 +37,7 @@ impl Log {
                 detail: serde_json::Map::new(),
                 trace_id: String::new(),
             };
+            change(&mut record);
             nodes.extend(frontier.append(record.leaf_hash()));
             leaves.push(record.leaf_bytes());
         }
@@ -102,6 +108,38 @@ fn any_stretch_verifies_under_any_later_head() {
             }
         }
     }
+}
+
+#[test]
+fn a_head_of_before_a_restore_is_compared_with_what_was_restored() {
+    let whole = Log::new(9);
+    let Anchor { root, .. } = whole.anchor(5);
+    let head =
+        Checkpoint { origin: ORIGIN.to_owned(), size: 5, root }.sign(whole.verifier().name(), &whole.key).unwrap();
+    let restored = Log::with(9, |record| {
+        if record.sequence == 5 {
+            record.action = "fleet.restore".to_owned();
+            record.detail.insert("epoch".to_owned(), 2.into());
+            record.detail.insert("restored_head".to_owned(), head.clone().into());
+        }
+    });
+    let other = Log::with(9, |record| record.resource.push('!'));
+    let verify = |first: u64, next: u64, kept: &Log, size: u64| {
+        let file = restored.lines(first, next, 9).concat();
+        let verifier = ExportVerifier::open(file.as_slice()).unwrap().with_older(vec![(1, kept.anchor(size))]);
+        verifier.verify(&restored.verifier(), Vec::new(), |_records| {}).unwrap()
+    };
+    for (size, lost) in [(3, 0), (5, 0), (9, 4)] {
+        let report = verify(0, 9, &whole, size);
+        assert!(report.is_clean(), "{size}: {:?}", report.findings);
+        assert_eq!((report.restores[0].sequence, report.restores[0].lost), (5, lost));
+    }
+    for size in [3, 5] {
+        let report = verify(0, 9, &other, size);
+        assert_eq!((report.findings[0].line, report.finding_count), (7, 1), "{size}: {:?}", report.findings);
+    }
+    // Nothing is known where the restore or the head is not within.
+    assert!(verify(0, 5, &other, 3).is_clean() && verify(4, 9, &other, 3).is_clean());
 }
 
 #[test]

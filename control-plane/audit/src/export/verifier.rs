@@ -9,7 +9,7 @@ use std::{
 use foundation_merkle::{Checkpoint, Frontier, Hash, VerifierKey, leaf_hash, verify_consistency};
 
 use super::{ExportError, ExportHeader, HASH_DIGITS, MAX_HEADER_BYTES, MAX_RECORD_BYTES, parse_record_line};
-use crate::{Anchor, Record};
+use crate::{Anchor, Record, Restore};
 
 /// The most findings that are kept.
 const MAX_FINDINGS: usize = 100;
@@ -41,6 +41,8 @@ pub struct ExportReport {
     pub finding_count: u64,
     /// The largest head that was kept elsewhere and that the records agree with.
     pub anchored: Option<Anchor>,
+    /// Restores that the records tell of.
+    pub restores: Vec<Restore>,
 }
 
 /// Verifies an export: [`Self::open`] reads the header, [`Self::verify`] the rest.
@@ -50,6 +52,7 @@ pub struct ExportVerifier<R> {
     header: ExportHeader,
     /// The line that is read next, from 1.
     line: u64,
+    older: Vec<(u64, Anchor)>,
 }
 
 impl<R: BufRead> ExportVerifier<R> {
@@ -65,12 +68,20 @@ impl<R: BufRead> ExportVerifier<R> {
             Line::Cut => return Err(ExportError::Header("the file ends within it")),
             Line::TooLong => return Err(ExportError::Header("it is too long")),
         }
-        Ok(Self { input, header: ExportHeader::parse(&line)?, line: 2 })
+        Ok(Self { input, header: ExportHeader::parse(&line)?, line: 2, older: Vec::new() })
     }
 
     /// The header, not believed yet.
     pub fn header(&self) -> &ExportHeader {
         &self.header
+    }
+
+    /// Compares also with heads that were seen in earlier epochs, by epoch: up to the head that was restored the records must be theirs. Where
+    /// the restore itself is not in the file, nothing is known of them.
+    #[must_use]
+    pub fn with_older(mut self, older: Vec<(u64, Anchor)>) -> Self {
+        self.older = older;
+        self
     }
 
     /// Reads every line, and compares with the head that this key must have signed, and with heads that were kept elsewhere. `progress`
@@ -85,7 +96,7 @@ impl<R: BufRead> ExportVerifier<R> {
         mut progress: impl FnMut(u64),
     ) -> Result<ExportReport, ExportError> {
         let head = self.header.head(key)?;
-        let mut stretch = Stretch::new(&self.header, anchors)?;
+        let mut stretch = Stretch::new(&self.header, anchors, std::mem::take(&mut self.older))?;
         let mut line = Vec::new();
         loop {
             match read_line(&mut self.input, &mut line, MAX_LINE_BYTES)? {
@@ -104,6 +115,14 @@ impl<R: BufRead> ExportVerifier<R> {
     }
 }
 
+/// A head of an earlier epoch.
+struct Older {
+    epoch: u64,
+    anchor: Anchor,
+    /// Whether the records up to its size are others; unknown before they were read.
+    differs: bool,
+}
+
 /// The records so far.
 struct Stretch {
     frontier: Frontier,
@@ -113,12 +132,14 @@ struct Stretch {
     next: u64,
     anchors: VecDeque<Anchor>,
     anchored: Option<Anchor>,
+    older: Vec<Older>,
+    restores: Vec<Restore>,
     findings: Vec<ExportFinding>,
     finding_count: u64,
 }
 
 impl Stretch {
-    fn new(header: &ExportHeader, mut anchors: Vec<Anchor>) -> Result<Self, ExportError> {
+    fn new(header: &ExportHeader, mut anchors: Vec<Anchor>, older: Vec<(u64, Anchor)>) -> Result<Self, ExportError> {
         let frontier = Frontier::from_parts(header.first, header.left.clone())
             .map_err(|_count| ExportError::Header("the hashes on the left do not fit the first record"))?;
         anchors.retain(|anchor| (header.first..=header.next).contains(&anchor.size));
@@ -130,10 +151,13 @@ impl Stretch {
             next: header.next,
             anchors: anchors.into(),
             anchored: None,
+            older: older.into_iter().map(|(epoch, anchor)| Older { epoch, anchor, differs: false }).collect(),
+            restores: Vec::new(),
             findings: Vec::new(),
             finding_count: 0,
         };
         stretch.compare_anchors(1);
+        stretch.compare_older();
         Ok(stretch)
     }
 
@@ -147,7 +171,11 @@ impl Stretch {
             self.find(line, "the record is damaged: its bytes do not have the hash that stands before them");
         }
         match Record::from_leaf(leaf) {
-            Ok(record) if record.sequence == self.expected => {}
+            Ok(record) if record.sequence == self.expected => {
+                if let Some(restore) = Restore::of(&record) {
+                    self.restored(line, restore);
+                }
+            }
             Ok(record) => {
                 let (found, expected) = (record.sequence, self.expected);
                 self.find(line, format!("record {found} stands where {expected} belongs"));
@@ -163,6 +191,39 @@ impl Stretch {
         self.records = self.records.saturating_add(1);
         self.frontier.append(hash);
         self.compare_anchors(line);
+        self.compare_older();
+    }
+
+    /// A new epoch begins: what was seen of those before must be what was restored, but for the end that is lost.
+    fn restored(&mut self, line: u64, mut restore: Restore) {
+        if self.restores.len() >= MAX_FINDINGS {
+            return;
+        }
+        if restore.root != Some(self.frontier.root()) {
+            self.find(line, "the records before this restore are not those that it says were restored");
+        }
+        let size = self.frontier.size();
+        let (before, left) = std::mem::take(&mut self.older).into_iter().partition(|kept| kept.epoch < restore.epoch);
+        self.older = left;
+        let before: Vec<Older> = before;
+        for kept in before {
+            restore.lost = restore.lost.max(kept.anchor.size.saturating_sub(size));
+            if kept.differs && kept.anchor.size <= size {
+                self.find(line, format!("the records before this restore are not those of {}", kept.anchor.source));
+            }
+        }
+        self.restores.push(restore);
+    }
+
+    fn compare_older(&mut self) {
+        let size = self.frontier.size();
+        if self.older.iter().all(|kept| kept.anchor.size != size) {
+            return;
+        }
+        let root = self.frontier.root();
+        for kept in self.older.iter_mut().filter(|kept| kept.anchor.size == size) {
+            kept.differs = kept.anchor.root != root;
+        }
     }
 
     fn compare_anchors(&mut self, line: u64) {
@@ -200,6 +261,7 @@ impl Stretch {
             findings: self.findings,
             finding_count: self.finding_count,
             anchored: self.anchored,
+            restores: self.restores,
         }
     }
 

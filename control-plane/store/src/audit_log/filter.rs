@@ -43,6 +43,12 @@ impl EventFilter {
         Self { since: Some(time), ..Self::default() }
     }
 
+    /// Everything that was done by this name, which has no wildcards of LIKE in it.
+    #[must_use]
+    pub fn action(action: &str) -> Self {
+        Self { action: Some(action.to_owned()), ..Self::default() }
+    }
+
     fn add(&mut self, term: &FilterTerm) -> Result<(), FilterError> {
         let place = match term.key.as_str() {
             "actor" => &mut self.actor,

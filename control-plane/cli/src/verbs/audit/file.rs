@@ -60,12 +60,12 @@ pub(super) fn verify(
         Ok(head) => head,
         Err(error) => return refused(name, error),
     };
-    let KeptHeads { heads: kept, findings: contradictions, .. } =
+    let KeptHeads { heads: kept, older, findings: contradictions } =
         trust::kept_heads(&offered, &head, &anchors, &against.anchors)?;
-    // An export may be older than what was seen since, so a head of an earlier or later epoch says nothing of it.
+    // An export may be older than what was seen since, so a head of a later epoch says nothing of it.
     drop(contradictions);
     let bar = Bar::new(output, header.next - header.first);
-    let report = verifier.verify(&offered, kept, |records| {
+    let report = verifier.with_older(older).verify(&offered, kept, |records| {
         if records.is_multiple_of(1000) {
             bar.at(records);
         }
@@ -97,7 +97,7 @@ fn found(signed_by: &str, findings: Vec<String>) -> Verification {
 
 fn verification(report: &ExportReport, signed_by: &str, first: u64, known: Known) -> Verification {
     Verification {
-        restores: Vec::new(),
+        restores: report.restores.iter().map(ToString::to_string).collect(),
         ok: report.is_clean(),
         events: report.records,
         root_hash: report.root.to_string(),

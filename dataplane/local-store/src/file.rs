@@ -14,7 +14,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::store::StoreError;
+use crate::{least_version, store::StoreError};
 
 /// How long a statement waits for another's transaction, the operator's `VACUUM` among them.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,9 +98,12 @@ async fn check_and_migrate(pool: &SqlitePool) -> Result<(), StoreError> {
     if findings != ["ok"] {
         return Err(StoreError::Damaged(findings.join("; ")));
     }
+    least_version::require(pool).await?;
     // A newer program may have left migrations that this one does not know (D29).
     let migrator = Migrator { migrations: MIGRATIONS.migrations.clone(), ignore_missing: true, ..Migrator::DEFAULT };
-    migrator.run(pool).await.map_err(|error| StoreError::Migration(Box::new(error)))
+    migrator.run(pool).await.map_err(|error| StoreError::Migration(Box::new(error)))?;
+    // Another program may have come in between.
+    least_version::require(pool).await
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -8,6 +8,7 @@
 mod baselines;
 mod cleaning;
 mod file;
+mod least_version;
 mod peers;
 mod records;
 mod store;

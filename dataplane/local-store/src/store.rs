@@ -37,6 +37,14 @@ pub enum StoreError {
     /// The tables cannot be made.
     #[error("the local store's tables cannot be made")]
     Migration(#[source] Box<sqlx::migrate::MigrateError>),
+    /// A newer program made the tables, and says that this one cannot work with them.
+    #[error("the local store needs dwcp-agent {least} or newer; this is {own}: start that one, or move {file} away, which fills again", file = FILE_NAME)]
+    TooOld {
+        /// The least version.
+        least: String,
+        /// This program's.
+        own: &'static str,
+    },
     /// A row is not what this program writes.
     #[error("a row of the local store cannot be read: {0}")]
     Row(&'static str),
@@ -61,7 +69,7 @@ impl StoreError {
                 sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => true,
                 _ => false,
             },
-            Self::File(_) | Self::Row(_) | Self::ShuttingDown => false,
+            Self::File(_) | Self::TooOld { .. } | Self::Row(_) | Self::ShuttingDown => false,
         }
     }
 }

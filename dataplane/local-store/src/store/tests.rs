@@ -188,3 +188,15 @@ async fn many_write_at_once() {
     }
     assert_eq!(operator(&bench, "SELECT COUNT(*) FROM metadata_cache").await, "50");
 }
+
+#[tokio::test]
+async fn a_file_of_a_newer_program_is_left_as_it_is_where_that_says_so() {
+    let bench = bench().await;
+    bench.store.close().await;
+    operator(&bench, "PRAGMA user_version = 999000000").await;
+    let before = fs::read(bench.store.path()).unwrap();
+    let tasks = TaskGroup::new("older");
+    let refused = LocalStore::open(bench.dir.path(), Clock::system(), &tasks).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::TooOld { least, .. } if least == "999.0.0"), "{refused}");
+    assert_eq!(fs::read(bench.store.path()).unwrap(), before);
+}

@@ -4,7 +4,7 @@
 //! Not `pg_dump`: an outside PostgreSQL's client programs need not be on the server's host, and a dump is bound to their version. Since
 //! the schema is our own migrations', the rows are all there is to keep; text rows of COPY enter any PostgreSQL that we work with.
 
-use std::{str::FromStr as _, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -17,7 +17,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgCopyIn, PgPoolOptions},
 };
 
-use crate::{Db, Error, KeysError, MigrateError, Options, epoch, keys, migrations};
+use crate::{Db, Error, KeysError, MigrateError, Options, database_url, epoch, keys, migrations};
 
 /// Every table that a backup holds, each after those that it refers to. A test compares it with the schema.
 pub const TABLES: [&str; 21] = [
@@ -438,7 +438,7 @@ async fn connect(options: &Options) -> Result<PgConnection, Error> {
 
 /// Without the time-outs of the pool: a large table takes as long as it takes.
 fn patient(options: &Options) -> Result<PgConnectOptions, Error> {
-    let connect = PgConnectOptions::from_str(&options.url)?;
+    let connect = database_url::parse(&options.url)?;
     Ok(connect.application_name("dwcp-control-plane backup").options([
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),

@@ -6,7 +6,6 @@
 
 use std::{
     fmt,
-    str::FromStr as _,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -20,7 +19,7 @@ use crate::{
     Cause, Context, Error, MigrateError, Tx, Unaudited, audit_log,
     audit_log::AuditKey,
     bell::Bell,
-    migrations,
+    database_url, migrations,
     pool::{Lease, Pool},
     pulse::Pulse,
     tx::Parts,
@@ -81,7 +80,7 @@ impl Db {
     /// # Errors
     /// The URL is none, or the database does not answer.
     pub async fn connect(options: Options, clock: Clock, tasks: &TaskGroup) -> Result<Self, Error> {
-        let connect = PgConnectOptions::from_str(&options.url)?.application_name("dwcp-control-plane").options([
+        let connect = database_url::parse(&options.url)?.application_name("dwcp-control-plane").options([
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("lock_timeout", LOCK_TIMEOUT),
             ("idle_in_transaction_session_timeout", IDLE_TIMEOUT),

@@ -8,6 +8,7 @@ pub mod backup;
 mod bell;
 pub mod configs;
 mod context;
+mod database_url;
 mod db;
 pub mod enrolment;
 pub mod epoch;

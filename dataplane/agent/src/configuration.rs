@@ -11,7 +11,7 @@ use std::{
 };
 
 use dataplane_control_client::{Desired, DesiredLayer};
-use foundation_runtime::durable;
+use foundation_runtime::{checked, durable};
 use proto_model::{
     AppliedConfig, ApplyStatus, Epoch, Generation,
     config::{self, Diagnostic, Effective, Layer, Tree},
@@ -71,6 +71,8 @@ pub(crate) struct Configuration {
     good: Option<Desired>,
     newest: Option<Desired>,
     in_force: InForce,
+    /// What was found damaged on disk: there is no log yet when that is read.
+    damaged: Vec<String>,
 }
 
 impl Configuration {
@@ -80,7 +82,14 @@ impl Configuration {
     /// The host's own layers are wrong by themselves.
     pub(crate) fn restore(dir: &Path, host: HostLayers) -> Result<Self, Vec<Diagnostic>> {
         let alone = config::resolve(&host.trees)?;
-        let (newest, good) = (load(&dir.join(NEWEST)), load(&dir.join(GOOD)));
+        let mut damaged = Vec::new();
+        let mut load = |file: &str| {
+            load(&dir.join(file)).unwrap_or_else(|sentence| {
+                damaged.push(sentence);
+                None
+            })
+        };
+        let (newest, good) = (load(NEWEST), load(GOOD));
         let mut rejected = None;
         let mut found = None;
         for candidate in [&newest, &good].into_iter().flatten() {
@@ -102,7 +111,12 @@ impl Configuration {
         };
         let generation = good.as_ref().map(|desired| desired.generation);
         let in_force = InForce { effective: Arc::new(effective), generation, rejected };
-        Ok(Self { dir: dir.to_path_buf(), host, good, newest, in_force })
+        Ok(Self { dir: dir.to_path_buf(), host, good, newest, in_force, damaged })
+    }
+
+    /// What was found damaged on disk, a sentence each.
+    pub(crate) fn damaged(&self) -> &[String] {
+        &self.damaged
     }
 
     /// What is in force.
@@ -278,34 +292,32 @@ fn to_bytes(desired: &Desired) -> Vec<u8> {
             })
             .collect(),
     };
-    serde_json::to_vec_pretty(&stored).expect("numbers and texts always make JSON")
+    checked::seal_json(serde_json::to_value(&stored).expect("numbers and texts always make JSON"))
 }
 
-/// A damaged file counts as none, with a line in the log: the control plane says it again.
-fn load(path: &Path) -> Option<Desired> {
+/// A damaged file counts as none, and is said: the control plane says its part again.
+fn load(path: &Path) -> Result<Option<Desired>, String> {
+    let said =
+        |reason: String| format!("{} cannot be used ({reason}): the control plane says it again", path.display());
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(path = %path.display(), %error, "A kept configuration cannot be read");
-            }
-            return None;
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(said(error.to_string())),
     };
-    let stored = serde_json::from_slice::<Stored>(&bytes).map_err(|error| error.to_string());
-    let desired = stored.and_then(|stored| {
-        Ok(Desired {
-            generation: Generation { epoch: Epoch::new(stored.epoch), number: stored.generation },
-            nonce: 0,
-            digest: hex::decode(&stored.digest).map_err(|error| error.to_string())?,
-            layers: stored
-                .layers
-                .into_iter()
-                .map(|layer| DesiredLayer { name: layer.name, revision: layer.revision, document: layer.document })
-                .collect(),
-        })
-    });
-    desired.inspect_err(|reason| tracing::warn!(path = %path.display(), reason, "A kept configuration is damaged")).ok()
+    parse(&bytes).map(Some).map_err(said)
+}
+
+fn parse(bytes: &[u8]) -> Result<Desired, String> {
+    let value = checked::open_json(bytes).map_err(|damage| damage.to_string())?;
+    let stored: Stored = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let layer =
+        |layer: StoredLayer| DesiredLayer { name: layer.name, revision: layer.revision, document: layer.document };
+    Ok(Desired {
+        generation: Generation { epoch: Epoch::new(stored.epoch), number: stored.generation },
+        nonce: 0,
+        digest: hex::decode(&stored.digest).map_err(|error| error.to_string())?,
+        layers: stored.layers.into_iter().map(layer).collect(),
+    })
 }
 
 #[cfg(test)]

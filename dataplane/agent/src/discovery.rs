@@ -21,7 +21,7 @@ use dataplane_dht::{
     RecordStore, Resolver, ResolverOptions, RingLimits, RingNode, RingOptions, StartError, connectable, ipv4_listen,
 };
 use dataplane_identity::Identity;
-use foundation_runtime::{Clock, OnEnd, TaskGroup, durable};
+use foundation_runtime::{Clock, OnEnd, TaskGroup, checked, durable};
 use futures::future::BoxFuture;
 use proto_model::{
     PublicKey,
@@ -348,13 +348,23 @@ impl Peers for Discovery {
 
 /// The ring, as the control plane last named it.
 fn kept_ring(dir: &Path) -> Vec<String> {
-    let bytes = fs::read(dir.join(RING_FILE)).unwrap_or_default();
-    let nodes: Vec<SocketAddr> = serde_json::from_slice(&bytes).unwrap_or_default();
-    texts(&nodes)
+    let path = dir.join(RING_FILE);
+    let Ok(bytes) = fs::read(&path) else { return Vec::new() };
+    let nodes = checked::open_json(&bytes).map_err(|damage| damage.to_string());
+    let nodes = nodes.and_then(|mut value| {
+        serde_json::from_value::<Vec<SocketAddr>>(value["nodes"].take()).map_err(|error| error.to_string())
+    });
+    match nodes {
+        Ok(nodes) => texts(&nodes),
+        Err(reason) => {
+            tracing::warn!(component = "dht", path = %path.display(), reason, "The kept ring of DHT nodes is damaged and not used; the control plane names it again");
+            Vec::new()
+        }
+    }
 }
 
 fn keep_ring(dir: &Path, nodes: &[String]) -> io::Result<()> {
-    durable::replace(&dir.join(RING_FILE), &serde_json::to_vec(nodes).map_err(io::Error::other)?, 0o600)
+    durable::replace(&dir.join(RING_FILE), &checked::seal_json(serde_json::json!({ "nodes": nodes })), 0o600)
 }
 
 fn texts(addresses: &[SocketAddr]) -> Vec<String> {

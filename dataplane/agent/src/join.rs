@@ -26,6 +26,7 @@ use crate::{
     defaults::QUIC_PORT,
     host,
     reach::{WayOut, way_out},
+    run,
 };
 
 /// How long a host that has joined looks whether the control plane still knows it: a unit's start waits for this.
@@ -159,15 +160,10 @@ async fn joined_before(
             name = enrolment.name,
         )));
     }
-    let identity = Identity::open(dir).map_err(JoinError::of)?;
-    let visit = match &identity {
-        Some(identity) => {
-            let tls = tls::grpc_client_config(identity).map_err(JoinError::of)?;
-            let visit = tokio::time::timeout(LOOK, look(endpoint, &tls, clock)).await;
-            visit.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))
-        }
-        None => Err("its certificate is gone".to_owned()),
-    };
+    let identity = Identity::open(dir).map_err(JoinError::of)?.ok_or_else(|| JoinError(run::lost(dir)))?;
+    let tls = tls::grpc_client_config(&identity).map_err(JoinError::of)?;
+    let visit = tokio::time::timeout(LOOK, look(endpoint, &tls, clock)).await;
+    let visit = visit.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()));
     match &visit {
         Err(why) if why.contains(FORGOTTEN) => return Ok(Again::Join),
         Err(why) if why.contains(REVOKED) => {

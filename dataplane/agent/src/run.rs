@@ -82,6 +82,9 @@ pub enum RunError {
     /// The node's certificate, or what it trusts.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A part of what `join` wrote is gone.
+    #[error("{0}")]
+    Incomplete(String),
     /// The node's place in the fleet.
     #[error(transparent)]
     Enrolment(#[from] EnrolmentError),
@@ -176,6 +179,9 @@ fn set_up_telemetry(configuration: &Configuration, dir: &Path) -> Result<Telemet
         (_, initialised) => initialised?,
     };
     metrics::describe(crate::VERSION);
+    for sentence in configuration.damaged() {
+        tracing::warn!(component = "configuration", "{sentence}");
+    }
     for warning in &configuration.in_force().effective.warnings {
         tracing::warn!(component = "configuration", "{warning}");
     }
@@ -343,7 +349,18 @@ async fn start(
 fn joined(dir: &Path) -> Result<Option<(Identity, Enrolment)>, RunError> {
     // Written last by `join`: without it the rest may be half there.
     let Some(enrolment) = Enrolment::load(dir)? else { return Ok(None) };
-    Ok(Identity::open(dir)?.map(|identity| (identity, enrolment)))
+    let identity = Identity::open(dir)?.ok_or_else(|| RunError::Incomplete(lost(dir)))?;
+    Ok(Some((identity, enrolment)))
+}
+
+/// What to say of a host that has joined and lost a part of what makes it a member.
+pub(crate) fn lost(dir: &Path) -> String {
+    let file = ["node.crt", "trust.bin"].iter().map(|name| dir.join(name)).find(|path| !path.exists());
+    format!(
+        "{} is missing, though this host has joined; restore it from a backup, or remove node.json and join anew with a token made \
+         for this node",
+        file.unwrap_or_else(|| dir.to_path_buf()).display()
+    )
 }
 
 fn wait_for_join(context: Context, member: watch::Sender<Option<Arc<Member>>>, tasks: &TaskGroup) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane_identity::CaFingerprint;
-use foundation_runtime::durable;
+use foundation_runtime::{checked, durable};
 use proto_model::{FleetId, NodeName, NodeUid};
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub enum EnrolmentError {
         source: io::Error,
     },
     /// It does not say what it should.
-    #[error("{path} is damaged ({reason}); join again, or restore it from a backup", path = path.display())]
+    #[error("{path} is damaged ({reason}); restore it from a backup, or remove it and join anew with a token made for this node", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -89,8 +89,7 @@ impl Enrolment {
             endpoints: self.endpoints.iter().map(ToString::to_string).collect(),
         };
         let path = dir.join(FILE);
-        let mut bytes = serde_json::to_vec_pretty(&form).expect("strings always make JSON");
-        bytes.push(b'\n');
+        let bytes = checked::seal_json(serde_json::to_value(&form).expect("strings always make JSON"));
         durable::replace(&path, &bytes, 0o600).map_err(|source| EnrolmentError::Io { path, source })
     }
 }
@@ -99,7 +98,7 @@ fn parse(bytes: &[u8]) -> Result<Enrolment, String> {
     fn text<E: std::fmt::Display>(error: E) -> String {
         error.to_string()
     }
-    let form: Form = serde_json::from_slice(bytes).map_err(text)?;
+    let form: Form = serde_json::from_value(checked::open_json(bytes).map_err(text)?).map_err(text)?;
     Ok(Enrolment {
         name: form.name.parse().map_err(text)?,
         uid: form.uid.parse().map_err(text)?,

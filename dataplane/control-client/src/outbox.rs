@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use foundation_runtime::durable;
+use foundation_runtime::{checked, durable};
 use prost::Message;
 use proto_rpc::agent::TransferReport;
 
@@ -36,7 +36,7 @@ impl Outbox {
             if path.extension().is_none_or(|extension| extension != "pb") {
                 continue;
             }
-            match TransferReport::decode(fs::read(&path)?.as_slice()) {
+            match parse(&fs::read(&path)?) {
                 Ok(report) => drop(ends.insert(key(&report), report)),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "A kept report is damaged and set aside");
@@ -60,7 +60,7 @@ impl Outbox {
                 durable::remove(&self.path(&oldest))?;
             }
         }
-        durable::replace(&self.path(&key), &report.encode_to_vec(), 0o600)?;
+        durable::replace(&self.path(&key), &checked::seal(&report.encode_to_vec()), 0o600)?;
         self.ends.insert(key, report.clone());
         Ok(report)
     }
@@ -84,6 +84,11 @@ impl Outbox {
     fn path(&self, (transfer, role): &Key) -> PathBuf {
         self.dir.join(format!("{transfer}.{role}.pb"))
     }
+}
+
+fn parse(file: &[u8]) -> Result<TransferReport, String> {
+    let bytes = checked::open(file).map_err(|damage| damage.to_string())?;
+    TransferReport::decode(bytes).map_err(|error| error.to_string())
 }
 
 /// Where a report belongs.

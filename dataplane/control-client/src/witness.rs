@@ -9,7 +9,7 @@ use std::{
 use foundation_merkle::{
     Checkpoint, CheckpointError, Hash, HashError, MAX_PROOF_HASHES, VerifierKey, VerifyError, verify_consistency,
 };
-use foundation_runtime::durable;
+use foundation_runtime::{checked, durable};
 use proto_rpc::agent::AuditCheckpoint;
 use serde::{Deserialize, Serialize};
 
@@ -92,8 +92,8 @@ impl Witness {
     pub(crate) fn load(dir: &Path) -> io::Result<Self> {
         let path = dir.join(FILE);
         let seen = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .inspect_err(|cause| tracing::warn!(%cause, "The remembered audit head is damaged: the next one is taken as the first"))
+            Ok(bytes) => parse(&bytes)
+                .inspect_err(|cause| tracing::warn!(path = %path.display(), cause, "The remembered audit head is damaged: the next one is taken as the first"))
                 .ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
@@ -136,11 +136,16 @@ impl Witness {
             }
         }
         let seen = Seen { epoch, checkpoint: offered.checkpoint.clone() };
-        let bytes = serde_json::to_vec(&seen).expect("a number and a text always make JSON");
+        let bytes = checked::seal_json(serde_json::to_value(&seen).expect("a number and a text always make JSON"));
         durable::replace(&self.path, &bytes, 0o600)?;
         self.seen = Some(seen);
         Ok(())
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<Seen, String> {
+    let value = checked::open_json(bytes).map_err(|damage| damage.to_string())?;
+    serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
 fn continues(before: &Checkpoint, head: &Checkpoint, offered: &AuditCheckpoint) -> Result<(), WitnessError> {

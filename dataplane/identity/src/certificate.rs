@@ -45,6 +45,12 @@ pub enum CertificateError {
     /// It is over another node's key.
     #[error("the certificate is over another key than this node's")]
     OtherKey,
+    /// The kept one is over another key than the kept one.
+    #[error("{path} is over another key than ed25519_private.key beside it, so one of the two is damaged; restore both from a backup, or remove both and node.json and join anew with a token made for this node", path = path.display())]
+    OtherKeyBeside {
+        /// The certificate's file.
+        path: PathBuf,
+    },
     /// The kept one cannot be used.
     #[error("{path} is damaged ({why}); restore it from a backup, or remove node.json and join anew with a token made for this node", path = path.display())]
     Damaged {

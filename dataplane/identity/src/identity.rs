@@ -62,7 +62,12 @@ impl Identity {
         };
         is_issued(&certificate, &trust.bundle())
             .map_err(|why| CertificateError::NotIssued { path: dir.join(crate::certificate::FILE), why })?;
-        Self::new(dir, NodeKey::load_or_create(dir)?, certificate, trust).map(Some)
+        match Self::new(dir, NodeKey::load_or_create(dir)?, certificate, trust) {
+            Err(IdentityError::Certificate(CertificateError::OtherKey)) => {
+                Err(CertificateError::OtherKeyBeside { path: dir.join(crate::certificate::FILE) }.into())
+            }
+            opened => opened.map(Some),
+        }
     }
 
     /// Keeps what an enrolment gave. The certificate is written last, so that a host that lost power on the way has not joined.

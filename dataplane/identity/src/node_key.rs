@@ -17,6 +17,8 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
+use crate::certificate;
+
 /// The private half, in a data directory.
 const PRIVATE_FILE: &str = "ed25519_private.key";
 
@@ -50,8 +52,14 @@ pub enum NodeKeyError {
         source: io::Error,
     },
     /// The file holds no Ed25519 key.
-    #[error("{path} is not an Ed25519 private key in PKCS #8 PEM; restore it from a backup, or remove it and join anew", path = path.display())]
+    #[error("{path} is damaged: it is not an Ed25519 private key in PKCS #8 PEM; restore it from a backup, or remove it, node.crt and node.json and join anew with a token made for this node", path = path.display())]
     Damaged {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// There is a certificate, and not the key that it is over.
+    #[error("{path} is missing, though node.crt beside it is over that key; restore it from a backup, or remove node.crt and node.json and join anew with a token made for this node", path = path.display())]
+    Missing {
         /// The key file.
         path: PathBuf,
     },
@@ -67,7 +75,7 @@ pub enum NodeKeyError {
 }
 
 impl NodeKey {
-    /// The key of a data directory, made there if there is none.
+    /// The key of a data directory, made there if there is none and never was one.
     ///
     /// # Errors
     /// See [`NodeKeyError`]; a key file that others may read is refused.
@@ -75,6 +83,7 @@ impl NodeKey {
         let path = dir.join(PRIVATE_FILE);
         let key = match Self::load(&path)? {
             Some(key) => key,
+            None if dir.join(certificate::FILE).exists() => return Err(NodeKeyError::Missing { path }),
             None => Self::create(&path)?,
         };
         key.keep_public(&dir.join(PUBLIC_FILE))?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use foundation_runtime::durable;
+use foundation_runtime::{checked, durable};
 use prost::Message;
 use proto_model::{Epoch, TrustBundle};
 use proto_rpc::agent as rpc;
@@ -57,10 +57,12 @@ pub enum TrustStoreError {
         source: io::Error,
     },
     /// The bundle cannot be read.
-    #[error("{path} is damaged; restore it from a backup, or remove node.crt and join anew", path = path.display())]
+    #[error("{path} is damaged ({reason}); restore it from a backup, or remove node.json and join anew with a token made for this node", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// A bundle of another fleet.
     #[error("the trust bundle is another fleet's")]
@@ -89,14 +91,10 @@ impl TrustStore {
     pub fn load(dir: &Path) -> Result<Option<Self>, TrustStoreError> {
         let path = dir.join(TRUST_FILE);
         let Some(bytes) = read(&path)? else { return Ok(None) };
-        let damaged = || TrustStoreError::Damaged { path: path.clone() };
-        let bundle = rpc::TrustBundle::decode(bytes.as_slice()).map_err(|_malformed| damaged())?;
-        let bundle = TrustBundle::try_from(bundle).map_err(|_malformed| damaged())?;
+        let bundle = parse_bundle(&bytes).map_err(|reason| TrustStoreError::Damaged { path, reason })?;
         let mut roster = load_roster(&dir.join(ROSTER_FILE), &bundle)?;
         if let Some(bytes) = read(&dir.join(REVOCATIONS_FILE))? {
-            let kept = rpc::RosterUpdate::decode(bytes.as_slice()).map_err(|_malformed| RosterError::Malformed);
-            let kept = kept.and_then(RosterUpdate::try_from).unwrap_or_default();
-            roster.carry(&roster_key(&bundle), &kept.entries);
+            roster.carry(&roster_key(&bundle), &parse_carried(&bytes, &dir.join(REVOCATIONS_FILE)));
         }
         Ok(Some(Self::new(dir, bundle, roster)))
     }
@@ -110,7 +108,7 @@ impl TrustStore {
             let path = dir.join(file);
             durable::remove(&path).map_err(|source| TrustStoreError::Io { path, source })?;
         }
-        write(&dir.join(TRUST_FILE), &rpc::TrustBundle::from(bundle.clone()).encode_to_vec())?;
+        write(&dir.join(TRUST_FILE), &seal(&bundle))?;
         Ok(Self::new(dir, bundle, Roster::default()))
     }
 
@@ -153,7 +151,7 @@ impl TrustStore {
         if bundle == *present {
             return Ok(());
         }
-        write(&self.0.dir.join(TRUST_FILE), &rpc::TrustBundle::from(bundle.clone()).encode_to_vec())?;
+        write(&self.0.dir.join(TRUST_FILE), &seal(&bundle))?;
         self.0.bundle.store(Arc::new(bundle));
         Ok(())
     }
@@ -184,7 +182,27 @@ fn keep_carried(path: &Path, entries: Vec<Signed>) -> Result<(), TrustStoreError
         return durable::remove(path).map_err(|source| TrustStoreError::Io { path: path.to_path_buf(), source });
     }
     let kept = RosterUpdate { full: false, entries, head: None };
-    write(path, &rpc::RosterUpdate::from(kept).encode_to_vec())
+    write(path, &checked::seal(&rpc::RosterUpdate::from(kept).encode_to_vec()))
+}
+
+fn seal(bundle: &TrustBundle) -> Vec<u8> {
+    checked::seal(&rpc::TrustBundle::from(bundle.clone()).encode_to_vec())
+}
+
+fn parse_bundle(file: &[u8]) -> Result<TrustBundle, String> {
+    let bytes = checked::open(file).map_err(|damage| damage.to_string())?;
+    let bundle = rpc::TrustBundle::decode(bytes).map_err(|error| error.to_string())?;
+    TrustBundle::try_from(bundle).map_err(|error| error.to_string())
+}
+
+/// The revocations that are whole: each is signed by itself. Of a damaged file it is said that some may be missing.
+fn parse_carried(file: &[u8], path: &Path) -> Vec<Signed> {
+    let bytes = checked::open(file).unwrap_or_else(|damage| {
+        tracing::error!(path = %path.display(), %damage, "The kept revocations are damaged; revoke again whoever was revoked since the backup that the control plane was restored from");
+        file.get(..file.len().saturating_sub(32)).unwrap_or_default()
+    });
+    let kept = rpc::RosterUpdate::decode(bytes).map_err(|_malformed| RosterError::Malformed);
+    kept.and_then(RosterUpdate::try_from).unwrap_or_default().entries
 }
 
 fn load_roster(path: &Path, bundle: &TrustBundle) -> Result<Roster, TrustStoreError> {

@@ -2,6 +2,7 @@
 //! jitter, files that are replaced whole, a folder held by one process.
 
 mod backoff;
+pub mod checked;
 mod clock;
 mod dir_lock;
 pub mod durable;

@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::durable;
+use serde_json::json;
+
+use crate::{checked, durable};
 
 /// The ports that were chosen in a data directory, by the name of their use; kept in `ports.json`.
 #[derive(Debug)]
@@ -28,12 +30,12 @@ pub enum PortsError {
         source: io::Error,
     },
     /// It is no list of ports.
-    #[error("{path} is damaged; remove it to have ports chosen anew", path = path.display())]
+    #[error("{path} is damaged ({reason}); restore it from a backup, or remove it to have ports chosen anew", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: serde_json::Error,
+        reason: String,
     },
 }
 
@@ -45,9 +47,7 @@ impl RememberedPorts {
     pub fn load(dir: &Path) -> Result<Self, PortsError> {
         let path = dir.join("ports.json");
         let ports = match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| PortsError::Damaged { path: path.clone(), source })?
-            }
+            Ok(bytes) => parse(&bytes).map_err(|reason| PortsError::Damaged { path: path.clone(), reason })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(PortsError::Io { path, source }),
         };
@@ -73,10 +73,14 @@ impl RememberedPorts {
             return Ok(());
         }
         self.ports.insert(usage.to_owned(), bound);
-        let bytes = serde_json::to_vec(&self.ports)
-            .map_err(|source| PortsError::Damaged { path: self.path.clone(), source })?;
+        let bytes = checked::seal_json(json!({ "ports": self.ports }));
         durable::replace(&self.path, &bytes, 0o600).map_err(|source| PortsError::Io { path: self.path.clone(), source })
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<BTreeMap<String, u16>, String> {
+    let mut value = checked::open_json(bytes).map_err(|damage| damage.to_string())?;
+    serde_json::from_value(value["ports"].take()).map_err(|error| error.to_string())
 }
 
 /// Where ports are chosen: below Linux's default `ip_local_port_range`, above what well-known services use.

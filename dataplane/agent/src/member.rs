@@ -340,6 +340,7 @@ async fn bind(
             waiting_channels: count(config.limits.waiting_channels),
             handshakes: count(config.limits.quic_handshakes),
             retry_from: count(config.limits.quic_retry_from),
+            first_packets_per_second: config.limits.quic_first_packets_per_second,
             idle_timeout: config.transport.idle_timeout,
             keep_alive: config.transport.keep_alive_interval,
         },

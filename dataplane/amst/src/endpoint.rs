@@ -20,12 +20,14 @@ use dataplane_identity::Identity;
 use foundation_listener::Gate;
 use foundation_runtime::{Clock, OnEnd, PortHolder, Protocol, TaskGroup};
 use proto_model::{ByteCount, PublicKey};
+use quinn::Runtime as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Channel, CloseReason, Limits, Session, SettingsError, TransportSettings,
     budget::Budget,
+    doorkeeper::Doorkeeper,
     lane_thread::LaneThread,
     pool::Pool,
     steering::{self, SteeredIds},
@@ -76,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) budget: Budget,
     pub(crate) pool: Pool,
+    pub(crate) doorkeeper: Doorkeeper,
     /// Handshakes that are under way.
     pub(crate) gate: Gate,
     pub(crate) retry_from: AtomicUsize,
@@ -205,13 +208,17 @@ impl Endpoint {
         let stop_threads = threads.clone().drop_guard();
         let opened = steering::open(listen, count).map_err(io)?;
         let local_addr = opened[0].local_addr().map_err(io)?;
+        let doorkeeper = Doorkeeper::new(clock.clone(), options.limits.first_packets_per_second);
         for (index, socket) in opened.into_iter().enumerate() {
             let thread = LaneThread::start(index, threads.clone()).await.map_err(io)?;
             let ids = SteeredIds { index: byte(index), count: byte(count) };
             let config = transport::endpoint_config(&options.identity, ids);
             let runtime = Arc::new(thread.clone());
-            let endpoint =
-                thread.enter(|| quinn::Endpoint::new(config, Some(server.clone()), socket, runtime)).map_err(io)?;
+            let socket = doorkeeper.keep(runtime.wrap_udp_socket(socket).map_err(io)?);
+            let server = Some(server.clone());
+            let endpoint = thread
+                .enter(|| quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime))
+                .map_err(io)?;
             sockets.push(Socket { endpoint, thread });
         }
         let (sender, receiver) = mpsc::channel(options.limits.waiting_channels.max(1));
@@ -224,6 +231,7 @@ impl Endpoint {
             instance: rand::random(),
             sockets,
             pool: Pool::default(),
+            doorkeeper,
             gate: Gate::new("limits.quic_handshakes", options.limits.handshakes),
             retry_from: AtomicUsize::new(options.limits.retry_from),
             incoming: sender,
@@ -258,6 +266,8 @@ impl Endpoint {
     /// # Errors
     /// See [`DialError`].
     pub async fn session(&self, peer: PublicKey, addresses: &[SocketAddr]) -> Result<Session, DialError> {
+        // What comes from there is the answer.
+        addresses.iter().for_each(|address| self.0.shared.doorkeeper.know(address.ip()));
         dial::session(&self.0.shared, &self.0.dials, peer, addresses).await
     }
 

@@ -14,6 +14,7 @@
 mod budget;
 mod channel;
 mod close;
+mod doorkeeper;
 mod endpoint;
 mod frames;
 mod lane_thread;

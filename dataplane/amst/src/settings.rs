@@ -88,6 +88,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// From so many handshakes on a dialler has to show first that it receives what is sent to its address.
     pub retry_from: usize,
+    /// First packets of connections of one address in a second.
+    pub first_packets_per_second: u32,
     /// A peer that is not heard of for so long is taken for dead. Below three probe time-outs of the path quinn waits for these.
     pub idle_timeout: Duration,
     /// How often a silent session is kept alive; a quarter of the idle time-out or less survives lost packets.
@@ -104,6 +106,7 @@ impl Default for Limits {
             waiting_channels: 64,
             handshakes: 256,
             retry_from: 64,
+            first_packets_per_second: 50,
             idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_millis(1500),
         }

@@ -147,6 +147,13 @@ fn datagrams_of_strangers_cost_little_and_make_little() -> Result<()> {
     // RFC 9000 8.1: three times as much before an address is validated.
     ensure!(echo.bytes_in <= 3 * echo.bytes_out, "{echo:?}");
     ensure!(limit_hits(&bed.fleet.agents[1].metrics(), "limits.quic_retry_from")? > 0.0, "no Retry under load");
+    // More than that is not even looked at, and the main job goes on beside it.
+    let (_, phase) =
+        bed.phase(|targets| (0..20).map(|_| quic::send(targets.quic, &initials, 4, 0)).collect::<Result<Vec<_>>>())?;
+    check(&bed, &phase, &before)?;
+    ensure!(phase.goodput > 0.0, "{phase:?}");
+    let hits = limit_hits(&bed.fleet.agents[1].metrics(), "limits.quic_first_packets_per_second")?;
+    ensure!(hits > 0.0, "20,000 first packets of 4 addresses were all looked at");
 
     // A flood of questions from one network is answered in bounds, and the fleet's own look-ups go on.
     let ((asked, answered, answers), phase) = bed.phase(|targets| datagrams::ask(targets.dht, 20_000, 200))?;

@@ -68,6 +68,7 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming, thread: LaneThread) -> 
         return Err(refuse(&connection, Code::NotAMember));
     }
     let stream = (send, receive);
+    shared.doorkeeper.know(connection.remote_address().ip());
     if hello.lane == 0 {
         open_session(shared, (connection, peer), hello, stream, thread).await
     } else {

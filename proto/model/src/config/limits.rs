@@ -24,6 +24,8 @@ pub struct Limits {
     pub quic_handshakes: u32,
     /// From so many handshakes on, who dials has to show first that it receives at its address.
     pub quic_retry_from: u32,
+    /// First packets of QUIC connections of one address in a second; addresses of peers have five times as many.
+    pub quic_first_packets_per_second: u32,
     /// Transfers that are sent at once.
     pub sending_transfers: u32,
     /// Transfers that are received at once.
@@ -63,6 +65,7 @@ impl Limits {
             waiting_channels: section.number("waiting_channels", 1..=65_536),
             quic_handshakes: section.number("quic_handshakes", 1..=65_536),
             quic_retry_from: section.number("quic_retry_from", 0..=65_536),
+            quic_first_packets_per_second: section.number("quic_first_packets_per_second", 1..=1_000_000),
             sending_transfers: section.number("sending_transfers", 1..=1024),
             receiving_transfers: section.number("receiving_transfers", 1..=1024),
             roster_entries: section.number("roster_entries", 100..=1_000_000),

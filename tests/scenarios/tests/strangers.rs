@@ -10,13 +10,15 @@ use tests_strangers::{
     held::{self, Say},
     http2::{self, Flood},
     measure::{honest_http, limit_hits, metric, usage},
-    quic,
+    peer, quic,
 };
 use tonic::Code;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a phase of strangers may add to a program's memory: budgets are far below, this is the allocator's and a debug build's.
 const MEMORY: u64 = 256 << 20;
+/// `limits.receive_budget`, by default.
+const RECEIVE_BUDGET: u64 = 128 << 20;
 
 fn options(limits: &[&str]) -> FleetOptions {
     let arguments = limits.iter().flat_map(|limit| ["--limit".to_owned(), (*limit).to_owned()]).collect();
@@ -49,7 +51,7 @@ fn check(bed: &Bed, phase: &tests_strangers::Phase, before: &[tests_strangers::m
 async fn connections_that_say_little_are_taken_back_and_keep_nobody_out() -> Result<()> {
     // Few places, so that few strangers fill them.
     let bed = bed(&[
-        "grpc_strangers=24",
+        "grpc_strangers=40",
         "http_connections=64",
         "handshake_seconds=2",
         "head_seconds=2",
@@ -79,7 +81,7 @@ async fn connections_that_say_little_are_taken_back_and_keep_nobody_out() -> Res
         })
     })?;
     check(&bed, &phase, &before)?;
-    // 90 strangers a port, and places for 24 or 64; the agent's are 256, and no more than these and what is just being closed.
+    // 90 strangers a port, and places for 40 or 64; the agent's are 256, and no more than these and what is just being closed.
     for (peak, most) in
         phase.peaks.iter().zip([before[0].files + 3 * 64 + 200, u64::MAX, before[2].files + 2 * 256 + 200])
     {
@@ -106,7 +108,7 @@ async fn connections_that_say_little_are_taken_back_and_keep_nobody_out() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_within_a_connection_end_it_and_nothing_else() -> Result<()> {
-    let bed = bed(&["grpc_stranger_seconds=3", "head_seconds=2"])?;
+    let bed = bed(&["grpc_stranger_seconds=4", "head_seconds=2"])?;
     let before: Vec<_> = bed.pids().into_iter().map(usage).collect();
     let handle = tokio::runtime::Handle::current();
     let ((), phase) = tokio::task::block_in_place(|| {
@@ -120,7 +122,7 @@ async fn floods_within_a_connection_end_it_and_nothing_else() -> Result<()> {
                 for preface in [false, true] {
                     let kept = http2::idle(targets.grpc, bed.ca, preface, Duration::from_secs(20)).await?;
                     let kept = kept.with_context(|| format!("a stranger (preface: {preface}) stands for 20 s"))?;
-                    ensure!(kept < Duration::from_secs(6), "kept for {kept:?}");
+                    ensure!(kept < Duration::from_secs(7), "kept for {kept:?}");
                 }
                 let endpoint = targets.grpc.to_string();
                 let large = calls::oversized(&endpoint, bed.ca, 5 << 20, false).await?;
@@ -160,7 +162,12 @@ fn datagrams_of_strangers_cost_little_and_make_little() -> Result<()> {
     println!("asked {asked} bytes, answered {answered} ({answers} answers)");
     check(&bed, &phase, &before)?;
     ensure!(answers < 12_000, "{answers} of 20000 questions of strangers were answered");
-    ensure!(limit_hits(&bed.fleet.control_plane.metrics(), "limits.dht_requests_per_second")? > 0.0, "not counted");
+    // Where the machine is busy, the system drops most of them before the node sees them.
+    let metrics = bed.fleet.control_plane.metrics();
+    eventually("a question too many to be counted", LIMIT, || {
+        datagrams::ask(bed.targets.dht, 2000, 20)?;
+        Ok((limit_hits(&metrics, "limits.dht_requests_per_second")? > 0.0).then_some(()))
+    })?;
     Ok(())
 }
 
@@ -226,5 +233,39 @@ fn limits_that_are_lowered_hold() -> Result<()> {
         .collect::<Result<_>>()?;
     ensure!(statuses.iter().any(|status| status == "429"), "{statuses:?}");
     ensure!(limit_hits(&agent.metrics(), "limits.http_requests_per_second")? > 0.0, "not counted");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_turned_gets_its_share_of_memory_and_the_main_job_goes_on() -> Result<()> {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let agents = ["site-a", "site-b", "turned"].map(str::to_owned).to_vec();
+    let mut bed = Bed::start(4 << 20, &FleetOptions { agents, ..options(&[]) })?;
+    // It dials by itself from now on.
+    bed.fleet.agents[2].stop()?;
+    let dir = bed.fleet.agents[2].dir().to_path_buf();
+    bed.fleet.agents.truncate(2);
+    let before: Vec<_> = bed.pids().into_iter().map(usage).collect();
+    let handle = tokio::runtime::Handle::current();
+    // What the main job takes by itself.
+    let ((), alone) = bed.phase(|_| {
+        std::thread::sleep(Duration::from_secs(6));
+        Ok(())
+    })?;
+    for rules in [peer::Rules::Broken, peer::Rules::Kept] {
+        let (taken, phase) = tokio::task::block_in_place(|| {
+            bed.phase(|targets| {
+                let hostile = peer::hostile(&dir, "site-b", targets.quic, 100, rules, Duration::from_secs(8));
+                handle.block_on(hostile)
+            })
+        })?;
+        check(&bed, &phase, &before)?;
+        let more = phase.peaks[2].rss_bytes.saturating_sub(alone.peaks[2].rss_bytes);
+        let share = 100.0 * phase.goodput / alone.goodput;
+        eprintln!("{rules:?}: {taken:?}; {} MiB more, goodput {share:.0} %", more >> 20);
+        ensure!(taken.connections > 8 && phase.goodput > 0.0, "{taken:?} {phase:?}");
+        // R21: the budget, and a fifth.
+        ensure!(more < RECEIVE_BUDGET / 5 * 6, "{rules:?}: {more} bytes more; {taken:?}");
+    }
     Ok(())
 }

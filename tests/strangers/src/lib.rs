@@ -12,6 +12,7 @@ pub mod datagrams;
 pub mod held;
 pub mod http2;
 pub mod measure;
+pub mod peer;
 pub mod quic;
 mod sources;
 

@@ -260,6 +260,13 @@ pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
     }
 }
 
+/// Channels are opened on the first lane alone: on another one nobody would read what is sent.
+pub(super) async fn none(session: Session, lane: Arc<Lane>) {
+    if lane.connection.accept_bi().await.is_ok() {
+        session.close(CloseReason::Protocol("a channel on a lane that is not the first".to_owned()));
+    }
+}
+
 async fn take(session: &Session, (mut send, mut receive): (SendStream, RecvStream)) {
     let frame = read_frame(&mut receive).await.and_then(|frame| Ok(OpenChannel::decode(&frame)?));
     let open = match frame {

@@ -75,7 +75,10 @@ impl Session {
 
     /// Takes and starts a further lane.
     pub(crate) fn add_lane(&self, lane: Lane) {
-        self.start_lane(&self.hold(lane));
+        let lane = self.hold(lane);
+        self.start_lane(&lane);
+        let watching = channels::none(self.clone(), Arc::clone(&lane));
+        lane.thread.enter(|| self.0.shared.tasks.spawn("amst lane streams", OnEnd::Expected, watching));
     }
 
     /// Starts a lane. One that comes after the session's end is closed at once.

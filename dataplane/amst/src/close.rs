@@ -131,9 +131,12 @@ impl Code {
         }
     }
 
-    /// Whether QUIC's own code says that the peer refused our certificate: 0x100 and a TLS alert about certificates (RFC 8446 6.2).
+    /// Whether QUIC's own code says that the peer refused our certificate: 0x100 and a TLS alert about certificates, or about the signature
+    /// in one (RFC 8446 6.2).
     pub(crate) fn is_certificate_refusal(code: TransportErrorCode) -> bool {
-        (0x100 + 42..=0x100 + 49).contains(&u64::from(code))
+        /// What a certificate of another CA of the same name gets.
+        const DECRYPT_ERROR: u64 = 51;
+        u64::from(code).checked_sub(0x100).is_some_and(|alert| matches!(alert, 42..=49 | DECRYPT_ERROR))
     }
 }
 

@@ -104,7 +104,10 @@ pub fn fail_agents(seed: u64, few: Option<(usize, usize)>) -> Result<()> {
     for (end, case) in receiver.iter().map(|case| (1, case)).chain(sender.iter().map(|case| (0, case))) {
         match one(&mut fleet, &cli, end, case, &mut random) {
             Ok(outcome) => eprintln!("site {end}: {} {} {}: {outcome}", case.calls, case.error, case.when),
-            Err(error) => wrong.push(format!("site {end}: {case:?}: {error:#}")),
+            Err(error) => {
+                eprintln!("site {end}: {} {} {}: WRONG", case.calls, case.error, case.when);
+                wrong.push(format!("site {end}: {case:?}: {error:#}"));
+            }
         }
     }
     ensure!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n\n"));

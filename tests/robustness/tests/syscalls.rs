@@ -61,7 +61,7 @@ fn seed() -> u64 {
 
 #[test]
 fn a_failing_disk_is_never_taken_for_one_that_holds_what_it_was_given() -> Result<()> {
-    if has_strace() { fail_agents(seed(), Some((4, 1))) } else { Ok(()) }
+    if has_strace() { fail_agents(seed(), Some((3, 1))) } else { Ok(()) }
 }
 
 #[test]

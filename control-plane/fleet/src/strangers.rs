@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use proto_model::NodeUid;
@@ -11,6 +12,9 @@ use crate::message::RosterPosition;
 
 /// Hosts that are remembered of each kind: enough to see what is the matter.
 const MAX_REMEMBERED: usize = 1_000;
+
+/// A host that is unknown tries again every 15 s at most: one that was not heard of for so long was let in again, by another uid, or is gone.
+const UNKNOWN_FOR: Duration = Duration::from_secs(120);
 
 /// A host with a certificate of this fleet that the database does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct UnknownMember {
     pub hostname: String,
     /// Where it comes from.
     pub remote: String,
+    /// When it was heard of last.
+    pub heard: Instant,
 }
 
 /// An agent that holds a newer roster than this database.
@@ -72,11 +78,28 @@ impl Strangers {
         }
     }
 
-    pub(crate) fn unknown_members(&self) -> Vec<UnknownMember> {
-        lock(&self.unknown).values().cloned().collect()
+    pub(crate) fn unknown_members(&self, now: Instant) -> Vec<UnknownMember> {
+        let mut unknown = lock(&self.unknown);
+        unknown.retain(|_, member| now.saturating_duration_since(member.heard) < UNKNOWN_FOR);
+        unknown.values().cloned().collect()
     }
 
     pub(crate) fn agents_ahead(&self) -> Vec<AheadOfUs> {
         lock(&self.ahead).values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_was_let_in_again_is_unknown_no_longer() {
+        let (strangers, heard) = (Strangers::default(), foundation_runtime::Clock::system().now());
+        let uid = NodeUid::new(uuid::Uuid::nil());
+        let member = UnknownMember { uid, hostname: "host".to_owned(), remote: "192.0.2.1:1".to_owned(), heard };
+        assert!(strangers.unknown(member.clone()) && !strangers.unknown(member));
+        assert_eq!(strangers.unknown_members(heard + UNKNOWN_FOR / 2).len(), 1);
+        assert!(strangers.unknown_members(heard + UNKNOWN_FOR).is_empty());
     }
 }

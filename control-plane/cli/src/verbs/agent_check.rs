@@ -12,7 +12,12 @@ use super::{
     finding::{category, good, warn, wrong},
     local_check, node_check, short,
 };
-use crate::{args::Global, connection::local_agent, failure::Failure, units};
+use crate::{
+    args::Global,
+    connection::{agent_socket, local_agent},
+    failure::Failure,
+    units,
+};
 
 /// Peers that are tried: enough to see a firewall, few enough to be quick.
 const MAX_PEERS: usize = 16;
@@ -27,7 +32,9 @@ pub(super) async fn local(global: &Global, nodes: &[Node]) -> Vec<CheckCategory>
         Err(status) => {
             let failure = Failure::from(status);
             let hint = "is dwcp-agent running (systemctl status dwcp-agent), and are you in its socket's group?";
-            return vec![category(NAME, vec![wrong("this host's agent answers", &failure.message, hint)])];
+            // Its data directory may be all that is left of one that was taken away.
+            let say = if global.agent_socket.is_some() || agent_socket(global).exists() { wrong } else { warn };
+            return vec![category(NAME, vec![say("this host's agent answers", &failure.message, hint)])];
         }
     };
     let mut checks = vec![joined(&status), connected(&status), opened(&status)];

@@ -1,6 +1,6 @@
 //! `dwcp check`: is everything as it should be, and if not, what to do.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use foundation_runtime::Clock;
 use proto_rpc::v1::{
@@ -61,7 +61,9 @@ async fn fleet(global: &Global, clock: &Clock) -> Vec<CheckCategory> {
             Vec::new()
         }
     };
-    if agent_socket(global).exists() {
+    let socket = agent_socket(global);
+    // A stopped agent takes its socket along, and leaves its data directory.
+    if socket.exists() || global.agent_socket.is_some() || socket.parent().is_some_and(Path::exists) {
         categories.extend(agent_check::local(global, &nodes).await);
     }
     categories

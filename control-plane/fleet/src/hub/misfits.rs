@@ -59,7 +59,8 @@ impl Hub {
 
     pub(super) fn remember_unknown(&self, node: NodeUid, remote: &str, hello: &Hello) {
         let hostname = hello.facts.hostname.clone();
-        let member = UnknownMember { uid: node, hostname: hostname.clone(), remote: remote.to_owned() };
+        let (heard, from) = (self.0.clock.now(), remote.to_owned());
+        let member = UnknownMember { uid: node, hostname: hostname.clone(), remote: from, heard };
         if self.0.strangers.unknown(member) {
             tracing::warn!(
                 component = "fleet",
@@ -78,7 +79,7 @@ impl Hub {
     }
 
     pub(crate) fn unknown_members(&self) -> Vec<UnknownMember> {
-        self.0.strangers.unknown_members()
+        self.0.strangers.unknown_members(self.0.clock.now())
     }
 
     pub(crate) fn agents_ahead(&self) -> Vec<AheadOfUs> {

@@ -20,6 +20,8 @@ use proto_model::{FleetId, PublicKey};
 
 use super::Fallen;
 
+mod lying;
+
 const LOCALHOST: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
 #[derive(Debug)]

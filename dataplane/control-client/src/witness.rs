@@ -137,8 +137,9 @@ impl Witness {
         }
         let seen = Seen { epoch, checkpoint: offered.checkpoint.clone() };
         let bytes = checked::seal_json(serde_json::to_value(&seen).expect("a number and a text always make JSON"));
-        durable::replace(&self.path, &bytes, 0o600)?;
+        // Also where it cannot be kept: the next proof starts from this one.
         self.seen = Some(seen);
+        durable::replace(&self.path, &bytes, 0o600)?;
         Ok(())
     }
 }
@@ -214,6 +215,19 @@ mod tests {
         assert_eq!(witness.checkpoint(), Some(log.head("fleet", 0, 5).checkpoint.as_str()));
         let shrank = witness.offer(&log.head("fleet", 0, 4), &log.verifier(), 1).unwrap_err();
         assert!(matches!(shrank, WitnessError::Shrank { seen: 5, offered: 4 }) && shrank.is_tampering());
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_kept_is_followed_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::of(&["a", "b", "c", "d", "e"]);
+        let mut witness = Witness::load(dir.path()).unwrap();
+        fs::remove_dir(dir.path()).unwrap();
+        let unkept = witness.offer(&log.head("fleet", 0, 3), &log.verifier(), 1).unwrap_err();
+        assert!(matches!(unkept, WitnessError::Io(_)));
+        fs::create_dir(dir.path()).unwrap();
+        witness.offer(&log.head("fleet", 3, 5), &log.verifier(), 1).unwrap();
+        assert_eq!(Witness::load(dir.path()).unwrap().size(), 5);
     }
 
     #[test]

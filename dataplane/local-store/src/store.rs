@@ -207,11 +207,19 @@ where
     W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
 {
     let mut connection = pool.acquire().await?;
-    // A transaction that begins as a reader and then writes fails at once when another writes, whatever the time-out.
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let value = work(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(value)
+    let result = async {
+        // A transaction that begins as a reader and then writes fails at once when another writes, whatever the time-out.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let value = work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(value)
+    }
+    .await;
+    if result.is_err() {
+        // On a disk that fails SQLite ends a transaction by itself, unseen by the driver, which would begin no other on this connection.
+        connection.close_on_drop();
+    }
+    result
 }
 
 #[cfg(test)]

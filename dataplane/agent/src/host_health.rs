@@ -188,22 +188,27 @@ mod tests {
     fn a_root_that_is_missing_or_no_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let none = ByteCount::new(0);
-        let fine = look(dir.path(), &root(dir.path(), false), none);
+        let state = tempfile::tempdir().unwrap();
+        let look = |root| look(state.path(), &root, none);
+        let fine = look(root(dir.path(), false));
         assert_eq!(fine.0, Level::Healthy, "{}", fine.1);
-        let missing = look(dir.path(), &root(&dir.path().join("gone"), true), none);
+        let own = look(root(state.path(), false));
+        assert!(own.1.contains("is the agent's own data directory"), "{}", own.1);
+        let missing = look(root(&dir.path().join("gone"), true));
         assert_eq!(missing.0, Level::Degraded);
         assert!(missing.1.starts_with("root data: ") && missing.1.contains("gone does not exist"), "{}", missing.1);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(look(dir.path(), &root(&file, false), none).1.contains("is no folder"));
+        assert!(look(root(&file, false)).1.contains("is no folder"));
     }
 
     #[test]
     fn room_below_the_reserve_is_named_where_something_is_received() {
         let dir = tempfile::tempdir().unwrap();
-        let full = look(dir.path(), &root(dir.path(), false), ByteCount::gib(1 << 30));
+        let state = tempfile::tempdir().unwrap();
+        let full = look(state.path(), &root(dir.path(), false), ByteCount::gib(1 << 30));
         assert_eq!(full.0, Level::Degraded);
         assert!(full.1.contains("storage.reserve"), "{}", full.1);
-        assert_eq!(look(dir.path(), &root(dir.path(), true), ByteCount::gib(1 << 30)).0, Level::Healthy);
+        assert_eq!(look(state.path(), &root(dir.path(), true), ByteCount::gib(1 << 30)).0, Level::Healthy);
     }
 }

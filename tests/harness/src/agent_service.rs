@@ -85,5 +85,6 @@ async fn connect(endpoint: &str, ca: CaFingerprint, shown: Option<Shown>) -> Res
         tls.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
     }
     let tcp = TcpStream::connect(endpoint).await.with_context(|| format!("connect to {endpoint}"))?;
+    tcp.set_nodelay(true)?;
     TlsConnector::from(Arc::new(tls)).connect(control_plane_name(), tcp).await.context("TLS")
 }

@@ -22,6 +22,12 @@ fn agents_move_files_and_keep_their_configuration_while_all_of_the_control_plane
     fs::write(&file, "compression:\n  level: 2\n")?;
     cli.ok(&["config", "set", "fleet", &file.display().to_string()])?;
     rig.all_ready(LIMIT)?;
+    // Known peers stay known; who was never looked up before cannot be found when there is nobody to ask.
+    for agent in &rig.agents {
+        eventually("every agent to have found the others", LIMIT, || {
+            Ok(agent.process().output().contains("Filtered 2 peers as connectable").then_some(()))
+        })?;
+    }
     let digests: Vec<_> = rig.agents.iter().map(|agent| agent_digest(&agent.http())).collect::<Result<_>>()?;
 
     // Two transfers are under way when everything central dies.

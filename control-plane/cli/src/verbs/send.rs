@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use foundation_runtime::Clock;
 use proto_rpc::{
     agent::{GetLocalStatusRequest, ResolvePathRequest, SendDirectRequest},
     v1::{CreateTransferRequest, TransferSpec},
@@ -16,7 +17,7 @@ use super::{follow, once, ping::no_agent, request_id, resource};
 use crate::{
     args::{Global, Send},
     connection::{Connection, local_agent},
-    failure::Failure,
+    failure::{Exit, Failure},
     output::Output,
     progress::TransferBar,
 };
@@ -79,17 +80,27 @@ async fn direct(global: &Global, output: &Output, send: Send, destination: Desti
         dry_run: send.dry_run,
         traceparent: foundation_telemetry::propagation::traceparent(&tracing::Span::current()).unwrap_or_default(),
     };
-    let mut agent = local_agent(global);
-    let mut stream = agent.send_direct(request).await.map_err(|status| no_agent(global, status))?.into_inner();
     let bar = TransferBar::new(output);
-    let mut last = None;
-    while let Some(event) = stream.message().await? {
-        let Some(transfer) = event.transfer else { continue };
-        bar.show(&transfer);
-        last = Some(transfer);
-    }
+    let clock = Clock::system();
+    let deadline = send.timeout.map(|timeout| clock.now() + timeout);
+    let until_end = async {
+        let mut agent = local_agent(global);
+        let mut stream = agent.send_direct(request).await.map_err(|status| no_agent(global, status))?.into_inner();
+        let mut last = None;
+        while let Some(event) = stream.message().await? {
+            let Some(transfer) = event.transfer else { continue };
+            bar.show(&transfer);
+            last = Some(transfer);
+        }
+        Ok::<_, Failure>(last)
+    };
+    let late = || Failure::new(Exit::TimedOut, "it has not ended in time; the agent sends on, and its log says more");
+    let last = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), until_end).await.unwrap_or_else(|_late| Err(late())),
+        None => until_end.await,
+    };
     bar.finish();
-    match last {
+    match last? {
         Some(transfer) if follow::has_ended(transfer.state()) => follow::report(output, &transfer),
         Some(_) | None => Err(Failure::failed("the agent broke off; it sends on, and its log says more")),
     }

@@ -49,11 +49,11 @@ fn private(number: u8) -> PeerMetadata {
 /// when the agent is not writing, which `sqlite3` does not by itself.
 async fn operator(bench: &Bench, sql: &'static str) -> String {
     let path = bench.store.path();
-    if let Ok(done) = Command::new("sqlite3").args(["-cmd", ".timeout 5000"]).arg(path).arg(sql).output() {
+    if let Ok(done) = Command::new("sqlite3").args(["-cmd", ".timeout 60000"]).arg(path).arg(sql).output() {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         return String::from_utf8(done.stdout).unwrap().trim().to_owned();
     }
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(5));
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(60));
     let mut db = SqliteConnection::connect_with(&options).await.unwrap();
     let rows = sqlx::query(sql).fetch_all(&mut db).await.unwrap();
     let cell = |row: &sqlx::sqlite::SqliteRow, at: usize| {

@@ -36,6 +36,9 @@ pub enum DataDirError {
         /// What the file system answered.
         source: io::Error,
     },
+    /// Others may write there.
+    #[error("others can write to the data directory {path}, and put keys of their own there: chmod go-w {path}", path = .0.display())]
+    OpenToOthers(PathBuf),
     /// Another process holds it.
     #[error(transparent)]
     Lock(#[from] DirLockError),
@@ -90,6 +93,9 @@ impl DataDir {
         // Others may pass through, to the cluster of their own, and see nothing: what is secret is 0600.
         durable::create_dir(asked, 0o711).map_err(io)?;
         let path = asked.canonicalize().map_err(io)?;
+        if durable::is_open_to_others(&path).map_err(io)? {
+            return Err(DataDirError::OpenToOthers(path));
+        }
         check_owner(&path)?;
         let serving = path.join("ready.json").exists();
         let wait = if serving { SERVING_PREDECESSOR } else { PREDECESSOR };

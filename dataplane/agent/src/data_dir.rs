@@ -2,7 +2,7 @@
 
 use std::{
     env, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,9 @@ pub enum DataDirError {
         /// Why.
         source: io::Error,
     },
+    /// Others may write there.
+    #[error("others can write to the data directory {dir}, and put keys of their own there: chmod go-w {dir}", dir = .0.display())]
+    OpenToOthers(PathBuf),
     /// Root would leave files there that its owner cannot read.
     #[error("the agent in {dir} is the user {owner}'s, and root must not run it: systemctl start dwcp-agent, or runuser -u {owner} -- dwcp-agent run …", dir = .dir.display())]
     OfOther {
@@ -88,11 +91,9 @@ pub(crate) fn prepare(given: Option<PathBuf>) -> Result<PathBuf, DataDirError> {
     let dir = given.unwrap_or_else(default_dir);
     let made = durable::create_dir(&dir, 0o700).and_then(|()| dir.canonicalize());
     let dir = made.map_err(|source| DataDirError::Io { dir, source })?;
-    match dir.metadata() {
-        Ok(data) if data.permissions().mode() & 0o022 != 0 => {
-            tracing::warn!(dir = %dir.display(), "Others can write to the data directory; chmod go-w it");
-        }
-        _fine => {}
+    match durable::is_open_to_others(&dir) {
+        Ok(false) => Ok(dir),
+        Ok(true) => Err(DataDirError::OpenToOthers(dir)),
+        Err(source) => Err(DataDirError::Io { dir, source }),
     }
-    Ok(dir)
 }

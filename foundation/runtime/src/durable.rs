@@ -51,6 +51,14 @@ pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     sync_folder(path)
 }
 
+/// Whether others than its owner may put files there, and so replace what a program keeps.
+///
+/// # Errors
+/// What the file system answers.
+pub fn is_open_to_others(folder: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(folder)?.permissions().mode() & 0o022 != 0)
+}
+
 /// Removes a file durably; one that is not there is fine.
 ///
 /// # Errors

@@ -191,11 +191,18 @@ fn a_start_that_cannot_be_says_so_in_one_line_with_what_to_do() -> Result<()> {
     ensure!(geteuid().is_root(), "the rest mounts file systems, which needs root: run it as root");
     for (name, program) in [("a", agent(&scratch.folder("ro-a")?, &[])?), ("s", server(&scratch.folder("ro-s")?)?)] {
         let dir = scratch.folder(&format!("ro-{name}"))?;
-        let said = refused(&mut mounted(&dir, "-o ro", "true", &program))?;
+        let said = refused(&mut mounted(&dir, "-o ro,mode=755", "true", &program))?;
         assert!(said.contains(&dir.display().to_string()) && said.contains("Read-only file system"), "{said}");
         let fill = format!("{{ head -c 2M /dev/zero >{}/fill || true; }} 2>/dev/null", dir.display());
         let said = refused(&mut mounted(&dir, "-o size=1M,mode=755", &fill, &program))?;
         assert!(said.contains(&dir.display().to_string()) && said.contains("No space left on device"), "{said}");
+    }
+
+    let open = scratch.folder("open")?;
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
+    for mut program in [agent(&open, &[])?, server(&open)?] {
+        let said = refused(&mut program)?;
+        assert!(said.contains("others can write to the data directory") && said.contains("chmod go-w"), "{said}");
     }
 
     // Somebody else's: neither may a stranger use it, nor root leave files there that its owner cannot read.

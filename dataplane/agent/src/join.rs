@@ -79,10 +79,19 @@ pub async fn join(
     let dir = data_dir::prepare(args.data_dir.clone()).map_err(JoinError::of)?;
     let mut again = false;
     if let Some(enrolment) = Enrolment::load(&dir).map_err(JoinError::of)? {
+        let name = enrolment.name.clone();
         let todo = joined_before(enrolment, &endpoint, pinned, &dir, (clock, out)).await?;
         let has_token = args.token.is_some() || args.token_file.is_some();
         if todo == Again::Nothing {
-            return Ok(());
+            return match args.name.filter(|wished| *wished != name.to_string()) {
+                Some(wished) => say(
+                    out,
+                    format_args!(
+                        "‼ it stays nodes/{name}: a host that has joined takes no other name, so not `{wished}`"
+                    ),
+                ),
+                None => Ok(()),
+            };
         }
         if !has_token {
             return Err(JoinError(format!(

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::{
     binaries::binary,
     control_plane::ControlPlane,
+    held_ports::HeldPorts,
     process::Process,
     ready::{field, ready},
 };
@@ -47,6 +48,8 @@ pub struct Agent {
     dir: PathBuf,
     options: AgentOptions,
     ready: Value,
+    /// While it does not run.
+    held: HeldPorts,
 }
 
 impl Agent {
@@ -84,7 +87,7 @@ impl Agent {
     pub fn start(dir: &Path, options: AgentOptions) -> Result<Self> {
         let mut process = Self::spawn(dir, &options)?;
         let ready = ready(&mut process, dir).context("the agent does not come to serve")?;
-        Ok(Self { process, dir: dir.to_path_buf(), options, ready })
+        Ok(Self { process, dir: dir.to_path_buf(), options, ready, held: HeldPorts::default() })
     }
 
     fn spawn(dir: &Path, options: &AgentOptions) -> Result<Process> {
@@ -123,7 +126,9 @@ impl Agent {
     /// # Errors
     /// It cannot be waited for.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.kill()
+        self.process.kill()?;
+        self.held = HeldPorts::of(&self.ready);
+        Ok(())
     }
 
     /// Stops it gracefully.
@@ -133,6 +138,7 @@ impl Agent {
     pub fn stop(&mut self) -> Result<()> {
         let status = self.process.stop(STOP_LIMIT)?;
         ensure!(status.success(), "the agent ended with {status}:\n{}", self.process.output());
+        self.held = HeldPorts::of(&self.ready);
         Ok(())
     }
 
@@ -141,6 +147,7 @@ impl Agent {
     /// # Errors
     /// It does not come to serve.
     pub fn restart(&mut self) -> Result<()> {
+        self.held = HeldPorts::default();
         self.process = Self::spawn(&self.dir, &self.options)?;
         self.ready = ready(&mut self.process, &self.dir).context("the agent does not come to serve again")?;
         Ok(())
@@ -151,10 +158,11 @@ impl Agent {
     /// # Errors
     /// It had ended by itself.
     pub fn restart_briefly(&mut self, life: Duration) -> Result<()> {
+        self.held = HeldPorts::default();
         self.process = Self::spawn(&self.dir, &self.options)?;
         thread::sleep(life);
         self.process.check_alive().context("the agent did not start again")?;
-        self.process.kill()
+        self.kill()
     }
 
     /// Fails when it has ended by itself.

@@ -15,6 +15,7 @@ use crate::{
     api::Api,
     binaries::binary,
     cli::Cli,
+    held_ports::HeldPorts,
     process::Process,
     ready::{field, ready},
 };
@@ -40,6 +41,8 @@ pub struct ControlPlane {
     dir: PathBuf,
     options: ControlPlaneOptions,
     ready: Value,
+    /// While it does not run.
+    held: HeldPorts,
 }
 
 impl ControlPlane {
@@ -51,7 +54,7 @@ impl ControlPlane {
         fs::create_dir_all(dir)?;
         let mut process = Self::spawn(dir, &options)?;
         let ready = ready(&mut process, dir).context("the control plane does not come to serve")?;
-        Ok(Self { process, dir: dir.to_path_buf(), options, ready })
+        Ok(Self { process, dir: dir.to_path_buf(), options, ready, held: HeldPorts::default() })
     }
 
     /// Starts the process without waiting for it to serve.
@@ -84,7 +87,9 @@ impl ControlPlane {
     /// # Errors
     /// It cannot be waited for.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.kill()
+        self.process.kill()?;
+        self.held = HeldPorts::of(&self.ready);
+        Ok(())
     }
 
     /// Stops it gracefully.
@@ -94,6 +99,7 @@ impl ControlPlane {
     pub fn stop(&mut self) -> Result<()> {
         let status = self.process.stop(STOP_LIMIT)?;
         anyhow::ensure!(status.success(), "the control plane ended with {status}:\n{}", self.process.output());
+        self.held = HeldPorts::of(&self.ready);
         Ok(())
     }
 
@@ -102,6 +108,7 @@ impl ControlPlane {
     /// # Errors
     /// It does not come to serve.
     pub fn restart(&mut self) -> Result<()> {
+        self.held = HeldPorts::default();
         self.process = Self::spawn(&self.dir, &self.options)?;
         self.ready = ready(&mut self.process, &self.dir).context("the control plane does not come to serve again")?;
         Ok(())
@@ -112,10 +119,11 @@ impl ControlPlane {
     /// # Errors
     /// It had ended by itself.
     pub fn restart_briefly(&mut self, life: Duration) -> Result<()> {
+        self.held = HeldPorts::default();
         self.process = Self::spawn(&self.dir, &self.options)?;
         thread::sleep(life);
         self.process.check_alive().context("the control plane did not start again")?;
-        self.process.kill()
+        self.kill()
     }
 
     /// Fails when it has ended by itself.

@@ -13,6 +13,7 @@ mod fault;
 mod fleet;
 mod fleet_keys;
 mod grpcurl;
+mod held_ports;
 mod host;
 mod mounts;
 mod otlp;

@@ -167,7 +167,7 @@ fn ended(status: &tonic::Status) -> Ended {
     if reason.starts_with(BROKE) { Ended::Broke(reason) } else { Ended::Failed(reason) }
 }
 
-/// What [`explain`] begins with where it knows no more.
+/// What an explanation begins with where it knows no more.
 pub const BROKE: &str = "the session with the control plane broke";
 
 /// What a refusal means for people.

@@ -245,7 +245,7 @@ pub fn exists(data_dir: &Path) -> bool {
 /// # Errors
 /// It does not stop.
 pub fn clear_leftovers(data_dir: &Path, clock: &Clock) -> Result<(), StartError> {
-    leftovers::clear(&data_dir.join(FOLDER).join("data"), clock)
+    leftovers::clear(&data_dir.join(FOLDER), clock)
 }
 
 /// The cluster's folder in a data directory.

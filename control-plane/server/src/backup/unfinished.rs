@@ -3,8 +3,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use foundation_runtime::durable;
@@ -67,27 +65,12 @@ pub(super) fn something_in(dir: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Processes of a restore that was killed may live for a moment, and write.
-const LEFTOVERS_END: u32 = 100;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    for _ in 0..LEFTOVERS_END {
-        match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => thread::sleep(LOOK_AGAIN),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            removed => return removed,
-        }
-    }
-    fs::remove_dir_all(path)
-}
-
 /// Removes what a restore that was broken off has made; the mark stays.
 pub(super) fn clear(dir: &Path) -> io::Result<()> {
     for name in MADE.iter().filter(|name| **name != "lock") {
         let path = dir.join(name);
         match fs::symlink_metadata(&path) {
-            Ok(data) if data.is_dir() => remove_tree(&path)?,
+            Ok(data) if data.is_dir() => fs::remove_dir_all(&path)?,
             Ok(_) => fs::remove_file(&path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -12,9 +12,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use foundation_runtime::durable;
+use foundation_runtime::{Clock, durable};
 
-use super::{MAX_SOCKET_PATH, ROLE, StartError, account::Account, binaries::Binaries, io_error};
+use super::{MAX_SOCKET_PATH, ROLE, StartError, account::Account, binaries::Binaries, io_error, leftovers};
 
 /// PostgreSQL names its socket after a port, also where it listens on none.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -24,6 +24,11 @@ const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How much of the log's end is shown in an error.
 const LOG_TAIL_BYTES: u64 = 2000;
+
+/// Where a cluster's data lies in its folder.
+pub(super) fn data(folder: &Path) -> PathBuf {
+    folder.join("data")
+}
 
 /// A cluster that can be started.
 #[derive(Debug)]
@@ -37,10 +42,10 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Makes what is missing of the cluster.
-    pub(super) fn prepare(data_dir: &Path, given: Option<&Path>) -> Result<Self, StartError> {
+    pub(super) fn prepare(data_dir: &Path, given: Option<&Path>, clock: &Clock) -> Result<Self, StartError> {
         let data_dir = data_dir.canonicalize().map_err(io_error("find", data_dir))?;
         let folder = data_dir.join(super::FOLDER);
-        let data = folder.join("data");
+        let data = data(&folder);
         let socket = folder.join(SOCKET);
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(StartError::SocketPathTooLong { path: socket });
@@ -50,7 +55,7 @@ impl Cluster {
         let cluster = Self { folder, data, account, binaries };
         cluster.make_folder(&data_dir)?;
         if !cluster.data.join("PG_VERSION").exists() {
-            cluster.initialise()?;
+            cluster.initialise(clock)?;
         }
         Ok(cluster)
     }
@@ -90,7 +95,9 @@ impl Cluster {
     }
 
     /// `initdb` beside the final name, then a rename: a cluster that was begun and not finished is never taken for one.
-    fn initialise(&self) -> Result<(), StartError> {
+    fn initialise(&self, clock: &Clock) -> Result<(), StartError> {
+        // Of one that was being made when its server was killed, processes may still write.
+        leftovers::clear(&self.folder, clock)?;
         tracing::info!(component = "postgres", version = self.binaries.major, "Making a PostgreSQL cluster");
         let unfinished = self.folder.join("data.new");
         match fs::remove_dir_all(&unfinished) {

@@ -54,7 +54,7 @@ pub(super) fn run(
     publish: &watch::Sender<State>,
     started: oneshot::Sender<Result<Started, StartError>>,
 ) {
-    let prepared = Cluster::prepare(&options.data_dir, options.binaries.as_deref());
+    let prepared = Cluster::prepare(&options.data_dir, options.binaries.as_deref(), clock);
     let mut first = Some(started);
     let mut answer = |result: Result<Started, StartError>| {
         if let Some(first) = first.take() {
@@ -114,7 +114,7 @@ fn attempt(
     publish: &watch::Sender<State>,
     on_ready: &mut dyn FnMut(),
 ) -> Result<End, StartError> {
-    leftovers::clear(&cluster.data, clock)?;
+    leftovers::clear(&cluster.folder, clock)?;
     let log_start = cluster.log_length();
     let mut child = cluster.server()?.spawn().map_err(super::io_error("start", &cluster.binaries.postgres()))?;
     let begun = clock.now();

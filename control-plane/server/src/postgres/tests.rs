@@ -42,13 +42,28 @@ async fn comes_back_after_its_postmaster_is_killed_and_stops_cleanly() {
     assert!(!dir.path().join("postgres/data/postmaster.pid").exists(), "a clean stop removes the file");
 }
 
+#[test]
+fn what_is_left_of_a_cluster_that_was_being_made_is_stopped() {
+    let (dir, clock) = (data_dir(), Clock::system());
+    let cluster = cluster::Cluster::prepare(dir.path(), None, &clock).unwrap();
+    let unfinished = cluster.folder.join("data.new");
+    let mut initdb = cluster.account.command(cluster.binaries.initdb(), &cluster.folder);
+    let mut orphan = initdb.arg("-D").arg(&unfinished).args(["-U", "dwcp", "--auth=reject"]).spawn().unwrap();
+    while !unfinished.join("base").exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    leftovers::clear(&cluster.folder, &clock).unwrap();
+    assert!(orphan.try_wait().unwrap().is_some(), "it goes on");
+    fs::remove_dir_all(&unfinished).or_else(|error| if unfinished.exists() { Err(error) } else { Ok(()) }).unwrap();
+}
+
 #[tokio::test]
 async fn takes_over_from_a_cluster_that_was_left_running() {
     let dir = data_dir();
     let postgres = start(dir.path()).await.unwrap();
     postgres.stop().await;
     // Started by nobody that we know of: as after a kill -9 of the server whose parent-death signal was lost.
-    let cluster = cluster::Cluster::prepare(dir.path(), None).unwrap();
+    let cluster = cluster::Cluster::prepare(dir.path(), None, &Clock::system()).unwrap();
     let mut orphan = cluster.server().unwrap().spawn().unwrap();
     while cluster.ready_pid() != Some(orphan.id()) {
         tokio::time::sleep(Duration::from_millis(10)).await;

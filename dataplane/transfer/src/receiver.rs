@@ -12,6 +12,7 @@ mod contents;
 mod decoders;
 mod delete;
 mod files;
+mod flushes;
 mod incoming;
 mod publish;
 mod remains;

@@ -20,6 +20,7 @@ mod otlp;
 mod process;
 mod ready;
 mod scratch;
+mod seed;
 mod tree;
 mod wait;
 
@@ -38,5 +39,6 @@ pub use mounts::{as_seen_by, private_mounts};
 pub use otlp::{OtlpReceiver, SeenSpan};
 pub use process::Process;
 pub use scratch::Scratch;
+pub use seed::seed;
 pub use tree::{digest_tree, fill_random, write_sample_tree};
 pub use wait::{eventually, eventually_async};

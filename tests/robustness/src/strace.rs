@@ -148,6 +148,13 @@ impl Call {
         self.name == "syncfs" || (self.is_sync() && self.file() == path)
     }
 
+    /// Length and offset of a write at an offset.
+    fn range(&self) -> Option<(&str, &str)> {
+        let (arguments, _) = self.arguments.rsplit_once(')').filter(|_| self.name == "pwrite64")?;
+        let (before, offset) = arguments.rsplit_once(", ")?;
+        Some((before.rsplit_once(", ")?.1, offset))
+    }
+
     /// Where a rename leads from and to.
     fn renames(&self) -> Option<(String, String)> {
         if !self.name.starts_with("rename") {
@@ -235,17 +242,24 @@ pub fn check_order(calls: &[Call]) -> Order {
     order
 }
 
-/// Why a file's contents may not be on the disk before `begin`.
+/// Why a file's contents may not be on the disk before `begin`. What a failed flush covered counts as never written: it is to be
+/// written and flushed again.
 fn not_durable(earlier: &[Call], path: &str, begin: usize) -> Option<String> {
-    let written = earlier.iter().filter(|call| call.is_write() && call.file() == path).map(|call| call.end).max()?;
-    let failed = earlier.iter().find(|call| call.is_sync() && call.file() == path && call.failed && call.end < begin);
-    if let Some(failed) = failed {
-        return Some(format!("it could not be synced before: {failed:?}"));
+    let writes = || earlier.iter().filter(|call| call.is_write() && !call.failed && call.file() == path);
+    let written = writes().map(|call| call.end).max()?;
+    let flushes = || earlier.iter().filter(|call| call.syncs(path) && call.end < begin);
+    for failed in flushes().filter(|call| call.failed) {
+        let fine = flushes().filter(|call| !call.failed && call.end < failed.begin).map(|call| call.begin).max();
+        let lost = |write: &&Call| write.end > fine.unwrap_or_default() && write.begin < failed.end;
+        let again = |write: &Call| {
+            writes().any(|later| later.begin > failed.end && later.range().is_some() && later.range() == write.range())
+        };
+        if let Some(write) = writes().filter(|call| call.name == "pwrite64").filter(lost).find(|write| !again(write)) {
+            return Some(format!("{write:?} was not written again after {failed:?}"));
+        }
     }
-    let lost = earlier.iter().any(|call| call.name == "syncfs" && call.failed && call.begin > written);
-    let synced =
-        earlier.iter().any(|call| call.syncs(path) && !call.failed && call.begin > written && call.end < begin);
-    (lost || !synced).then(|| "was not synced after its last write".to_owned())
+    let synced = flushes().any(|call| !call.failed && call.begin > written);
+    (!synced).then(|| "was not synced after its last write".to_owned())
 }
 
 fn folder(path: &str) -> &str {

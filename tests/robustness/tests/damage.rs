@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tests_harness::{Agent, Cli, Fleet, FleetOptions, digest_tree, eventually};
+use tests_harness::{Agent, Cli, Fleet, FleetOptions, digest_tree, eventually, seed};
 use tests_robustness::change_tree;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -74,8 +74,7 @@ fn a_store_that_is_removed_under_a_running_agent_is_made_anew_and_the_seq_goes_o
 
 #[test]
 fn a_transfer_goes_on_whatever_of_its_own_files_was_damaged() -> Result<()> {
-    let seed = rand::random();
-    eprintln!("seed {seed}");
+    let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let mut fleet = Fleet::start(&FleetOptions::default())?;
     let cli = fleet.cli()?;

@@ -2,6 +2,7 @@
 //! `tests/robustness/run --cuts N` does the same for longer.
 
 use anyhow::Result;
+use tests_harness::seed;
 use tests_robustness::{can_cut_power, cut_power};
 
 #[test]
@@ -10,8 +11,7 @@ fn what_was_received_is_there_after_a_power_cut() -> Result<()> {
         eprintln!("no file system of our own can be mounted and shut down here: nothing was tried");
         return Ok(());
     }
-    let seed = rand::random();
-    eprintln!("seed {seed}");
+    let seed = seed();
     let cuts = cut_power(3, seed, 30 << 20)?;
     eprintln!("{cuts:?}");
     Ok(())

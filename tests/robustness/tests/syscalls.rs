@@ -5,7 +5,7 @@ use std::{fs, process::Command, time::Duration};
 
 use anyhow::Result;
 use rand::{SeedableRng, rngs::StdRng};
-use tests_harness::{Fleet, FleetOptions, eventually};
+use tests_harness::{Fleet, FleetOptions, eventually, seed};
 use tests_robustness::{Strace, change_tree, check_order, fail_agents, fail_server};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ fn contents_are_durable_before_their_names_and_names_before_they_are_spoken_of()
     }
     let fleet = Fleet::start(&FleetOptions::default())?;
     let cli = fleet.cli()?;
-    let mut random = StdRng::seed_from_u64(rand::random());
+    let mut random = StdRng::seed_from_u64(seed());
     let source = fleet.agents[0].root("data").join("set");
     let log = fleet.scratch.path().join("strace.log");
     let strace = Strace::attach(fleet.agents[1].process().pid(), &log, None)?;
@@ -50,13 +50,6 @@ fn contents_are_durable_before_their_names_and_names_before_they_are_spoken_of()
     assert!(order.wrong.is_empty(), "{:#?}", order.wrong);
     assert!(order.published > 20 && order.replaced >= 6 && order.journaled > 0 && order.ended == 3, "{order:?}");
     Ok(())
-}
-
-/// `tests/robustness/run --syscalls --seed` takes the same seed, and all cases.
-fn seed() -> u64 {
-    let seed = std::env::var("DWCP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    eprintln!("seed {seed}");
-    seed
 }
 
 #[test]

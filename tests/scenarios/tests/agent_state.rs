@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
-use tests_harness::{Agent, Fleet, FleetOptions, binary, eventually, join_arguments};
+use tests_harness::{Agent, Fleet, FleetOptions, binary, eventually, join_arguments, seed};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -99,8 +99,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Result<Self> {
-        let seed = std::env::var("DWCP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-        eprintln!("DWCP_TEST_SEED={seed}");
+        let seed = seed();
         let mut fleet = Fleet::start(&FleetOptions::default())?;
         let file = fleet.scratch.path().join("fleet.yaml");
         fs::write(&file, "transport:\n  initial_streams: 20\n")?;

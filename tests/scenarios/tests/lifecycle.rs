@@ -18,7 +18,7 @@ use nix::{sys::signal::Signal, unistd::geteuid};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tests_harness::{
     Agent, AgentOptions, ControlPlane, ControlPlaneOptions, Fleet, FleetOptions, Process, Scratch, binary, digest_tree,
-    eventually, fill_random,
+    eventually, fill_random, seed,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -225,8 +225,7 @@ fn a_start_that_cannot_be_says_so_in_one_line_with_what_to_do() -> Result<()> {
 
 #[test]
 fn a_stop_in_the_middle_of_a_start_is_obeyed_and_harms_nothing() -> Result<()> {
-    let seed = std::env::var("DWCP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    eprintln!("DWCP_TEST_SEED={seed}");
+    let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let scratch = Scratch::new()?;
     let agent_dir = scratch.path().join("agent");

@@ -219,6 +219,9 @@ fn a_transfer_goes_on_when_either_end_gets_another_address() -> Result<()> {
         cable(one, two)?;
         // The control plane stays where it is; site-a has an address of its own on the same cable.
         one.ok("ip address add 10.77.0.11/24 dev to-two")?;
+        // A cable that takes long enough.
+        two.ok("nft add table inet slow; nft 'add chain inet slow in { type filter hook input priority 0; }'; \
+             nft add rule inet slow in udp dport 30906 limit rate over 40 mbytes/second burst 1 mbytes drop")?;
         Ok(())
     })?;
     let expected = world.data_set(240)?;
@@ -260,8 +263,9 @@ fn a_host_behind_a_nat_sends_and_check_says_that_it_cannot_be_reached() -> Resul
         printed.lines().find_map(|line| line.trim().strip_prefix("dwcp-agent join ")).context("a line to type")?;
     let _agent = joined(&inside, "site-n", &page()?[1], join, &world.scratch)?;
     world.ready(3)?;
-    let seen = world.one.ok("dwcp -o json node get site-n")?;
-    assert!(seen.contains("10.78.0.254:30906"), "the control plane sees the router: {seen}");
+    eventually("the control plane to see the router", LIMIT, || {
+        Ok(world.one.ok("dwcp -o json node get site-n")?.contains("10.78.0.254:30906").then_some(()))
+    })?;
 
     // Whoever stands outside cannot begin; it is said, with what to do.
     let check = world.one.ok("dwcp check")?;

@@ -79,7 +79,6 @@ pub(super) fn keep_journal(receiving: &Receiving, of_all: bool) -> Result<(), St
         return Ok(());
     }
     let bytes = dirty.iter().map(|dirty| dirty.bytes).sum();
-    // After a failed sync nobody knows what is on the disk: nothing is read into a second one that succeeds.
     let failed = |error: &io::Error| receiving.destination_fails(error);
     if dirty.len() < SYNC_EACH_BELOW {
         let mut held = Vec::with_capacity(dirty.len());
@@ -87,12 +86,14 @@ pub(super) fn keep_journal(receiving: &Receiving, of_all: bool) -> Result<(), St
             let name = temporary_name(receiving.id, dirty.number);
             // One that is in place by now, or was given up, is not held.
             let Ok(file) = receiving.parent(&dirty.path).and_then(|parent| parent.write(&name)) else { continue };
-            file.sync_data().map_err(|error| failed(&error))?;
+            receiving.flushes.of(&name, || file.sync_data()).map_err(|error| failed(&error))?;
             held.push(dirty);
         }
         dirty = held;
     } else {
-        receiving.target().and_then(Folder::sync_file_system).map_err(|error| failed(&error))?;
+        let names = dirty.iter().map(|dirty| temporary_name(receiving.id, dirty.number));
+        let flush = || receiving.target().and_then(Folder::sync_file_system);
+        receiving.flushes.of_all(names, flush).map_err(|error| failed(&error))?;
     }
     let own = |error: &io::Error| receiving.own(error);
     for dirty in dirty {

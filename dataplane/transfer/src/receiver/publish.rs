@@ -34,8 +34,9 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
         return Ok(());
     }
     if !each {
-        let synced = receiving.target().and_then(Folder::sync_file_system);
-        synced.map_err(|error| receiving.destination_fails(&error))?;
+        let names = ready.iter().map(|whole| whole.temporary.clone());
+        let flush = || receiving.target().and_then(Folder::sync_file_system);
+        receiving.flushes.of_all(names, flush).map_err(|error| receiving.destination_fails(&error))?;
     }
     let mut placed = Vec::with_capacity(ready.len());
     for whole in ready {
@@ -71,7 +72,7 @@ fn prepare(receiving: &Receiving, whole: &Whole, sync: bool) -> io::Result<()> {
     }
     let file: File = receiving.parent(&whole.path)?.write(&whole.temporary)?;
     set_file(&file, whole.moved.mode, whole.moved.mtime)?;
-    if sync { file.sync_all() } else { Ok(()) }
+    if sync { receiving.flushes.of(&whole.temporary, || file.sync_all()) } else { Ok(()) }
 }
 
 enum Placed {

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     backlog::Backlog,
     files::{Ending, Files, Whole, temporary_name},
+    flushes::Flushes,
 };
 use crate::{
     bit_set::BitSet,
@@ -54,6 +55,7 @@ pub(super) struct Receiving {
     pub(super) files: Mutex<Files>,
     /// What is written and not durable.
     pub(super) backlog: Arc<Backlog>,
+    pub(super) flushes: Flushes,
     pub(super) tally: Arc<Tally>,
     /// Bytes promised to this transfer and not yet written.
     pub(super) promised: AtomicU64,

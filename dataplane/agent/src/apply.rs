@@ -139,6 +139,7 @@ pub(crate) fn transport_settings(config: &AgentConfig) -> TransportSettings {
             initial_streams: PLAIN,
             lanes: PLAIN,
             read_timeout: transport.read_timeout,
+            pacing_rate: transport.pacing_rate,
         };
     }
     TransportSettings {
@@ -147,6 +148,7 @@ pub(crate) fn transport_settings(config: &AgentConfig) -> TransportSettings {
         initial_streams: transport.initial_streams,
         lanes: transport.lanes,
         read_timeout: transport.read_timeout,
+        pacing_rate: transport.pacing_rate,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     doorkeeper::Doorkeeper,
     lane_thread::LaneThread,
     pool::Pool,
+    rate::{Limiters, Rates},
     steering::{self, SteeredIds},
     telemetry, transport,
 };
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) pool: Pool,
     pub(crate) doorkeeper: Doorkeeper,
+    pub(crate) limiters: Limiters,
     /// Handshakes that are under way.
     pub(crate) gate: Gate,
     pub(crate) retry_from: AtomicUsize,
@@ -226,6 +228,7 @@ impl Endpoint {
             budget: Budget::new(options.limits.receive_budget.bytes()),
             identity: options.identity,
             limits: options.limits,
+            limiters: Limiters::new(clock.clone()),
             clock,
             tasks: tasks.clone(),
             instance: rand::random(),
@@ -320,6 +323,11 @@ impl Endpoint {
     pub fn limit_handshakes(&self, at_once: usize, retry_from: usize) {
         self.0.shared.gate.set_strangers(at_once);
         self.0.shared.retry_from.store(retry_from, Ordering::Relaxed);
+    }
+
+    /// Bounds what is sent in a second, live.
+    pub fn set_rates(&self, rates: &Rates) {
+        self.0.shared.limiters.set(rates);
     }
 
     /// The settings in force.

@@ -21,6 +21,7 @@ mod lane_thread;
 mod pace;
 pub mod parsers;
 mod pool;
+mod rate;
 mod session;
 mod settings;
 mod slots;
@@ -33,6 +34,7 @@ pub use channel::{
 };
 pub use close::{CloseReason, Closed};
 pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options};
+pub use rate::Rates;
 pub use session::{OpenChannelError, PingError, Session, SessionInfo};
 pub use settings::{Limits, SettingsError, TransportSettings};
 

@@ -18,11 +18,11 @@ use std::{
 use proto_model::PublicKey;
 use tokio::sync::{oneshot, watch};
 
-use crate::{Channel, CloseReason, Closed, close::Code, endpoint::Shared, slots::Slots};
+use crate::{Channel, CloseReason, Closed, close::Code, endpoint::Shared, rate::Limiter, slots::Slots};
 
 pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
-pub(crate) use lane::{Lane, canonical, reason};
+pub(crate) use lane::{Counted, Lane, canonical, reason};
 pub(crate) use pieces::send_piece;
 
 use control_stream::Outbox;
@@ -51,6 +51,8 @@ struct Inner {
     channels: Mutex<HashMap<u64, Arc<ChannelState>>>,
     next_channel: AtomicU64,
     next_ping: AtomicU64,
+    /// What bounds what it sends: of its own, of the peer, of the endpoint.
+    limiters: [Limiter; 3],
     outbox: Outbox,
     pings: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     last_used: Mutex<Instant>,
@@ -86,6 +88,8 @@ pub struct SessionInfo {
     pub bytes_received: u64,
     /// Bytes that were declared lost and sent again.
     pub bytes_lost: u64,
+    /// Bits a second that it may send by the lowest bound that concerns it.
+    pub rate_limit: Option<u64>,
 }
 
 /// Why a channel could not be opened.
@@ -140,6 +144,7 @@ impl Session {
             channels: Mutex::default(),
             next_channel: AtomicU64::new(if origin.dialled { 0 } else { 1 }),
             next_ping: AtomicU64::new(0),
+            limiters: shared.limiters.of(&origin.peer, shared.settings().pacing_rate),
             outbox: Outbox::default(),
             pings: Mutex::default(),
             last_used: Mutex::new(now),
@@ -208,6 +213,7 @@ impl Session {
             bytes_sent: sum(|stats| stats.udp_tx.bytes),
             bytes_received: sum(|stats| stats.udp_rx.bytes),
             bytes_lost: sum(|stats| stats.path.lost_bytes),
+            rate_limit: self.0.limiters.iter().filter_map(Limiter::bits).min(),
         }
     }
 
@@ -280,6 +286,10 @@ impl Session {
     /// Of the slowest lane.
     fn round_trip(&self) -> Duration {
         self.lanes().iter().map(|lane| lane.connection.rtt()).max().unwrap_or_default()
+    }
+
+    pub(crate) fn limiters(&self) -> &[Limiter; 3] {
+        &self.0.limiters
     }
 
     pub(crate) fn slots(&self) -> &Slots {

@@ -17,6 +17,8 @@ pub struct TransportSettings {
     pub lanes: u32,
     /// A stream on which nothing arrives for so long is given up.
     pub read_timeout: Duration,
+    /// Bits a second that one session may send, with the heads of its datagrams.
+    pub pacing_rate: Option<u64>,
 }
 
 /// A setting that cannot be.
@@ -67,7 +69,14 @@ impl TransportSettings {
 impl Default for TransportSettings {
     /// The DW manual's numbers (DW-2), one lane.
     fn default() -> Self {
-        Self { min_streams: 16, max_streams: 256, initial_streams: 32, lanes: 1, read_timeout: Duration::from_secs(60) }
+        Self {
+            min_streams: 16,
+            max_streams: 256,
+            initial_streams: 32,
+            lanes: 1,
+            read_timeout: Duration::from_secs(60),
+            pacing_rate: None,
+        }
     }
 }
 

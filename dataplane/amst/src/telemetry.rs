@@ -10,7 +10,11 @@ use std::{
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::{Session, endpoint::Shared, session::Lane};
+use crate::{
+    Session,
+    endpoint::Shared,
+    session::{Counted, Lane},
+};
 
 const ACTIVE_STREAMS: &str = "dwcp_amst_active_streams";
 const TARGET_STREAMS: &str = "dwcp_amst_target_streams";
@@ -104,19 +108,13 @@ pub(crate) fn lane_ended(session: &Session, lane: &Lane) {
     histogram!(CONNECTION_DURATION).record(lived.as_secs_f64());
 }
 
-/// Adds what a lane moved since it was last asked; whether it moved more than keep-alives.
-pub(crate) fn count(lane: &Lane) -> Moved {
-    let (sent, received, lost) = lane.count();
-    counter!(BYTES_SENT).increment(sent);
-    counter!(BYTES_RECEIVED).increment(received);
-    counter!(BYTES_LOST).increment(lost);
-    Moved { received }
-}
-
-/// What a lane moved.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moved {
-    pub(crate) received: u64,
+/// Adds what a lane moved since it was last asked.
+pub(crate) fn count(lane: &Lane) -> Counted {
+    let counted = lane.count();
+    counter!(BYTES_SENT).increment(counted.sent);
+    counter!(BYTES_RECEIVED).increment(counted.received);
+    counter!(BYTES_LOST).increment(counted.lost);
+    counted
 }
 
 pub(crate) fn rtt(rtt: Duration) {

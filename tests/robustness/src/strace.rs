@@ -151,7 +151,7 @@ impl Call {
     /// Length and offset of a write at an offset.
     fn range(&self) -> Option<(&str, &str)> {
         let (arguments, _) = self.arguments.rsplit_once(')').filter(|_| self.name == "pwrite64")?;
-        let (before, offset) = arguments.rsplit_once(", ")?;
+        let (before, offset) = arguments.trim_end().rsplit_once(", ")?;
         Some((before.rsplit_once(", ")?.1, offset))
     }
 
@@ -185,6 +185,8 @@ pub struct Order {
     pub journaled: u32,
     /// Ends of transfers that were written down.
     pub ended: u32,
+    /// Of names that were in place then, in folders that could not be synced: no such end may be a success.
+    pub in_vain: u32,
     /// What must not be.
     pub wrong: Vec<String>,
 }
@@ -221,9 +223,11 @@ pub fn check_order(calls: &[Call]) -> Order {
         if call.name == "openat" && call.arguments.contains("transfers/ended/") && call.arguments.contains("O_CREAT") {
             order.ended += 1;
             for (folder, renamed) in unsaid.drain(..) {
-                let synced =
-                    |sync: &Call| sync.syncs(&folder) && !sync.failed && sync.begin > renamed && sync.end < call.begin;
-                if !earlier.iter().any(synced) {
+                let tried = |sync: &&Call| sync.syncs(&folder) && sync.begin > renamed && sync.end < call.begin;
+                let mut tries = earlier.iter().filter(tried).peekable();
+                if tries.peek().is_some() && tries.clone().all(|sync| sync.failed) {
+                    order.in_vain += 1;
+                } else if !tries.any(|sync| !sync.failed) {
                     order.wrong.push(format!("an end is written down, and {folder} is not synced"));
                 }
             }

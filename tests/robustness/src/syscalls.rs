@@ -54,6 +54,7 @@ fn one(fleet: &mut Fleet, cli: &Cli, end: usize, case: &Injection, random: &mut 
     ensure!(order.wrong.is_empty(), "{:#?}", order.wrong);
     let ended: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
     let state = ended["state"].as_str().unwrap_or("none").to_owned();
+    ensure!(order.in_vain == 0 || state == "FAILED", "{state}, and a folder could not be synced");
     let why = ended["error"]["message"].as_str().unwrap_or_default();
     match state.as_str() {
         "SUCCEEDED" => ensure!(digest_tree(&source)? == digest_tree(&target)?, "SUCCEEDED, and the trees differ"),

@@ -6,7 +6,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::{CloseReason, Session, telemetry};
+use crate::{CloseReason, Session, rate::DATAGRAM_OVERHEAD, telemetry};
 
 /// How often.
 const TICK: Duration = Duration::from_secs(1);
@@ -82,6 +82,8 @@ impl Session {
         let mut busy = false;
         for lane in self.lanes() {
             let moved = telemetry::count(&lane);
+            let on_the_link = moved.sent + DATAGRAM_OVERHEAD * moved.datagrams;
+            self.limiters().iter().for_each(|limiter| limiter.settle(on_the_link));
             let rtt = lane.connection.rtt();
             // Twice what arrives in a round trip, doubled again so that growth is not held back for a second.
             let per_round_trip =
@@ -98,6 +100,7 @@ impl Session {
     /// Takes changed settings.
     pub(super) fn retune(&self) {
         let settings = self.shared().settings();
+        self.limiters()[0].set(settings.pacing_rate);
         self.slots().resize(usize::try_from(settings.initial_streams).unwrap_or(usize::MAX));
         for lane in self.lanes() {
             lane.connection.set_max_concurrent_uni_streams(quinn::VarInt::from_u32(settings.max_streams));

@@ -25,6 +25,15 @@ pub(crate) struct Lane {
     counted: Mutex<ConnectionStats>,
 }
 
+/// UDP bytes of a lane, and datagrams that it sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
+    pub(crate) sent: u64,
+    pub(crate) datagrams: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+}
+
 impl Lane {
     pub(crate) fn new(connection: Connection, thread: LaneThread) -> Self {
         Self { connection, thread, sending: AtomicUsize::new(0), counted: Mutex::default() }
@@ -35,15 +44,16 @@ impl Lane {
         canonical(self.connection.remote_address())
     }
 
-    /// What was moved since the last call: UDP bytes sent, received, and lost.
-    pub(crate) fn count(&self) -> (u64, u64, u64) {
+    /// What was moved since the last call.
+    pub(crate) fn count(&self) -> Counted {
         let stats = self.connection.stats();
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let moved = (
-            stats.udp_tx.bytes.saturating_sub(counted.udp_tx.bytes),
-            stats.udp_rx.bytes.saturating_sub(counted.udp_rx.bytes),
-            stats.path.lost_bytes.saturating_sub(counted.path.lost_bytes),
-        );
+        let moved = Counted {
+            sent: stats.udp_tx.bytes.saturating_sub(counted.udp_tx.bytes),
+            datagrams: stats.udp_tx.datagrams.saturating_sub(counted.udp_tx.datagrams),
+            received: stats.udp_rx.bytes.saturating_sub(counted.udp_rx.bytes),
+            lost: stats.path.lost_bytes.saturating_sub(counted.path.lost_bytes),
+        };
         *counted = stats;
         moved
     }

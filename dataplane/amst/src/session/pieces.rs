@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use foundation_runtime::OnEnd;
-use quinn::{ReadError, ReadExactError, RecvStream, StoppedError, VarInt, WriteError};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use tokio::sync::oneshot;
 
 use super::{ChannelState, Lane, Session, lane::LanePick};
@@ -13,6 +13,7 @@ use crate::{
     budget::cost,
     frames::{PIECE_HEAD, PieceHead},
     pool::Buffer,
+    rate::Limiter,
     slots::Slot,
     telemetry::{self, StreamError, StreamGauge},
 };
@@ -61,7 +62,7 @@ async fn carry(
         SendError::Session(session.lost(&error))
     };
     let mut stream = lane.0.connection.open_uni().await.map_err(lost)?;
-    let written = stream.write_all_chunks(&mut [head.encode(), payload]).await;
+    let written = write(&session, &mut stream, head.encode(), payload).await;
     let stopped = match written {
         Ok(()) => {
             // Only a stream that the peer stopped cannot be finished, and that shows next.
@@ -83,6 +84,27 @@ async fn carry(
         Some(_code) => {
             telemetry::stream_error(StreamError::NotWanted);
             Err(session.closed().map_or(SendError::NotWanted, SendError::Session))
+        }
+    }
+}
+
+/// Writes a piece, as fast as the bounds of what is sent allow.
+async fn write(session: &Session, stream: &mut SendStream, head: Bytes, mut payload: Bytes) -> Result<(), WriteError> {
+    let limiters = session.limiters();
+    let _turn = limiters[0].turn(limiters.iter().filter_map(Limiter::bits).min()).await;
+    let slice = limiters.iter().map(Limiter::slice).min().unwrap_or(usize::MAX);
+    let mut head = Some(head);
+    loop {
+        let part = payload.split_to(slice.min(payload.len()));
+        for limiter in limiters {
+            limiter.pass(part.len()).await;
+        }
+        match head.take() {
+            Some(head) => stream.write_all_chunks(&mut [head, part]).await?,
+            None => stream.write_chunk(part).await?,
+        }
+        if payload.is_empty() {
+            return Ok(());
         }
     }
 }

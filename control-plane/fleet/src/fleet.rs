@@ -104,7 +104,10 @@ impl Fleet {
 /// What the metrics of this crate and of its rows mean.
 fn describe() {
     metrics::describe_gauge!("dwcp_agents_connected", "Agents that are connected to this server");
-    metrics::describe_counter!("dwcp_agents_sent_away_total", "Sessions that were refused because this server is full");
+    metrics::describe_counter!(
+        "dwcp_agents_sent_away_total",
+        "Sessions that were refused because this server has, or begins, as many as it may"
+    );
     metrics::describe_gauge!("dwcp_agents_ahead_of_database", "Agents that hold a newer roster than the database");
     metrics::describe_gauge!("dwcp_backup_last_success_timestamp_seconds", "When the newest backup was made");
     metrics::gauge!("dwcp_agents_ahead_of_database").set(0);

@@ -4,6 +4,7 @@
 //! the marks it keeps and marks the outboxes of those whom it concerns. Several servers over one database each do so for their own
 //! agents; a session that another server has replaced is found in the same reading.
 
+mod arrivals;
 mod heartbeat;
 mod misfits;
 mod reading;
@@ -30,8 +31,8 @@ use rand::RngExt;
 use tokio_util::sync::WaitForCancellationFuture;
 use uuid::Uuid;
 
-use self::heartbeat::Steady;
 pub(crate) use self::reading::Marks;
+use self::{arrivals::Arrivals, heartbeat::Steady};
 use crate::{
     message::{ComeBack, Hello, Observed, SessionEnd, Welcome},
     options::Options,
@@ -76,6 +77,7 @@ struct Inner {
     server: Uuid,
     view: ArcSwap<View>,
     sessions: Mutex<HashMap<NodeUid, Arc<Session>>>,
+    arrivals: Arrivals,
     /// Whether this server's row stands: sessions refer to it.
     registered: AtomicBool,
     /// Held while the roster is read, so that an older reading never replaces a newer one.
@@ -118,6 +120,7 @@ impl Hub {
             refusals,
             clock,
             tasks,
+            arrivals: Arrivals::new(options.max_new_sessions),
             options,
             server: Uuid::now_v7(),
             view: ArcSwap::from_pointee(view),
@@ -154,12 +157,7 @@ impl Hub {
 
     /// Registers a session; an older one of the same node is told that it is replaced.
     pub(crate) async fn join(&self, node: NodeUid, remote: &str, hello: &Hello) -> Result<Arc<Session>, SessionEnd> {
-        let max = self.0.options.max_sessions;
-        if self.connected() >= max && !self.sessions().contains_key(&node) {
-            metrics::counter!("dwcp_agents_sent_away_total").increment(1);
-            metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.agent_sessions").increment(1);
-            return Err(SessionEnd::ComeBack(format!("this server holds its {max} sessions already")));
-        }
+        self.admit(node)?;
         if !self.0.registered.load(Ordering::Relaxed) {
             self.beat().await.map_err(|error| unavailable(node, &error))?;
         }
@@ -192,6 +190,25 @@ impl Hub {
         }
         self.count();
         Ok(session)
+    }
+
+    /// Whether one more session may begin here, and now; before anything is asked of the database for it.
+    fn admit(&self, node: NodeUid) -> Result<(), SessionEnd> {
+        let Options { max_sessions, max_new_sessions, .. } = self.0.options;
+        let (limit, come_back) = if self.connected() >= max_sessions && !self.sessions().contains_key(&node) {
+            let reason = format!("this server holds its {max_sessions} sessions already (limits.agent_sessions)");
+            ("limits.agent_sessions", self.come_back(reason))
+        } else if let Err(after_seconds) = self.0.arrivals.admit(self.0.clock.now()) {
+            let reason = format!(
+                "this server begins {max_new_sessions} sessions a second (limits.new_sessions_per_second), and more agents come"
+            );
+            ("limits.new_sessions_per_second", ComeBack { after_seconds, reason })
+        } else {
+            return Ok(());
+        };
+        metrics::counter!("dwcp_agents_sent_away_total").increment(1);
+        metrics::counter!("dwcp_limit_hits_total", "limit" => limit).increment(1);
+        Err(SessionEnd::Busy(come_back))
     }
 
     /// Forgets a session that is over, unless a newer one has its place.
@@ -257,8 +274,8 @@ impl Hub {
         }
     }
 
-    pub(crate) fn come_back(&self, reason: &str) -> ComeBack {
-        ComeBack { after_seconds: rand::rng().random_range(COME_BACK_SECONDS), reason: reason.to_owned() }
+    pub(crate) fn come_back(&self, reason: String) -> ComeBack {
+        ComeBack { after_seconds: rand::rng().random_range(COME_BACK_SECONDS), reason }
     }
 
     /// The size of a head that an agent says it holds; `None` when this fleet's key did not sign it.

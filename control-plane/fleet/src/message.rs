@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use proto_model::{
-    AppliedConfig, ComponentHealth, Epoch, HostFacts, NodeId, NodeName, NodeUid, RosterSequence, TransferId,
-    TransferReport, TransferRole, TrustBundle,
+    AppliedConfig, ComponentHealth, Digest, Epoch, Generation, HostFacts, NodeId, NodeName, NodeUid, RosterSequence,
+    TransferId, TransferReport, TransferRole, TrustBundle,
 };
 use proto_wire::Signed;
 
@@ -77,6 +77,17 @@ pub struct Hello {
     pub time: Option<DateTime<Utc>>,
     /// The checkpoint that the agent last accepted, if any.
     pub audit_checkpoint: Option<String>,
+    /// The newest desired configuration that the agent holds.
+    pub held_config: Option<HeldConfig>,
+}
+
+/// A desired configuration, by what tells it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldConfig {
+    /// Which one.
+    pub generation: Generation,
+    /// Over its layers.
+    pub digest: Digest,
 }
 
 /// How far an agent's roster goes.
@@ -121,6 +132,13 @@ pub enum ToAgent {
         nonce: u64,
         /// What should be in force.
         snapshot: Arc<Snapshot>,
+    },
+    /// What the agent holds still should be in force.
+    UnchangedConfig {
+        /// To be answered with.
+        nonce: u64,
+        /// What it holds.
+        held: HeldConfig,
     },
     /// Who is in the fleet.
     Roster {
@@ -216,7 +234,10 @@ pub enum SessionEnd {
     /// The database could not be reached.
     #[error("the control plane cannot reach its database; come back later")]
     Unavailable,
-    /// The server is stopping or full; a [`ToAgent::ComeBack`] went before.
-    #[error("{0}")]
-    ComeBack(String),
+    /// The server is stopping; a [`ToAgent::ComeBack`] went before.
+    #[error("{}", .0.reason)]
+    Stopping(ComeBack),
+    /// The server has as many sessions as it may, or begins as many; a [`ToAgent::ComeBack`] went before.
+    #[error("{}", .0.reason)]
+    Busy(ComeBack),
 }

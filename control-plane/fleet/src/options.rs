@@ -14,4 +14,6 @@ pub struct Options {
     pub ring_address: Option<String>,
     /// Above so many sessions, agents are sent away: [`MAX_SESSIONS`] unless there is a reason.
     pub max_sessions: usize,
+    /// In any second at most so many sessions begin; agents that come beside these are sent away.
+    pub max_new_sessions: u32,
 }

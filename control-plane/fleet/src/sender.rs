@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     hub::Hub,
-    message::{Hello, RosterPosition, ToAgent},
+    message::{HeldConfig, Hello, RosterPosition, ToAgent},
     outbox::{Due, Kind},
     session::{Outgoing, Session},
 };
@@ -35,6 +35,8 @@ pub(crate) struct Sender<'a> {
     out: &'a mpsc::Sender<Outgoing>,
     nonce: u64,
     desired: Option<(Generation, Digest)>,
+    /// What the agent said it holds, until it is told its first.
+    held: Option<HeldConfig>,
     /// A newer configuration waits for the answer to the one that was sent.
     held_back: bool,
     roster: RosterPosition,
@@ -54,6 +56,7 @@ impl<'a> Sender<'a> {
             out,
             nonce: 0,
             desired: None,
+            held: hello.held_config,
             held_back: false,
             roster: hello.roster,
             jobs: None,
@@ -145,7 +148,12 @@ impl<'a> Sender<'a> {
         self.desired = Some(wanted);
         self.nonce += 1;
         self.session.send_desired(self.nonce, snapshot.generation, now);
-        self.send(ToAgent::DesiredConfig { nonce: self.nonce, snapshot }).await
+        let nonce = self.nonce;
+        // Whoever reconnects costs no more than this, however large its configuration is.
+        match self.held.take().filter(|held| (held.generation, held.digest) == wanted) {
+            Some(held) => self.send(ToAgent::UnchangedConfig { nonce, held }).await,
+            None => self.send(ToAgent::DesiredConfig { nonce, snapshot }).await,
+        }
     }
 
     async fn tell_jobs(&mut self) -> Result<Result<(), Gone>, Error> {

@@ -154,8 +154,8 @@ where
     };
     let Some(end) = end else { return };
     tracing::info!(node = %node, reason = %end, "The control plane ended a session");
-    if let SessionEnd::ComeBack(reason) = &end {
-        let come_back = ToAgent::ComeBack(hub.come_back(reason));
+    if let SessionEnd::Stopping(come_back) | SessionEnd::Busy(come_back) = &end {
+        let come_back = ToAgent::ComeBack(come_back.clone());
         drop(tokio::time::timeout(FAREWELL, out.send(Ok(come_back))).await);
     }
     drop(tokio::time::timeout(FAREWELL, out.send(Err(end))).await);
@@ -208,7 +208,7 @@ where
         end = read(hub, session, incoming) => end,
         () = sender.run(remote) => None,
         end = session.finished() => Some(end),
-        () = hub.stopping() => Some(SessionEnd::ComeBack("the server is stopping".to_owned())),
+        () = hub.stopping() => Some(SessionEnd::Stopping(hub.come_back("the server is stopping".to_owned()))),
     }
 }
 

@@ -89,6 +89,8 @@ limits! {
     watches_per_caller = 64 in 1..=65_536;
     /// Sessions of agents with this server.
     agent_sessions = 10_000 in 1..=1_000_000;
+    /// Sessions of agents that begin in a second; others are told when to come back.
+    new_sessions_per_second = 250 in 1..=100_000;
     /// Joins and renewals from one address in a minute: a whole fleet may sit behind one.
     entries_per_minute = 1200 in 1..=1_000_000;
     /// Connections to the HTTP port, and to the metrics port; one more ends the oldest of the address that has most.

@@ -330,6 +330,7 @@ impl Ground<'_> {
             endpoints: reach.endpoints.clone(),
             ring_address: dht.map(|local| reach.ring_address(local)),
             max_sessions: count(self.options.limits.agent_sessions),
+            max_new_sessions: self.options.limits.new_sessions_per_second,
         };
         let refusals = Refusals::start(db.clone(), self.tasks);
         let fleet =

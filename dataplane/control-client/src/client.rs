@@ -25,7 +25,7 @@ use crate::{
     endpoint::{Endpoint, Rotation},
     enrolment::{Enrolment, EnrolmentError},
     handle::{Connection, Handle, Introduction, Shared},
-    incoming::Jobs,
+    incoming::{Desired, Jobs},
     outbox::Outbox,
     outgoing::Outgoing,
     renew,
@@ -90,6 +90,7 @@ pub fn start(options: Options, clock: Clock, tasks: &TaskGroup) -> Result<(Handl
         rotation: Rotation::new(options.enrolment.endpoints.iter().cloned()),
         witness: Witness::load(&options.dir)?,
         roster_from_start: false,
+        layers_from_start: false,
         proof_asked_anew: false,
         renewal_trouble: None,
         options,
@@ -113,6 +114,8 @@ pub(crate) struct Driver {
     pub witness: Witness,
     /// The roster that is held does not fit what came: the next session asks for all of it.
     pub roster_from_start: bool,
+    /// The layers that are held are not those that the control plane meant: the next session asks for all of them.
+    pub layers_from_start: bool,
     /// A session was opened for a proof from the head that is held; none came since.
     pub proof_asked_anew: bool,
     /// Why the last renewal failed: said once.
@@ -137,6 +140,8 @@ impl Driver {
                 Ended::ComeBack { after, reason } => {
                     tracing::info!(reason, seconds = after.as_secs(), "The control plane asks to come back later");
                     self.down(format!("the control plane asked to come back later: {reason}"));
+                    // Another server may have room, and takes no notice of one that waits as long as it was told.
+                    self.rotation.failed();
                     // Half as much again at most, so that those who were sent away together do not return together.
                     after.min(LONGEST_COME_BACK).mul_f64(1.0 + rand::random::<f64>() / 2.0)
                 }
@@ -270,6 +275,24 @@ impl Driver {
 }
 
 impl Driver {
+    /// What should be in force.
+    pub(crate) fn desired(&mut self, desired: Desired) {
+        self.layers_from_start = false;
+        self.shared.desired.send_replace(Some(Arc::new(desired)));
+    }
+
+    /// What is held still should be in force.
+    pub(crate) fn unchanged(&mut self, said: Desired) -> Result<(), Ended> {
+        let held = self.shared.desired.borrow().clone();
+        let held = held.filter(|held| (held.generation, &held.digest) == (said.generation, &said.digest));
+        let Some(held) = held else {
+            self.layers_from_start = true;
+            return Err(Ended::Failed("the control plane left out a configuration that is not held here".to_owned()));
+        };
+        self.desired(Desired { layers: held.layers.clone(), ..said });
+        Ok(())
+    }
+
     /// A part of the roster; kept before it counts.
     pub(crate) async fn roster(&mut self, update: rpc::RosterUpdate) -> Result<(), Ended> {
         let complete = update.head.is_some();

@@ -102,6 +102,8 @@ pub(crate) struct Welcome {
 pub(crate) enum Incoming {
     Welcome(Box<Welcome>),
     Desired(Desired),
+    /// What is held still should be in force; `layers` is empty.
+    Unchanged(Desired),
     Roster(rpc::RosterUpdate),
     Jobs(Jobs),
     Ack {
@@ -138,6 +140,7 @@ impl TryFrom<rpc::ServerMessage> for Incoming {
         Ok(match message.message {
             None => Self::Unknown,
             Some(Message::Welcome(welcome)) => Self::Welcome(Box::new(parse_welcome(welcome)?)),
+            Some(Message::DesiredConfig(desired)) if desired.unchanged => Self::Unchanged(parse_desired(desired)?),
             Some(Message::DesiredConfig(desired)) => Self::Desired(parse_desired(desired)?),
             Some(Message::Roster(update)) => Self::Roster(update),
             Some(Message::TransferJobs(jobs)) => Self::Jobs(parse_jobs(jobs)?),

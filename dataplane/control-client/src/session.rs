@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic_types::StatusExt as _;
 
 use crate::{
     client::Driver,
@@ -164,6 +165,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// What the end of a session means.
 fn ended(status: &tonic::Status) -> Ended {
     let reason = explain(status);
+    // Who is told when to come back obeys, also where that is all that it heard.
+    let told = status.get_details_retry_info().and_then(|told| told.retry_delay);
+    if let (tonic::Code::ResourceExhausted, Some(after)) = (status.code(), told) {
+        return Ended::ComeBack { after, reason };
+    }
     if reason.starts_with(BROKE) { Ended::Broke(reason) } else { Ended::Failed(reason) }
 }
 
@@ -204,6 +210,12 @@ fn broken(status: &tonic::Status, message: &str) -> String {
 fn hello(driver: &Driver, said: Introduction) -> AgentMessage {
     let held = driver.options.identity.membership().position();
     let position = if driver.roster_from_start { RosterPosition::default() } else { held };
+    let held = driver.shared.desired.borrow().clone().filter(|_| !driver.layers_from_start);
+    let held_config = held.map(|held| rpc::HeldConfig {
+        epoch: held.generation.epoch.value(),
+        generation: held.generation.number,
+        digest: held.digest.clone(),
+    });
     let message = Message::Hello(rpc::Hello {
         facts: Some(said.facts.into()),
         host_layer: said.host_layer,
@@ -213,6 +225,7 @@ fn hello(driver: &Driver, said: Introduction) -> AgentMessage {
         roster_sequence: position.sequence.into(),
         time: Some(to_timestamp(driver.clock.utc())),
         audit_checkpoint: driver.witness.checkpoint().unwrap_or_default().to_owned(),
+        held_config,
     });
     AgentMessage { message: Some(message) }
 }
@@ -255,7 +268,8 @@ async fn welcomed(
 async fn take(driver: &mut Driver, message: rpc::ServerMessage) -> Result<(), Ended> {
     match Incoming::try_from(message).map_err(failed)? {
         Incoming::Welcome(_) => return Err(Ended::Failed("the control plane said Welcome twice".to_owned())),
-        Incoming::Desired(desired) => drop(driver.shared.desired.send_replace(Some(Arc::new(desired)))),
+        Incoming::Desired(desired) => driver.desired(desired),
+        Incoming::Unchanged(desired) => driver.unchanged(desired)?,
         Incoming::Roster(update) => driver.roster(update).await?,
         Incoming::Jobs(jobs) => driver.jobs.send(jobs).await.map_err(|_gone| Ended::AgentStops)?,
         Incoming::Ack { transfer, role } => driver.acknowledged(transfer, role).await,

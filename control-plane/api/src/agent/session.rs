@@ -1,12 +1,15 @@
 //! An agent's session: the fleet's nouns from and to messages.
 
+use std::time::Duration;
+
 use control_plane_fleet::message::{
-    ComeBack, ConfigStatus, FromAgent, Hello, Job, NodeRecord, Observed, RefusedPeer, RosterPosition, SessionEnd,
-    ToAgent, Welcome,
+    ComeBack, ConfigStatus, FromAgent, HeldConfig, Hello, Job, NodeRecord, Observed, RefusedPeer, RosterPosition,
+    SessionEnd, ToAgent, Welcome,
 };
 use control_plane_fleet::{MAX_LOOKUP_NODES, Snapshot};
 use proto_model::{
-    AppliedConfig, ComponentHealth, HostFacts, InvalidField, NodeId, PublicKey, TransferReport, to_timestamp,
+    AppliedConfig, ComponentHealth, Digest, Generation, HostFacts, InvalidField, NodeId, PublicKey, TransferReport,
+    to_timestamp,
 };
 use proto_rpc::agent::{self as rpc, agent_message, server_message};
 use proto_wire::Signed;
@@ -119,7 +122,14 @@ fn parse_hello(hello: rpc::Hello) -> Result<Hello, InvalidField> {
         roster: RosterPosition { epoch: hello.roster_epoch.into(), sequence: hello.roster_sequence.into() },
         time: hello.time.and_then(|time| proto_model::from_timestamp(time).ok()),
         audit_checkpoint: Some(hello.audit_checkpoint).filter(|checkpoint| !checkpoint.is_empty()),
+        held_config: hello.held_config.and_then(parse_held),
     })
+}
+
+/// What is not understood is not held: its agent is sent all.
+fn parse_held(held: rpc::HeldConfig) -> Option<HeldConfig> {
+    let generation = Generation { epoch: held.epoch.into(), number: held.generation };
+    Digest::try_from(held.digest.as_slice()).ok().map(|digest| HeldConfig { generation, digest })
 }
 
 fn parse_applied(applied: Option<proto_rpc::v1::AppliedConfig>) -> Result<AppliedConfig, InvalidField> {
@@ -166,6 +176,14 @@ pub(super) fn outgoing(message: Result<ToAgent, SessionEnd>) -> Result<rpc::Serv
     let message = match message.map_err(ended)? {
         ToAgent::Welcome(welcome) => Message::Welcome(write_welcome(*welcome)),
         ToAgent::DesiredConfig { nonce, snapshot } => Message::DesiredConfig(write_desired(nonce, &snapshot)),
+        ToAgent::UnchangedConfig { nonce, held } => Message::DesiredConfig(rpc::DesiredConfig {
+            epoch: held.generation.epoch.value(),
+            generation: held.generation.number,
+            nonce,
+            digest: held.digest.into(),
+            layers: Vec::new(),
+            unchanged: true,
+        }),
         ToAgent::Roster { full, entries, head } => Message::Roster(rpc::RosterUpdate {
             full,
             entries: entries.iter().map(|entry| Signed::clone(entry).into()).collect(),
@@ -221,6 +239,7 @@ fn write_desired(nonce: u64, snapshot: &Snapshot) -> rpc::DesiredConfig {
         nonce,
         digest: snapshot.digest.into(),
         layers: layers.collect(),
+        unchanged: false,
     }
 }
 
@@ -254,6 +273,9 @@ fn ended(end: SessionEnd) -> Status {
         SessionEnd::Silent(_) => error::status(Code::DeadlineExceeded, Reason::NodeOffline, text, &[]),
         SessionEnd::Malformed(_) => error::invalid("message", text),
         SessionEnd::Unavailable => error::unavailable(Reason::DatabaseUnavailable, text),
-        SessionEnd::ComeBack(_) => error::unavailable(Reason::Stopping, text),
+        SessionEnd::Stopping(_) => error::unavailable(Reason::Stopping, text),
+        SessionEnd::Busy(come_back) => {
+            error::exhausted(Reason::RateLimited, text, Duration::from_secs(come_back.after_seconds.into()))
+        }
     }
 }

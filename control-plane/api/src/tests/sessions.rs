@@ -4,7 +4,8 @@ use foundation_merkle::{Checkpoint, VerifierKey};
 use proto_model::PublicKey;
 use proto_rpc::{
     agent::{
-        Hello, LookupNodes, NodeRecord, Observed, RosterUpdate, agent_message::Message as Say, server_message::Message,
+        HeldConfig, Hello, LookupNodes, NodeRecord, Observed, RosterUpdate, agent_message::Message as Say,
+        server_message::Message,
     },
     v1::{
         ComponentHealth, CreateConfigRequest, DeleteNodeRequest, GetConfigRequest, GetNodeRequest,
@@ -13,6 +14,7 @@ use proto_rpc::{
     },
 };
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::{
     agent::{Agent, facts},
@@ -140,6 +142,38 @@ async fn until<T>(world: &World, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 #[tokio::test]
+async fn an_agent_is_not_sent_again_what_it_holds() {
+    let world = World::new().await;
+    let a = world.node("a").await;
+    let mut agent = Agent::connect(&world, &a).await;
+    let create = |config: &str, document: &str| CreateConfigRequest {
+        config_id: config.to_owned(),
+        document: document.to_owned(),
+        ..CreateConfigRequest::default()
+    };
+    let mut configs = ConfigServiceClient::new(world.admin());
+    configs.create_config(create("fleet", "transport: {max_streams: 64}\n")).await.unwrap();
+    let whole = agent.desired(1).await;
+    assert!(!whole.unchanged && !whole.layers.is_empty());
+    drop(agent);
+
+    let held = HeldConfig { epoch: whole.epoch, generation: whole.generation, digest: whole.digest.clone() };
+    let hello = |held| Hello { facts: Some(facts()), held_config: Some(held), ..Hello::default() };
+    let mut agent = Agent::connect_with(&world, &a, hello(held.clone())).await;
+    let said = agent.desired(1).await;
+    assert!(said.unchanged && said.layers.is_empty() && said.nonce > 0);
+    assert_eq!((said.generation, &said.digest), (whole.generation, &whole.digest));
+    agent.answer(&said, Applied::Applied, &[]).await;
+    // What is newer comes whole, and so does what is held otherwise.
+    configs.create_config(create("node.a", "enabled: false\n")).await.unwrap();
+    let newer = agent.desired(2).await;
+    assert_eq!((newer.unchanged, newer.layers.len()), (false, 2));
+    drop(agent);
+    let mut agent = Agent::connect_with(&world, &a, hello(HeldConfig { generation: 2, ..held })).await;
+    assert!(!agent.desired(2).await.unchanged);
+}
+
+#[tokio::test]
 async fn what_an_agent_observes_is_the_nodes_state() {
     let world = World::new().await;
     let a = world.node("a").await;
@@ -248,8 +282,10 @@ async fn a_full_server_sends_agents_away_and_so_does_one_that_stops() {
     }
     let late = world.node("late").await;
     let mut late = Agent::connect(&world, &late).await;
-    assert_eq!(late.end().await.code(), Code::Unavailable);
-    assert!(late.was_sent_away());
+    let end = late.end().await;
+    assert_eq!((end.code(), reason(&end).as_str()), (Code::ResourceExhausted, "RATE_LIMITED"));
+    assert!(end.get_details_retry_info().unwrap().retry_delay.unwrap().as_secs() > 0);
+    assert!(end.message().contains("limits.agent_sessions") && late.was_sent_away());
     world.state.tasks.cancel();
     for mut agent in agents {
         assert_eq!(agent.end().await.code(), Code::Unavailable);

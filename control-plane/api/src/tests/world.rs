@@ -67,6 +67,7 @@ impl World {
             endpoints: Vec::new(),
             ring_address: None,
             max_sessions: 10,
+            max_new_sessions: 1000,
         };
         let fleet = Fleet::new(db.clone(), Arc::clone(&keys), refusals.clone(), options, clock.clone(), &tasks);
         let server = Arc::new(ServerFacts {

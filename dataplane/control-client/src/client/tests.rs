@@ -74,6 +74,7 @@ fn desired(generation: u64, document: &str) -> Message {
             revision: generation,
             document: document.to_owned(),
         }],
+        unchanged: false,
     })
 }
 
@@ -217,6 +218,55 @@ async fn goes_on_with_another_endpoint_and_comes_back_when_asked_to() {
     agent.connected().await;
     session.say(Message::ComeBack(rpc::ComeBack { after_seconds: 0, reason: "busy".to_owned() })).await;
     second.welcomed().await;
+}
+
+#[tokio::test]
+async fn what_is_held_is_not_sent_again() {
+    let fleet = TestFleet::new();
+    let mut control = ControlPlane::start(&fleet).await;
+    let agent = Agent::start(&fleet, &[&control.endpoint]);
+    let session = control.welcomed().await;
+    assert_eq!(session.hello.held_config, None);
+    session.say(desired(3, "enabled: false")).await;
+    let mut watch = agent.handle.desired();
+    watch.wait_for(Option::is_some).await.unwrap();
+    drop(session);
+
+    let session = control.welcomed().await;
+    let held = session.hello.held_config.clone().unwrap();
+    assert_eq!((held.epoch, held.generation, &held.digest), (1, 3, &vec![0; 32]));
+    let unchanged = |generation| {
+        let held = rpc::DesiredConfig { epoch: 1, generation, nonce: 70, digest: vec![0; 32], ..Default::default() };
+        Message::DesiredConfig(rpc::DesiredConfig { unchanged: true, ..held })
+    };
+    session.say(unchanged(3)).await;
+    let newest = watch.wait_for(|desired| desired.as_ref().is_some_and(|desired| desired.nonce == 70)).await.unwrap();
+    assert_eq!(newest.as_ref().unwrap().layers[0].document, "enabled: false");
+    drop(newest);
+    // What is not held cannot be guessed: the next session asks for all.
+    session.say(unchanged(4)).await;
+    assert_eq!(control.opened().await.hello.held_config, None);
+}
+
+#[tokio::test]
+async fn waits_as_long_as_it_is_told() {
+    let fleet = TestFleet::new();
+    let mut control = ControlPlane::start(&fleet).await;
+    let agent = Agent::start(&fleet, &[&control.endpoint]);
+    let clock = Clock::system();
+    for told in ["a message", "a status"] {
+        let session = control.opened().await;
+        let sent_away = clock.now();
+        if told == "a message" {
+            session.say(Message::ComeBack(rpc::ComeBack { after_seconds: 2, reason: "busy".to_owned() })).await;
+        } else {
+            session.refuse(Duration::from_secs(2)).await;
+        }
+        control.opened().await;
+        assert!(clock.now() - sent_away >= Duration::from_secs(2), "{told}");
+        let trouble = agent.handle.connection().borrow().trouble.clone().unwrap();
+        assert!(trouble.starts_with("the control plane asked to come back later"), "{trouble}");
+    }
 }
 
 #[tokio::test]

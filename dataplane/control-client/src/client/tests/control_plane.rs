@@ -14,7 +14,8 @@ use proto_rpc::agent::{
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::endpoint::Endpoint;
 
@@ -96,6 +97,13 @@ impl ControlPlane {
 impl Opened {
     pub(super) async fn say(&self, message: Message) {
         self.say.send(Ok(ServerMessage { message: Some(message) })).await.unwrap();
+    }
+
+    /// Ends the session before it began.
+    pub(super) async fn refuse(&self, retry_after: std::time::Duration) {
+        let details = ErrorDetails::with_retry_info(Some(retry_after));
+        let status = Status::with_error_details(Code::ResourceExhausted, "too many", details);
+        self.say.send(Err(status)).await.unwrap();
     }
 
     pub(super) async fn heard(&mut self) -> Said {

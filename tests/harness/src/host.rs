@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
+use tests_wan::Place;
 
 use crate::{cli::Ran, process::Process, scratch::Scratch};
 
@@ -133,6 +134,17 @@ impl Host {
             host.ok(&format!("ip address add {address} dev to-{peer} && ip link set to-{peer} up"))?;
         }
         Ok(())
+    }
+}
+
+/// So that an emulated path (`tests_wan::Wan`) joins it with another.
+impl Place for Host {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.pid))
     }
 }
 

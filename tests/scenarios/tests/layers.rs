@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 30] = [
+const LEVELS: [(&str, Plane, u8); 31] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -41,6 +41,7 @@ const LEVELS: [(&str, Plane, u8); 30] = [
     ("dataplane-control-client", Plane::Data, 30),
     ("dataplane-agent", Plane::Data, 50),
     ("tests-postgres", Plane::Tests, 60),
+    ("tests-wan", Plane::Tests, 55),
     ("tests-harness", Plane::Tests, 60),
     ("tests-scenarios", Plane::Tests, 70),
     ("tests-strangers", Plane::Tests, 65),

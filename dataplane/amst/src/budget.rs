@@ -1,22 +1,42 @@
-//! Memory for pieces that arrive, promised before it is used.
+//! Memory for what arrives, promised before it is used.
 //!
 //! A receiver grants each of its channels credit, in bytes, and a sender sends only what it has credit for. So what is
-//! promised, arriving or in the hands of a reader is known, and never over the budget of the process. Half of the budget is
-//! for guarantees: one largest piece for every channel, so that none can be starved by others; the other half is shared
-//! evenly by the channels that are open. Of its share a channel grants what its reader keeps up with.
+//! promised, arriving or in the hands of a reader is known, and never over the budget of the process. A part of the budget is
+//! for guarantees: one largest piece and one largest control frame for every channel, so that none can be starved by others;
+//! a part is shared by the peers, and what a peer has of it by its channels. Of its share a channel grants what its reader keeps
+//! up with. What QUIC itself may hold of a connection that nobody reads comes out of the rest. Of no part does one peer get so
+//! much that nothing is left for others.
+
+mod purse;
+mod room;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::{MAX_PIECE, pace::Pace};
+use proto_model::PublicKey;
+
+use crate::{MAX_CONTROL_FRAME, MAX_PIECE, pace::Pace};
+
+use purse::Purse;
+pub(crate) use room::{ControlRoom, LaneRoom};
 
 /// What a piece costs beyond its bytes: bookkeeping at both ends, and so a bound on how many tiny ones may be under way.
 const PIECE_OVERHEAD: u64 = 4 * 1024;
 
 /// What the largest piece costs: the guarantee of a channel.
 pub(crate) const GUARANTEE: u64 = MAX_PIECE as u64 + PIECE_OVERHEAD;
+
+/// What a control frame that is not whole costs, with what was read along with it.
+const CONTROL: u64 = MAX_CONTROL_FRAME as u64 + 8 * 1024;
+
+/// What QUIC may hold of any connection: greetings, openings and pings fit it many times.
+pub(crate) const LANE: u64 = 16 * 1024;
+
+/// The least that is of use.
+const LEAST: u64 = 16 * 1024 * 1024;
 
 /// What a piece costs.
 pub(crate) fn cost(payload_bytes: u32) -> u64 {
@@ -30,23 +50,40 @@ pub(crate) struct Budget(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     bytes: u64,
+    /// What connections may have together of [`LANE`].
+    lanes: u64,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Channels that take pieces.
-    channels: u64,
+    /// Channels that take pieces, of each peer; no entry is zero.
+    channels: HashMap<PublicKey, u64>,
     /// Guarantees given out, also of channels that are closed while somebody still holds a piece of theirs.
-    guarantees: u64,
-    /// Taken of the shared half.
-    shared: u64,
+    guarantees: Purse,
+    /// Credit beyond the guarantees.
+    shared: Purse,
+    /// Windows of connections beyond [`LANE`].
+    windows: Purse,
+    /// Of all connections.
+    lanes: u64,
 }
 
 impl Budget {
     pub(crate) fn new(bytes: u64) -> Self {
-        // Room for two channels at least: one that takes pieces, and one that is refused nothing.
-        Self(Arc::new(Shared { bytes: bytes.max(4 * GUARANTEE), state: Mutex::default() }))
+        let bytes = bytes.max(LEAST);
+        let part = bytes / 16;
+        // Where there is little, first of all some channels.
+        let guarantees = (5 * part).max(4 * (GUARANTEE + CONTROL)).min(8 * part);
+        let half = (15 * part - guarantees) / 2;
+        let state = State {
+            channels: HashMap::new(),
+            guarantees: Purse::new(guarantees),
+            shared: Purse::new(half),
+            windows: Purse::new(half),
+            lanes: 0,
+        };
+        Self(Arc::new(Shared { bytes, lanes: part, state: Mutex::new(state) }))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -56,32 +93,47 @@ impl Budget {
     /// All that is promised.
     pub(crate) fn promised(&self) -> u64 {
         let state = self.lock();
-        state.guarantees * GUARANTEE + state.shared
+        state.guarantees.used() + state.shared.used() + state.windows.used() + state.lanes
     }
 
-    /// A window for a new channel; none where every guarantee is given out.
-    pub(crate) fn open_window(&self) -> Option<Window> {
+    /// Whether connections that nobody uses are to give back what they have.
+    pub(crate) fn is_short(&self) -> bool {
+        let state = self.lock();
+        state.windows.free() < state.windows.size() / 4 || state.lanes > self.0.lanes / 4 * 3
+    }
+
+    /// A window for a new channel, and room for its control frames; none where the guarantees that this peer may have are given
+    /// out.
+    pub(crate) fn open_window(&self, peer: PublicKey) -> Option<(Window, ControlRoom)> {
         let mut state = self.lock();
-        if (state.guarantees + 1) * GUARANTEE > self.0.bytes / 2 {
+        if !state.guarantees.fits(&peer, GUARANTEE + CONTROL) {
             return None;
         }
-        state.guarantees += 1;
-        state.channels += 1;
+        state.guarantees.take(&peer, GUARANTEE + CONTROL);
+        *state.channels.entry(peer).or_default() += 1;
         drop(state);
-        Some(Window {
+        let window = Window {
             budget: self.clone(),
+            peer,
             granted: 0,
             received: 0,
             held: 0,
             shared: 0,
             phase: Phase::Open,
             pace: Pace::new(),
-        })
+        };
+        Some((window, ControlRoom { budget: self.clone(), peer }))
     }
 
-    /// What one channel may have of the shared half now.
-    fn share(&self, state: &State) -> u64 {
-        self.0.bytes / 2 / state.channels.max(1)
+    /// Room for a connection; none where there are too many.
+    pub(crate) fn open_lane(&self, peer: PublicKey) -> Option<LaneRoom> {
+        let mut state = self.lock();
+        if state.lanes + LANE > self.0.lanes {
+            return None;
+        }
+        state.lanes += LANE;
+        drop(state);
+        Some(LaneRoom::new(self.clone(), peer))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,17 +141,35 @@ impl Budget {
     }
 }
 
+impl State {
+    /// What one channel of a peer may have of the shared part now.
+    fn share(&self, peer: &PublicKey) -> u64 {
+        let peers = u64::try_from(self.channels.len()).unwrap_or(u64::MAX).max(1);
+        self.shared.size() / peers / self.channels.get(peer).copied().unwrap_or(1)
+    }
+
+    fn forget_channel(&mut self, peer: &PublicKey) {
+        if let Some(count) = self.channels.get_mut(peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.channels.remove(peer);
+            }
+        }
+    }
+}
+
 /// What a channel has granted to its sender, and what of that has arrived. All numbers are bytes of cost.
 #[derive(Debug)]
 pub(crate) struct Window {
     budget: Budget,
+    peer: PublicKey,
     /// Ever granted.
     granted: u64,
     /// Ever used by pieces that began to arrive.
     received: u64,
     /// Of pieces that arrive or are in the hands of a reader.
     held: u64,
-    /// Taken of the shared half.
+    /// Taken of the shared part.
     shared: u64,
     phase: Phase,
     /// How much of what is allowed is of use.
@@ -147,11 +217,11 @@ impl Window {
         let promised = self.granted - self.received + self.held;
         let (allowed, target) = {
             let mut state = self.budget.lock();
-            let target = (GUARANTEE + self.budget.share(&state)).min(self.pace.limit().max(GUARANTEE));
+            let target = (GUARANTEE + state.share(&self.peer)).min(self.pace.limit().max(GUARANTEE));
             let wanted = target.max(promised) - GUARANTEE;
-            let free = self.budget.0.bytes / 2 - state.shared;
-            let shared = wanted.min(self.shared + free);
-            state.shared = state.shared - self.shared + shared;
+            let shared = wanted.min(self.shared + state.shared.allowed(&self.peer));
+            state.shared.give(&self.peer, self.shared);
+            state.shared.take(&self.peer, shared);
             self.shared = shared;
             (GUARANTEE + shared, target)
         };
@@ -166,7 +236,7 @@ impl Window {
     /// The channel takes no more pieces: what was granted and not used goes back now, the rest as it is dropped.
     pub(crate) fn close(&mut self) {
         if self.phase == Phase::Open {
-            self.budget.lock().channels -= 1;
+            self.budget.lock().forget_channel(&self.peer);
             self.granted = self.received;
             self.phase = Phase::Draining;
             self.drain();
@@ -179,10 +249,10 @@ impl Window {
         }
         let mut state = self.budget.lock();
         let shared = self.shared.min(self.held.saturating_sub(GUARANTEE));
-        state.shared -= self.shared - shared;
+        state.shared.give(&self.peer, self.shared - shared);
         self.shared = shared;
         if self.held == 0 {
-            state.guarantees -= 1;
+            state.guarantees.give(&self.peer, GUARANTEE);
             self.phase = Phase::Gone;
         }
     }
@@ -197,72 +267,4 @@ impl Drop for Window {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BUDGET: u64 = 32 * 1024 * 1024;
-
-    /// Of a reader that keeps up with anything.
-    fn open(budget: &Budget) -> Option<Window> {
-        let mut window = budget.open_window()?;
-        window.pace = Pace::unbounded();
-        Some(window)
-    }
-
-    fn release(window: &mut Window, cost: u64) -> Option<u64> {
-        window.release(cost, foundation_runtime::Clock::system().now(), || Duration::ZERO)
-    }
-
-    #[test]
-    fn one_channel_gets_half_of_the_budget_and_its_guarantee() {
-        let budget = Budget::new(BUDGET);
-        let mut window = open(&budget).unwrap();
-        assert_eq!(window.settle(), Some(BUDGET / 2 + GUARANTEE));
-        assert_eq!(window.settle(), None);
-        assert_eq!(window.admit(BUDGET), Err(NoCredit));
-        window.admit(GUARANTEE).unwrap();
-        assert_eq!(release(&mut window, GUARANTEE), Some(BUDGET / 2 + 2 * GUARANTEE));
-        drop(window);
-        assert_eq!(budget.promised(), 0);
-    }
-
-    #[test]
-    fn no_number_of_channels_is_promised_more_than_the_budget_and_each_gets_one_piece() {
-        let budget = Budget::new(BUDGET);
-        let mut windows = Vec::new();
-        while let Some(mut window) = open(&budget) {
-            assert!(window.settle().unwrap() >= GUARANTEE);
-            windows.push(window);
-            assert!(budget.promised() <= BUDGET);
-        }
-        assert!(windows.len() > 10);
-        // The first one, which had all of the shared half, falls back to its share as its pieces go.
-        let first = &mut windows[0];
-        for _ in 0..40 {
-            while first.admit(GUARANTEE).is_ok() {}
-            let held = first.held;
-            release(first, held);
-        }
-        assert!(first.shared <= BUDGET / 2 / 10);
-        windows.clear();
-        assert_eq!(budget.promised(), 0);
-    }
-
-    #[test]
-    fn a_reader_that_keeps_everything_is_granted_no_more() {
-        let budget = Budget::new(BUDGET);
-        let mut window = open(&budget).unwrap();
-        let granted = window.settle().unwrap();
-        let mut arrived = 0;
-        while window.admit(GUARANTEE).is_ok() {
-            arrived += GUARANTEE;
-        }
-        assert!(arrived <= granted && granted - arrived < GUARANTEE);
-        assert_eq!(window.settle(), None);
-        window.close();
-        assert!(budget.promised() >= arrived, "what a reader holds is still counted");
-        let held = window.held;
-        release(&mut window, held);
-        assert_eq!(budget.promised(), 0);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     CloseReason, Closed, MAX_CONTROL_FRAME, Session,
+    budget::ControlRoom,
     session::{ChannelState, send_piece},
 };
 
@@ -43,6 +44,8 @@ pub struct ControlReceiver {
     stream: RecvStream,
     /// What came of frames that were not given out yet: at most one frame and what one read gives.
     buffer: BytesMut,
+    /// For what lies there.
+    _room: ControlRoom,
 }
 
 /// Sends pieces. Clones send on the same channel.
@@ -163,8 +166,8 @@ impl ControlSender {
 }
 
 impl ControlReceiver {
-    pub(crate) fn new(session: Session, stream: RecvStream) -> Self {
-        Self { session, stream, buffer: BytesMut::new() }
+    pub(crate) fn new(session: Session, stream: RecvStream, room: ControlRoom) -> Self {
+        Self { session, stream, buffer: BytesMut::new(), _room: room }
     }
 
     /// The next frame; `None` when the other end finished. Cancel safe.

@@ -245,6 +245,7 @@ impl Session {
         let code = Code::of(&reason);
         for lane in self.lanes() {
             lane.connection.close(code.into(), code.words());
+            lane.give_up_room();
         }
         self.0.slots.close();
         self.pings().clear();
@@ -325,7 +326,7 @@ impl Session {
         self.0.pings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn channel_count(&self) -> usize {
+    pub(crate) fn channel_count(&self) -> usize {
         self.0.channels.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 

@@ -83,7 +83,7 @@ impl Default for TransportSettings {
 /// What bounds a process; fixed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory for pieces that arrive: promised to peers, arriving, or in the hands of who reads them.
+    /// Memory for what arrives: promised to peers, unread in connections, arriving, or in the hands of who reads it.
     pub receive_budget: ByteCount,
     /// Sessions that peers dialled, at most.
     pub incoming_sessions: usize,
@@ -108,7 +108,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            receive_budget: ByteCount::new(128 * 1024 * 1024),
+            receive_budget: ByteCount::new(256 * 1024 * 1024),
             incoming_sessions: 1024,
             sessions_per_peer: 4,
             channels_per_session: 32,

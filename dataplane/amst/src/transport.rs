@@ -16,6 +16,7 @@ use quinn::{
 
 use crate::{
     BindError, Limits, MAX_PIECE, TransportSettings,
+    budget::LANE,
     frames::PIECE_HEAD,
     steering::{SteeredIds, first_id},
 };
@@ -27,10 +28,11 @@ pub(crate) const MAX_MTU: u16 = 6500;
 /// What quinn may hold of one stream that nobody reads: a whole piece, so that no stream waits for room half-way.
 const STREAM_WINDOW: u32 = 1024 * 1024 + 64 * 1024;
 
-/// What quinn may hold of one connection that nobody reads, to begin with, and at least.
+/// What quinn may hold of the connections of one session that nobody reads, at least, while it has a channel and the budget
+/// allows it.
 pub(crate) const MIN_WINDOW: u64 = 16 * 1024 * 1024;
 
-/// The same at most: 1 Gbit/s over 500 ms, 10 Gbit/s over 50 ms.
+/// The same of one connection at most: 1 Gbit/s over 500 ms, 10 Gbit/s over 50 ms.
 pub(crate) const MAX_WINDOW: u64 = 64 * 1024 * 1024;
 
 /// What quinn keeps of one dialler, and of all, before its connection is taken: its first flight. quinn's own bounds are 10 MiB and 100 MiB.
@@ -106,7 +108,7 @@ fn transport(settings: &TransportSettings, limits: &Limits) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(settings.max_streams))
         .max_concurrent_bidi_streams(VarInt::from_u32(limits.channels_per_session.saturating_add(1)))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(window(MIN_WINDOW))
+        .receive_window(window(LANE))
         .send_window(send_window(settings.initial_streams))
         .max_idle_timeout(idle)
         .keep_alive_interval(Some(limits.keep_alive))
@@ -126,5 +128,5 @@ pub(crate) fn send_window(streams: u32) -> u64 {
 
 /// As QUIC writes it.
 pub(crate) fn window(bytes: u64) -> VarInt {
-    VarInt::from_u64(bytes.clamp(MIN_WINDOW, MAX_WINDOW)).expect("the bound is far below 2^62")
+    VarInt::from_u64(bytes.clamp(LANE, MAX_WINDOW)).expect("the bound is far below 2^62")
 }

@@ -182,6 +182,8 @@ async fn a_receiver_that_reads_nothing_holds_its_share_of_the_budget_and_stalls_
     };
     soon(async { tokio::join!(rest, listening) }).await;
     drop((deaf, deaf_there, busy, busy_there));
+    // What the connection itself may hold is given back with its end.
+    fleet.nodes[0].endpoint.shutdown(Duration::from_secs(5)).await.unwrap();
     soon(async {
         while fleet.nodes[1].endpoint.memory().promised.bytes() > 0 {
             tokio::task::yield_now().await;
@@ -290,7 +292,7 @@ async fn settings_change_while_a_session_lives() {
 
 #[tokio::test]
 async fn channels_beyond_what_a_session_or_the_budget_takes_are_refused_for_now() {
-    let fleet = fleet(2, |_, options| options.limits.receive_budget = ByteCount::mib(16)).await;
+    let fleet = fleet(2, |_, options| options.limits.receive_budget = ByteCount::mib(64)).await;
     let session = fleet.nodes[0].dial(&fleet.nodes[1]).await.unwrap();
     let mut kept = Vec::new();
     let refused = soon(async {
@@ -303,10 +305,10 @@ async fn channels_beyond_what_a_session_or_the_budget_takes_are_refused_for_now(
     })
     .await;
     assert_eq!(refused, OpenChannelError::Busy);
-    assert!(refused.is_temporary() && kept.len() == 7, "{}", kept.len());
+    assert!(refused.is_temporary() && kept.len() == 5, "{}", kept.len());
     kept.clear();
     let mut incoming = Vec::new();
-    for _ in 0..7 {
+    for _ in 0..5 {
         incoming.push(soon(fleet.nodes[1].endpoint.next_channel()).await.unwrap());
     }
     drop(incoming);

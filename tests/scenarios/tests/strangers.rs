@@ -15,10 +15,10 @@ use tests_strangers::{
 use tonic::Code;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// What a phase of strangers may add to a program's memory: budgets are far below, this is the allocator's and a debug build's.
-const MEMORY: u64 = 256 << 20;
+/// What a phase of strangers may add to a program's memory: its budget, the allocator's part and a debug build's.
+const MEMORY: u64 = 300 << 20;
 /// `limits.receive_budget`, by default.
-const RECEIVE_BUDGET: u64 = 128 << 20;
+const RECEIVE_BUDGET: u64 = 256 << 20;
 
 fn options(limits: &[&str]) -> FleetOptions {
     let arguments = limits.iter().flat_map(|limit| ["--limit".to_owned(), (*limit).to_owned()]).collect();

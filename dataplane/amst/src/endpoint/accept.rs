@@ -87,10 +87,14 @@ async fn open_session(
         limit_hits::hit("limits.incoming_sessions");
         return Err(refuse(&connection, Code::Busy));
     }
+    let Some(room) = shared.budget.open_lane(peer) else {
+        limit_hits::hit("limits.receive_budget");
+        return Err(refuse(&connection, Code::Busy));
+    };
     let session = Session::new(shared, Origin { peer, id: hello.session, instance: hello.instance, dialled: false });
     let remote = canonical(connection.remote_address());
     // Before anybody can find the session: one without a lane would look like one that has ended.
-    let lane = session.hold(Lane::new(connection, thread));
+    let lane = session.hold(Lane::new(connection, thread, room));
     if shared.add(&session).is_err() {
         return Err(refuse(&lane.connection, Code::Busy));
     }
@@ -117,10 +121,14 @@ async fn join_session(
     let Some(session) = session.filter(|session| session.lanes().len() < most) else {
         return Err(refuse(&connection, Code::Busy));
     };
+    let Some(room) = shared.budget.open_lane(peer) else {
+        limit_hits::hit("limits.receive_budget");
+        return Err(refuse(&connection, Code::Busy));
+    };
     send.write_chunk(welcome(shared, hello)).await.map_err(|error| error.to_string())?;
     // Whether it was finished shows at the other end.
     drop(send.finish());
-    session.add_lane(Lane::new(connection, thread));
+    session.add_lane(Lane::new(connection, thread, room));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use foundation_listener::limit_hits;
 use foundation_runtime::OnEnd;
 use futures::{
     FutureExt, StreamExt,
@@ -267,9 +268,15 @@ fn judge(error: &ConnectionError) -> Failure {
 impl Reached {
     fn into_session(self, shared: &Arc<Shared>, peer: PublicKey) -> Result<Session, DialError> {
         let remote = canonical(self.connection.remote_address());
+        let Some(room) = shared.budget.open_lane(peer) else {
+            limit_hits::hit("limits.receive_budget");
+            self.connection.close(Code::Busy.into(), Code::Busy.words());
+            let reason = "this node has no memory for a further connection (limits.receive_budget)";
+            return Err(DialError::Unreachable(vec![(remote, reason.to_owned())]));
+        };
         let session = Session::new(shared, Origin { peer, id: self.id, instance: self.instance, dialled: true });
         // Before anybody can find the session: one without a lane would look like one that has ended.
-        let lane = session.hold(Lane::new(self.connection, shared.sockets[self.socket].thread.clone()));
+        let lane = session.hold(Lane::new(self.connection, shared.sockets[self.socket].thread.clone(), room));
         if let Err(full) = shared.add(&session) {
             lane.connection.close(Code::Busy.into(), Code::Busy.words());
             return Err(DialError::Unreachable(vec![(remote, full.to_string())]));
@@ -295,7 +302,11 @@ fn open_lanes(session: &Session, lanes: u32, spread: u8) {
             let lane = LaneNumber { id: session.id(), number, spread };
             match tokio::time::timeout(ATTEMPT_TIMEOUT, connect(&shared, session.peer(), address, lane)).await {
                 Ok(Ok(reached)) => {
-                    session.add_lane(Lane::new(reached.connection, shared.sockets[reached.socket].thread.clone()));
+                    // Where there is no memory for it, it ends as it is dropped.
+                    if let Some(room) = shared.budget.open_lane(session.peer()) {
+                        let thread = shared.sockets[reached.socket].thread.clone();
+                        session.add_lane(Lane::new(reached.connection, thread, room));
+                    }
                 }
                 Ok(Err(Failure::Unreachable(reason) | Failure::Refused(reason))) => {
                     tracing::info!(peer = %session.peer().node_id(), number, reason, "A further lane was not opened");

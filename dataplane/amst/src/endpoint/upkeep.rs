@@ -14,7 +14,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// After what time without a channel a session is closed.
 const UNUSED: Duration = Duration::from_secs(300);
 
-/// The same for one that is not preferred, after crossed dials.
+/// The same for one that is not preferred, after crossed dials, and for all where memory for further connections is short.
 const UNUSED_SECOND: Duration = Duration::from_secs(10);
 
 /// How long the last words to peers may take.
@@ -30,10 +30,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.tasks.cancelled() => return,
         }
         let mut busy = false;
+        let unused = if shared.budget.is_short() { UNUSED_SECOND } else { UNUSED };
         for session in shared.all_sessions() {
             busy |= session.tend();
             let preferred = shared.registry().is_preferred(&session);
-            if session.unused_for() >= if preferred { UNUSED } else { UNUSED_SECOND } {
+            if session.unused_for() >= if preferred { unused } else { UNUSED_SECOND } {
                 session.close(CloseReason::Unused);
             }
         }
@@ -88,7 +89,10 @@ impl Session {
             // Twice what arrives in a round trip, doubled again so that growth is not held back for a second.
             let per_round_trip =
                 moved.received.saturating_mul(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)) / 1_000_000;
-            lane.connection.set_receive_window(crate::transport::window(per_round_trip.saturating_mul(4)));
+            if self.channel_count() > 0 {
+                let wanted = per_round_trip.saturating_mul(4);
+                lane.resize(wanted.clamp(self.least_window(), crate::transport::MAX_WINDOW));
+            }
             if moved.received > 64 * 1024 {
                 busy = true;
                 telemetry::rtt(rtt);

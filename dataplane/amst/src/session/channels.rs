@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Channel, CloseReason, ControlReceiver, ControlSender, IncomingChannel, OpenChannelError, Piece, PieceReceiver,
     PieceSender,
-    budget::Window,
+    budget::{ControlRoom, Window},
     frames::{ChannelOpened, OpenChannel},
 };
 
@@ -51,6 +51,12 @@ struct Receiving {
     window: Window,
     /// Where arrived pieces go; none once the receiver is gone.
     pieces: Option<mpsc::Sender<Piece>>,
+}
+
+/// What arrives on a new channel.
+struct Incoming {
+    pieces: mpsc::Receiver<Piece>,
+    room: ControlRoom,
 }
 
 /// Which ends of ours are in use.
@@ -117,8 +123,8 @@ impl Session {
     }
 
     /// A new channel with its window; the credit to grant with its opening. None where there is no room.
-    fn register(&self, id: u64) -> Option<(Arc<ChannelState>, mpsc::Receiver<Piece>, u64)> {
-        let Some(mut window) = self.0.shared.budget.open_window() else {
+    fn register(&self, id: u64) -> Option<(Arc<ChannelState>, Incoming, u64)> {
+        let Some((mut window, room)) = self.0.shared.budget.open_window(self.peer()) else {
             limit_hits::hit("limits.receive_budget");
             return None;
         };
@@ -144,7 +150,9 @@ impl Session {
             // It closed in between, and may have missed the new one.
             state.session_closed();
         }
-        Some((state, receiver, credit))
+        // Before the other end hears that it may send.
+        self.lanes().iter().for_each(|lane| self.widen(lane));
+        Some((state, Incoming { pieces: receiver, room }, credit))
     }
 
     /// Our receiver is gone.
@@ -174,20 +182,15 @@ impl Session {
         }
     }
 
-    fn assemble(
-        &self,
-        state: Arc<ChannelState>,
-        pieces: mpsc::Receiver<Piece>,
-        stream: (SendStream, RecvStream),
-    ) -> Channel {
+    fn assemble(&self, state: Arc<ChannelState>, incoming: Incoming, stream: (SendStream, RecvStream)) -> Channel {
         // A closed connection shows at the first use.
         drop(stream.0.set_priority(PRIORITY));
         Channel {
             peer: self.peer(),
             control_tx: ControlSender::new(self.clone(), stream.0),
-            control_rx: ControlReceiver::new(self.clone(), stream.1),
+            control_rx: ControlReceiver::new(self.clone(), stream.1, incoming.room),
             pieces_tx: PieceSender::new(self.clone(), Arc::clone(&state)),
-            pieces_rx: PieceReceiver::new(self.clone(), state, pieces),
+            pieces_rx: PieceReceiver::new(self.clone(), state, incoming.pieces),
         }
     }
 }
@@ -196,7 +199,7 @@ impl Session {
 pub(super) async fn open(session: &Session) -> Result<Channel, OpenChannelError> {
     session.check_open()?;
     let id = session.0.next_channel.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
-    let (state, pieces, credit) = session.register(id).ok_or(OpenChannelError::Busy)?;
+    let (state, incoming, credit) = session.register(id).ok_or(OpenChannelError::Busy)?;
     let withdraw = Withdraw { session, state: &state, armed: true };
     let lane = session.lanes().first().cloned().ok_or_else(|| session.reason())?;
     let opening = async {
@@ -210,7 +213,7 @@ pub(super) async fn open(session: &Session) -> Result<Channel, OpenChannelError>
         Ok(Ok((ChannelOpened::Taken { credit }, stream))) => {
             state.credit(credit);
             withdraw.keep();
-            Ok(session.assemble(state, pieces, stream))
+            Ok(session.assemble(state, incoming, stream))
         }
         // Over the streams that the peer allows, or it has no room.
         Ok(Ok((ChannelOpened::Busy, _))) | Err(_) => Err(OpenChannelError::Busy),
@@ -285,7 +288,7 @@ async fn take(session: &Session, (mut send, mut receive): (SendStream, RecvStrea
         limit_hits::hit("limits.waiting_channels");
         None
     };
-    let (Ok(place), Some((state, pieces, credit))) = (place, registered) else {
+    let (Ok(place), Some((state, incoming, credit))) = (place, registered) else {
         // Who asks may have gone.
         drop(send.write_chunk(ChannelOpened::Busy.encode()).await);
         return;
@@ -296,6 +299,6 @@ async fn take(session: &Session, (mut send, mut receive): (SendStream, RecvStrea
         session.sender_dropped(&state);
         return;
     }
-    let channel = session.assemble(state, pieces, (send, receive));
+    let channel = session.assemble(state, incoming, (send, receive));
     place.send(IncomingChannel { remote: session.info().remote, channel });
 }

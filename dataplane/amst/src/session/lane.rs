@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -12,7 +12,7 @@ use foundation_runtime::OnEnd;
 use quinn::{Connection, ConnectionError, ConnectionStats, RecvStream, SendStream};
 
 use super::{Session, channels, control_stream, pieces};
-use crate::{CloseReason, close::Code, lane_thread::LaneThread};
+use crate::{CloseReason, budget::LaneRoom, close::Code, lane_thread::LaneThread, transport::MIN_WINDOW};
 
 /// One connection.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ pub(crate) struct Lane {
     pub(crate) thread: LaneThread,
     /// Pieces that it is sending.
     pub(crate) sending: AtomicUsize,
+    /// Bytes of pieces that were read from it and not settled yet.
+    pub(crate) read: AtomicU64,
+    /// What it may hold of what nobody reads.
+    room: LaneRoom,
     /// What was counted of it so far.
     counted: Mutex<ConnectionStats>,
 }
@@ -35,8 +39,24 @@ pub(crate) struct Counted {
 }
 
 impl Lane {
-    pub(crate) fn new(connection: Connection, thread: LaneThread) -> Self {
-        Self { connection, thread, sending: AtomicUsize::new(0), counted: Mutex::default() }
+    pub(crate) fn new(connection: Connection, thread: LaneThread, room: LaneRoom) -> Self {
+        let (sending, read) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { connection, thread, sending, read, room, counted: Mutex::default() }
+    }
+
+    /// Wants to hold so much of what nobody reads.
+    pub(crate) fn resize(&self, window: u64) {
+        let tell = |window| self.connection.set_receive_window(crate::transport::window(window));
+        self.room.resize(window, self.read.swap(0, Ordering::Relaxed), tell);
+    }
+
+    fn window(&self) -> u64 {
+        self.room.window()
+    }
+
+    /// It is over: what it might have held is free.
+    pub(crate) fn give_up_room(&self) {
+        self.room.close();
     }
 
     /// Where the peer is, without the mapping of IPv4 into IPv6.
@@ -87,8 +107,22 @@ impl Session {
     pub(crate) fn add_lane(&self, lane: Lane) {
         let lane = self.hold(lane);
         self.start_lane(&lane);
+        if self.channel_count() > 0 {
+            self.widen(&lane);
+        }
         let watching = channels::none(self.clone(), Arc::clone(&lane));
         lane.thread.enter(|| self.0.shared.tasks.spawn("amst lane streams", OnEnd::Expected, watching));
+    }
+
+    /// Lets a lane hold what a session with a channel needs, as far as there is memory for it.
+    pub(super) fn widen(&self, lane: &Lane) {
+        lane.resize(self.least_window().max(lane.window()));
+    }
+
+    /// What each lane of a session with a channel is to hold at least.
+    pub(crate) fn least_window(&self) -> u64 {
+        let lanes = u64::try_from(self.lanes().len()).unwrap_or(u64::MAX);
+        MIN_WINDOW / lanes.max(1)
     }
 
     /// Starts a lane. One that comes after the session's end is closed at once.

@@ -1,6 +1,10 @@
 //! Pieces on the wire: one unidirectional stream each, a head of 20 bytes and the payload.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use foundation_runtime::OnEnd;
@@ -113,10 +117,10 @@ async fn write(session: &Session, stream: &mut SendStream, head: Bytes, mut payl
 pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
     // How many there are at once is bounded by the transport's limit on streams.
     while let Ok(stream) = lane.connection.accept_uni().await {
-        let session = session.clone();
+        let (session, lane) = (session.clone(), Arc::clone(&lane));
         session.clone().shared().tasks.spawn("amst receive", OnEnd::Expected, async move {
             let _open = StreamGauge::receiving(session.shared());
-            match receive(&session, stream).await {
+            match receive(&session, &lane, stream).await {
                 Ok(()) => {}
                 Err(Fault::Ended) => telemetry::stream_error(StreamError::ConnectionLost),
                 Err(Fault::Stalled) => {
@@ -142,7 +146,7 @@ enum Fault {
     Protocol(StreamError),
 }
 
-async fn receive(session: &Session, mut stream: RecvStream) -> Result<(), Fault> {
+async fn receive(session: &Session, lane: &Lane, mut stream: RecvStream) -> Result<(), Fault> {
     let patience = session.shared().settings().read_timeout;
     let mut head = [0; PIECE_HEAD];
     within(patience, stream.read_exact(&mut head)).await?.map_err(|error| match error {
@@ -161,6 +165,7 @@ async fn receive(session: &Session, mut stream: RecvStream) -> Result<(), Fault>
     let promise = Promise { session: session.clone(), channel, cost: price };
     let mut buffer = session.shared().pool.take(length);
     read_unordered(&mut stream, buffer.as_mut(), patience).await?;
+    lane.read.fetch_add(u64::from(head.length), Ordering::Relaxed);
     let payload = Bytes::from_owner(Arrived { buffer, _promise: promise });
     // A reader that has gone wants no more.
     drop(pieces.send(Piece { number: head.number, payload }).await);

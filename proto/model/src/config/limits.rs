@@ -6,7 +6,7 @@ use crate::ByteCount;
 /// What bounds an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory for pieces that arrive: promised to peers, arriving, or being decoded.
+    /// Memory for what arrives: promised to peers, unread in connections, arriving, or being decoded.
     pub receive_budget: ByteCount,
     /// Sessions that peers dialled.
     pub incoming_sessions: u32,
@@ -56,7 +56,7 @@ impl Limits {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let mut section = reader.section("limits");
         Self {
-            receive_budget: section.size("receive_budget", ByteCount::mib(8)..=ByteCount::gib(64)),
+            receive_budget: section.size("receive_budget", ByteCount::mib(16)..=ByteCount::gib(64)),
             incoming_sessions: section.number("incoming_sessions", 1..=65_536),
             manifest_size: section.size("manifest_size", ByteCount::mib(1)..=ByteCount::gib(1024)),
             basis_budget: section.size("basis_budget", ByteCount::mib(1)..=ByteCount::gib(64)),

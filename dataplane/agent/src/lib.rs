@@ -5,6 +5,7 @@
 //! and none of them needs the control plane to be there.
 
 mod apply;
+mod bandwidth;
 pub mod command;
 mod configuration;
 mod data_dir;

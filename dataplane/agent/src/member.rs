@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     apply::{count, transfer_settings, transport_settings},
+    bandwidth,
     discovery::{Discovery, Setup},
     health::{Component, Health},
     host,
@@ -105,6 +106,8 @@ impl Member {
         let endpoint = bind(context, config, &identity, &tasks).await?;
         context.health.healthy(Component::AmstTransport);
         context.introduction.send_modify(|said| said.facts = facts(config));
+        let clock = context.clock.clone();
+        bandwidth::keep(endpoint.clone(), identity.clone(), context.effective.clone(), clock, &tasks);
         let (control, jobs) = control_client::start(
             control_client::Options {
                 dir: context.dir.clone(),

@@ -178,6 +178,7 @@ fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {
         "congestion_algorithm": transport.congestion_algorithm.as_str(),
         "congestion_algorithm_in_force": sessions.first().map_or("cubic", |session| session.info().congestion_algorithm),
         "pacing_rate": transport.pacing_rate,
+        "rate_limits": sessions.iter().map(dataplane_amst::Session::info).map(|info| info.rate_limit).collect::<Vec<_>>(),
         "enable_rdma": transport.enable_rdma,
         "rdma_available": false,
         "read_timeout": format_duration(transport.read_timeout),

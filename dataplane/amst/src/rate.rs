@@ -14,6 +14,8 @@ use foundation_runtime::Clock;
 use proto_model::PublicKey;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
+use crate::telemetry;
+
 /// What may be sent at once after a pause.
 const BURST: Duration = Duration::from_millis(10);
 /// The same at the slowest: a few datagrams.
@@ -65,6 +67,11 @@ impl Limiters {
         let bits = peers.rates.get(peer).copied();
         let of_peer = peers.limiters.entry(*peer).or_insert_with(|| Limiter::new(self.clock.clone(), bits));
         [Limiter::new(self.clock.clone(), own), of_peer.clone(), self.total.clone()]
+    }
+
+    /// Bits a second of all sessions together.
+    pub(crate) fn total(&self) -> Option<u64> {
+        self.total.bits()
     }
 
     pub(crate) fn set(&self, rates: &Rates) {
@@ -174,6 +181,7 @@ impl Limiter {
         }
         let cost = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(CHARGE_PER_MILLE) / 1000;
         let mut bucket = self.0.bucket.lock().await;
+        let mut waited = false;
         loop {
             let changed = self.0.changed.notified();
             let rate = self.0.rate.load(Relaxed);
@@ -187,10 +195,16 @@ impl Limiter {
                     self.0.charged.fetch_add(cost, Relaxed);
                     return;
                 }
-                Err(wait) => tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = changed => {}
-                },
+                Err(wait) => {
+                    if !waited {
+                        telemetry::rate_wait();
+                    }
+                    waited = true;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = changed => {}
+                    }
+                }
             }
         }
     }

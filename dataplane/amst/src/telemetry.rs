@@ -28,6 +28,8 @@ const CONNECTION_DURATION: &str = "dwcp_amst_connection_duration_seconds";
 const RTT: &str = "dwcp_amst_rtt_seconds";
 const SESSIONS: &str = "dwcp_amst_sessions";
 const DIALS: &str = "dwcp_amst_dials_total";
+const RATE_WAITS: &str = "dwcp_amst_rate_waits_total";
+const RATE_LIMIT: &str = "dwcp_amst_rate_limit_bits_per_second";
 const MEMORY: &str = "dwcp_amst_receive_memory_bytes";
 
 /// Why a stream of a piece ended in error.
@@ -81,6 +83,9 @@ pub(crate) fn register() {
     describe_histogram!(RTT, Unit::Seconds, "Smoothed round-trip time of connections in use, once a second");
     describe_gauge!(SESSIONS, "Sessions with peers that are open now");
     describe_counter!(DIALS, "Attempts to reach a peer, by result");
+    describe_counter!(RATE_WAITS, "Parts of pieces that had to wait for a bound of what is sent");
+    describe_gauge!(RATE_LIMIT, "What all sessions together may send; 0 for no bound");
+    counter!(RATE_WAITS).increment(0);
     describe_gauge!(MEMORY, Unit::Bytes, "Memory promised to pieces that arrive");
     for counter in [BYTES_SENT, BYTES_RECEIVED, BYTES_LOST, STREAM_ERRORS] {
         counter!(counter).increment(0);
@@ -96,6 +101,10 @@ pub(crate) fn register() {
 pub(crate) fn stream_error(error: StreamError) {
     counter!(STREAM_ERRORS).increment(1);
     counter!(STREAM_ERRORS_BY_REASON, "reason" => error.as_str()).increment(1);
+}
+
+pub(crate) fn rate_wait() {
+    counter!(RATE_WAITS).increment(1);
 }
 
 pub(crate) fn dialled(success: bool) {
@@ -136,6 +145,7 @@ pub(crate) fn gauges(shared: &Shared) {
     set(gauge!(SESSIONS), sessions.len());
     set(gauge!(STREAMS, "direction" => "out"), shared.sending.load(Ordering::Relaxed));
     set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));
+    set(gauge!(RATE_LIMIT), usize::try_from(shared.limiters.total().unwrap_or(0)).unwrap_or(usize::MAX));
     set(gauge!(MEMORY), usize::try_from(shared.budget.promised()).unwrap_or(usize::MAX));
 }
 

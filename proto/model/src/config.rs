@@ -9,6 +9,7 @@
 //! All of it is pure, but for [`files`].
 
 mod agent_config;
+mod bandwidth;
 mod change;
 mod compression;
 mod defaults;
@@ -47,6 +48,7 @@ mod tree;
 mod unified_diff;
 
 pub use agent_config::AgentConfig;
+pub use bandwidth::{Bandwidth, ParseRateError, PeerRate, ScheduledRate};
 pub use change::{Change, diff};
 pub use compression::{Algorithm, Compression};
 pub use defaults::DEFAULTS;

@@ -5,6 +5,7 @@
 //! [`config::files`], which reads a host's own configuration.
 
 mod applied_config;
+mod bit_rate;
 mod byte_count;
 mod component_health;
 pub mod config;
@@ -50,6 +51,7 @@ mod transfer_state;
 mod trust_bundle;
 
 pub use applied_config::{AppliedConfig, ApplyStatus};
+pub use bit_rate::{BitRate, ParseBitRateError};
 pub use byte_count::{ByteCount, ParseByteCountError};
 pub use component_health::{ComponentHealth, HealthStatus};
 pub use config_name::{ConfigName, ParseConfigNameError};

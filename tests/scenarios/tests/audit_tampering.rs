@@ -3,19 +3,13 @@
 
 mod audit_log;
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use audit_log::{Log, put_back, save, signing_key};
 use ed25519_dalek::SigningKey;
 use serde_json::Value;
-use tests_harness::{Agent, AgentOptions, Cli, ControlPlane, ControlPlaneOptions, Ran, Scratch, eventually};
+use tests_harness::{Agent, AgentOptions, Cli, ControlPlane, ControlPlaneOptions, Ran, Scratch, eventually, metric};
 use tests_postgres::{cluster, sql};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -351,21 +345,6 @@ impl Watched {
             Ok((!self.cli.run(&["check", "--short"])?.stdout.contains("audit")).then_some(()))
         })
     }
-}
-
-fn metric(address: &str, name: &str) -> Result<f64> {
-    let text = get(address)?;
-    let line = text.lines().find(|line| line.starts_with(name)).with_context(|| format!("{name} in\n{text}"))?;
-    line.rsplit(' ').next().context("a value")?.parse().context("a number")
-}
-
-/// What a metrics port answers.
-fn get(address: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// A copy of a database as it is; nobody may be connected.

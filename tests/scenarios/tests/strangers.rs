@@ -4,12 +4,12 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use tests_harness::{ControlPlaneOptions, FleetOptions, eventually};
+use tests_harness::{ControlPlaneOptions, FleetOptions, eventually, limit_hits, metric};
 use tests_strangers::{
     Bed, calls, datagrams,
     held::{self, Say},
     http2::{self, Flood},
-    measure::{honest_http, limit_hits, metric, usage},
+    measure::{honest_http, usage},
     peer, quic,
 };
 use tonic::Code;

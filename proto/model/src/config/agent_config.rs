@@ -8,8 +8,8 @@ use std::{
 use crate::{
     RootName,
     config::{
-        Compression, Dht, Http, Limits, Logging, MetadataCache, Monitoring, Network, PeerDiscovery, Root, Security,
-        Storage, Transfer, Transport,
+        Bandwidth, Compression, Dht, Http, Limits, Logging, MetadataCache, Monitoring, Network, PeerDiscovery, Root,
+        Security, Storage, Transfer, Transport,
     },
 };
 
@@ -20,6 +20,8 @@ pub struct AgentConfig {
     pub enabled: bool,
     /// How data travels between agents.
     pub transport: Transport,
+    /// How much of its links a host gives to transfers.
+    pub bandwidth: Bandwidth,
     /// How data is made smaller.
     pub compression: Compression,
     /// Metrics, traces, log level.

@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use super::{
-    AgentConfig, Compression, Dht, Diagnostic, Effective, Http, LayerName, Limits, Logging, MetadataCache, Monitoring,
-    Network, PeerDiscovery, Root, Security, Severity, Storage, Transfer, Transport, Tree, Value,
+    AgentConfig, Bandwidth, Compression, Dht, Diagnostic, Effective, Http, LayerName, Limits, Logging, MetadataCache,
+    Monitoring, Network, PeerDiscovery, Root, Security, Severity, Storage, Transfer, Transport, Tree, Value,
     in_force::idle_reason,
     merge::merge,
     node::{Content, Node},
@@ -62,6 +62,7 @@ fn read(reader: &mut Reader<'_>) -> AgentConfig {
     AgentConfig {
         enabled: reader.section("").boolean("enabled"),
         transport: Transport::read(reader),
+        bandwidth: Bandwidth::read(reader),
         compression: Compression::read(reader),
         monitoring: Monitoring::read(reader),
         logging: Logging::read(reader),

@@ -23,6 +23,7 @@ mod ready;
 mod scratch;
 mod seed;
 mod tree;
+mod two_hosts;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, join_arguments};
@@ -43,4 +44,5 @@ pub use process::Process;
 pub use scratch::Scratch;
 pub use seed::seed;
 pub use tree::{digest_tree, fill_random, write_sample_tree};
+pub use two_hosts::{TwoHosts, digest, joined, page, typed};
 pub use wait::{eventually, eventually_async};

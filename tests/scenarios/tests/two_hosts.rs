@@ -1,117 +1,12 @@
 //! The README's page for two hosts, as it is typed: each host has a network, users, processes and folders of its own. Then what
 //! real networks do: a NAT, no IPv6, an address that changes. All of it needs root.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tests_harness::{Host, Process, Scratch, binary, eventually, repository};
+use anyhow::{Context, Result};
+use tests_harness::{Host, TwoHosts, binary, digest, eventually, joined, page, typed};
 
 const LIMIT: Duration = Duration::from_secs(90);
-
-/// The commands of the README's page, block by block.
-fn page() -> Result<Vec<Vec<String>>> {
-    let text = fs::read_to_string(repository().join("README.md"))?;
-    let (_, page) = text.split_once("## Two hosts").context("the page")?;
-    let (page, _) = page.split_once("\n## ").context("its end")?;
-    let blocks = page.split("```").skip(1).step_by(2);
-    Ok(blocks.map(|block| block.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()).collect())
-}
-
-/// A line as it is typed there, with the programs of this build.
-fn typed(host: &Host, line: &str) -> Result<String> {
-    let bin = binary("dwcp")?;
-    host.ok(&format!("export DWCP_BIN={}; {line}", bin.parent().context("a folder")?.display()))
-}
-
-/// Types an installation's line; what it says to start by hand, since there is no systemd, is started.
-fn installed(host: &Host, line: &str, scratch: &Scratch) -> Result<Process> {
-    let said = typed(host, line)?;
-    let start = said.lines().find_map(|line| line.strip_prefix("    ").filter(|line| line.starts_with("runuser ")));
-    let start = start.with_context(|| format!("how to start it by hand: {said}"))?;
-    let name =
-        start.split(['/', ' ']).find(|word| word.starts_with("dwcp-") && !word.contains(".")).unwrap_or("program");
-    host.start(name, start, scratch)
-}
-
-/// Waits until a file is there.
-fn waits_for(host: &Host, file: &str, process: &mut Process) -> Result<()> {
-    eventually(file, LIMIT, || {
-        process.check_alive()?;
-        Ok((host.run(&format!("test -s {file}"))?.code == 0).then_some(()))
-    })
-    .with_context(|| process.output())
-}
-
-/// Two hosts and what runs on them: the control plane and site-a on one, site-b on the other.
-struct World {
-    one: Host,
-    two: Host,
-    _programs: Vec<Process>,
-    scratch: Scratch,
-    rest: Vec<String>,
-}
-
-const AGENT_READY: &str = "/var/lib/dwcp-agent/ready.json";
-
-impl World {
-    /// The page, to the end of its second block on each host.
-    fn typed_in(one: Host, two: Host, link: impl FnOnce(&Host, &Host) -> Result<()>) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        link(&one, &two)?;
-        for host in [&one, &two] {
-            host.ok("echo '10.77.0.1 ctl.example' >>/etc/hosts")?;
-        }
-        let blocks = page()?;
-        let [server, agent, rest] = blocks.as_slice() else { anyhow::bail!("the page has three blocks: {blocks:?}") };
-        let [install, check, token] = server.as_slice() else { anyhow::bail!("{server:?}") };
-        let mut programs = vec![installed(&one, install, &scratch)?];
-        waits_for(&one, "/var/lib/dwcp-control-plane/ready.json", &mut programs[0])?;
-        assert!(typed(&one, check)?.contains("Status check results are √"));
-        let printed = typed(&one, token)?;
-        let join = printed.lines().find_map(|line| line.trim().strip_prefix("dwcp-agent join "));
-        let join = join.with_context(|| format!("what to type on a host: {printed}"))?.to_owned();
-        for (host, name) in [(&one, "site-a"), (&two, "site-b")] {
-            programs.push(joined(host, name, agent, &join, &scratch)?);
-        }
-        let world = Self { one, two, _programs: programs, scratch, rest: rest.clone() };
-        world.ready(2)?;
-        Ok(world)
-    }
-
-    fn ready(&self, count: usize) -> Result<()> {
-        eventually("the nodes to be READY", LIMIT, || {
-            let listed = self.one.ok("dwcp -o jsonl node list --filter state=READY")?;
-            Ok((listed.lines().count() == count).then_some(()))
-        })
-        .with_context(|| self.one.ok("dwcp node list").unwrap_or_default())
-    }
-
-    /// A tree of incompressible files at site-a, and its digest.
-    fn data_set(&self, megabytes: u32) -> Result<String> {
-        let make = format!(
-            "mkdir -p /srv/dwcp/data/dataset && cd /srv/dwcp/data/dataset && for n in 1 2 3 4; do head -c {} /dev/urandom >part-$n; done",
-            megabytes * 250_000
-        );
-        self.one.ok(&format!("runuser -u dwcp-agent -- bash -c '{make}'"))?;
-        digest(&self.one, "/srv/dwcp/data/dataset")
-    }
-}
-
-fn digest(host: &Host, folder: &str) -> Result<String> {
-    host.ok(&format!("cd {folder} && find . -type f | sort | xargs sha256sum"))
-}
-
-/// The second block of the page on one host.
-fn joined(host: &Host, name: &str, block: &[String], join: &str, scratch: &Scratch) -> Result<Process> {
-    let [install, join_line] = block else { anyhow::bail!("{block:?}") };
-    let mut process = installed(host, install, scratch)?;
-    waits_for(host, AGENT_READY, &mut process)?;
-    // What was printed on the control plane's host goes where the page says so.
-    let (before, _) = join_line.split_once("ctl.example:7442").context("the endpoint in the line")?;
-    ensure!(before == "sudo dwcp-agent join " && join_line.ends_with("--name site-a"), "{join_line}");
-    typed(host, &format!("{before}{join} --name {name}"))?;
-    Ok(process)
-}
 
 fn cable(one: &Host, two: &Host) -> Result<()> {
     one.link("10.77.0.1/24", two, "10.77.0.2/24")
@@ -119,9 +14,9 @@ fn cable(one: &Host, two: &Host) -> Result<()> {
 
 #[test]
 fn the_page_works_as_it_is_typed_and_again_as_an_upgrade_and_is_taken_away() -> Result<()> {
-    let world = World::typed_in(Host::new("one")?, Host::new("two")?, cable)?;
-    let World { one, two, .. } = &world;
-    let expected = world.data_set(20)?;
+    let world = TwoHosts::typed_in(Host::new("one")?, Host::new("two")?, cable)?;
+    let TwoHosts { one, two, .. } = &world;
+    let expected = world.data_set("dataset", 20)?;
     for line in &world.rest {
         let said = typed(one, line).with_context(|| line.clone())?;
         if line.contains("check") {
@@ -200,14 +95,14 @@ fn nothing_of_the_state_is_open(host: &Host) -> Result<()> {
 
 #[test]
 fn hosts_without_ipv6_do_the_main_job() -> Result<()> {
-    let world = World::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
+    let world = TwoHosts::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
         cable(one, two)?;
         for host in [one, two] {
             host.ok("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; test -z \"$(ip -6 address)\"")?;
         }
         Ok(())
     })?;
-    let expected = world.data_set(4)?;
+    let expected = world.data_set("dataset", 4)?;
     world.one.ok("dwcp send --from site-a data:/dataset site-b:data:/in")?;
     assert_eq!(digest(&world.two, "/srv/dwcp/data/in/dataset")?, expected);
     Ok(())
@@ -215,7 +110,7 @@ fn hosts_without_ipv6_do_the_main_job() -> Result<()> {
 
 #[test]
 fn a_transfer_goes_on_when_either_end_gets_another_address() -> Result<()> {
-    let world = World::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
+    let world = TwoHosts::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
         cable(one, two)?;
         // The control plane stays where it is; site-a has an address of its own on the same cable.
         one.ok("ip address add 10.77.0.11/24 dev to-two")?;
@@ -224,7 +119,7 @@ fn a_transfer_goes_on_when_either_end_gets_another_address() -> Result<()> {
              nft add rule inet slow in udp dport 30906 limit rate over 40 mbytes/second burst 1 mbytes drop")?;
         Ok(())
     })?;
-    let expected = world.data_set(240)?;
+    let expected = world.data_set("dataset", 240)?;
     let created = world.one.ok("dwcp -o json send --from site-a data:/dataset site-b:data:/in --detach")?;
     let name = created.split('"').find(|word| word.starts_with("transfers/")).context("a name")?.to_owned();
     let arrived = |least: u32| {
@@ -248,7 +143,7 @@ fn a_transfer_goes_on_when_either_end_gets_another_address() -> Result<()> {
 #[test]
 fn a_host_behind_a_nat_sends_and_check_says_that_it_cannot_be_reached() -> Result<()> {
     let (router, inside) = (Host::new("router")?, Host::new("inside")?);
-    let world = World::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
+    let world = TwoHosts::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
         cable(one, two)?;
         one.link("10.78.0.1/24", &router, "10.78.0.254/24")?;
         router.link("192.168.9.1/24", &inside, "192.168.9.2/24")?;

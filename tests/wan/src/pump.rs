@@ -110,6 +110,10 @@ impl Pump {
         Ok(Self { shared, threads, real_time })
     }
 
+    pub(crate) fn link(&self) -> Link {
+        self.shared.lock().line.link().clone()
+    }
+
     pub(crate) fn change(&self, change: &dyn Fn(&mut Link)) {
         let mut state = self.shared.lock();
         let mut link = state.line.link().clone();

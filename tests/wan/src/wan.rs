@@ -56,6 +56,15 @@ impl Wan {
         self.back.change(&change);
     }
 
+    /// The link as it is now, in one direction.
+    #[must_use]
+    pub fn link(&self, direction: Direction) -> Link {
+        match direction {
+            Direction::There => self.there.link(),
+            Direction::Back => self.back.link(),
+        }
+    }
+
     /// Changes one.
     pub fn change_one(&self, direction: Direction, change: impl Fn(&mut Link)) {
         match direction {

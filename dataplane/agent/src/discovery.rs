@@ -17,8 +17,9 @@ use std::{
 
 use dataplane_control_client::{Handle, PeerRecord};
 use dataplane_dht::{
-    Announcement, DhtNode, Directory, FleetTag, Nat, NodeOptions, NodeStatus, NodeType, Publisher, PublisherOptions,
-    RecordStore, Resolver, ResolverOptions, RingLimits, RingNode, RingOptions, StartError, connectable, ipv4_listen,
+    Announcement, DhtNode, Directory, Disagreement, FleetTag, Nat, NodeOptions, NodeStatus, NodeType, Publisher,
+    PublisherOptions, RecordStore, Resolver, ResolverOptions, RingLimits, RingNode, RingOptions, StartError,
+    connectable, ipv4_listen,
 };
 use dataplane_identity::Identity;
 use foundation_runtime::{Clock, OnEnd, TaskGroup, checked, durable};
@@ -145,8 +146,11 @@ impl Discovery {
             offers_relay: setup.offers_relay,
             listen,
         };
-        if given.is_none() {
-            discovery.follow_ring(setup.dir.clone(), &setup.control, tasks);
+        match &given {
+            None => discovery.follow_ring(setup.dir.clone(), &setup.control, tasks),
+            Some(given) if !given.is_empty() => discovery.keep_spare_ring(&setup.control, tasks),
+            // No DHT at all, as its owner wants it.
+            Some(_none) => {}
         }
         discovery.tell_control_plane(&setup.control, tasks);
         discovery.discover_peers(setup.peers, tasks);
@@ -186,6 +190,11 @@ impl Discovery {
         self.client.as_ref().map(DhtNode::status)
     }
 
+    /// Where the DHT says less than is known otherwise.
+    pub(crate) fn disagreements(&self) -> Vec<Disagreement> {
+        self.resolver.disagreements()
+    }
+
     /// Whether this node stores records for others now.
     pub(crate) fn serves_ring(&self) -> bool {
         self.ring_node.borrow().is_some()
@@ -219,14 +228,35 @@ impl Discovery {
         });
     }
 
+    /// The host's owner named the ring: the control plane's serves where nobody of that answers.
+    fn keep_spare_ring(&self, control: &Handle, tasks: &TaskGroup) {
+        let Some(client) = self.client.clone() else { return };
+        let (mut ring, group) = (control.ring(), tasks.clone());
+        tasks.spawn("follow the DHT ring", OnEnd::Expected, async move {
+            loop {
+                client.set_spare_ring(texts(&ring.borrow_and_update()));
+                tokio::select! {
+                    changed = ring.changed() => if changed.is_err() { return },
+                    () = group.cancelled() => return,
+                }
+            }
+        });
+    }
+
     /// Gives each new record to the control plane too, and again when a session begins.
     fn tell_control_plane(&self, control: &Handle, tasks: &TaskGroup) {
-        let (control, group) = (control.clone(), tasks.clone());
+        let (control, publisher, group) = (control.clone(), self.publisher.clone(), tasks.clone());
         let (mut signed, mut connection) = (self.publisher.signed(), control.connection());
         tasks.spawn("give the record to the control plane", OnEnd::Expected, async move {
+            let mut stood = true;
             loop {
                 let record = signed.borrow_and_update().clone();
                 let standing = connection.borrow_and_update().standing.is_some();
+                if standing && !std::mem::replace(&mut stood, standing) {
+                    // A server that was restarted was perhaps a node of the ring, which forgot all.
+                    publisher.put_again();
+                }
+                stood = standing;
                 if let (Some(record), true) = (record, standing) {
                     control.publish(&PeerRecord {
                         public_key: record.key,

@@ -22,6 +22,8 @@ pub(crate) enum Component {
     ControlPlane,
     /// The DHT.
     Dht,
+    /// What the DHT says, where it is not what is known otherwise.
+    DhtRecords,
     /// Key, certificate, roster.
     Identity,
     /// `agent.db`.
@@ -49,6 +51,7 @@ impl Component {
             Self::Configuration => "configuration",
             Self::ControlPlane => "control_plane",
             Self::Dht => "dht",
+            Self::DhtRecords => "dht_records",
             Self::Identity => "identity",
             Self::LocalStore => "local_store",
             Self::Metrics => "metrics",
@@ -66,6 +69,7 @@ impl Component {
             Self::AmstTransport | Self::HdeCompression | Self::Configuration | Self::Transfers | Self::Identity => true,
             Self::ControlPlane
             | Self::Dht
+            | Self::DhtRecords
             | Self::LocalStore
             | Self::Metrics
             | Self::LocalApi

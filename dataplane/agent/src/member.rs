@@ -236,6 +236,7 @@ impl Member {
         tasks.spawn("health of the DHT", OnEnd::Expected, async move {
             loop {
                 dht_health(&discovery, &health);
+                dht_records_health(&discovery, &health);
                 tokio::select! {
                     () = tokio::time::sleep(DHT_LOOK) => {}
                     () = group.cancelled() => return,
@@ -285,6 +286,24 @@ fn observed_ip(connection: &control_client::Connection) -> Option<IpAddr> {
         .as_ref()
         .and_then(|standing| standing.observed_address)
         .map(|address| address.ip().to_canonical())
+}
+
+/// What the DHT says, beside what is known otherwise; only said where they differ.
+fn dht_records_health(discovery: &Discovery, health: &Health) {
+    let disagreements = discovery.disagreements();
+    let Some(first) = disagreements.first() else { return health.absent(Component::DhtRecords) };
+    let (peer, known) = (first.key.node_id(), first.known);
+    let says = match first.dht {
+        Some(older) => format!("an older record of {peer} (seq {older} where {known} is known)"),
+        None => format!("nothing of {peer} (where seq {known} is known)"),
+    };
+    health.degraded(
+        Component::DhtRecords,
+        format!(
+            "the DHT goes on to say less than is known of {} nodes, for example {says}; its word is not taken for these",
+            disagreements.len()
+        ),
+    );
 }
 
 fn dht_health(discovery: &Discovery, health: &Health) {

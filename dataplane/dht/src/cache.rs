@@ -8,7 +8,10 @@ use std::{
 
 use proto_model::PublicKey;
 
-use crate::resolver::Resolved;
+use crate::resolver::{Resolved, Source};
+
+/// What a look-up may take where a node of the ring does not answer: more of them at once would only wait for each other.
+const EACH: Duration = Duration::from_millis(300);
 
 /// What the cache knows of a key.
 #[derive(Clone, Debug)]
@@ -53,6 +56,16 @@ impl Cache {
         }
         self.uses += 1;
         self.entries.insert(key, Entry { cached, until: now + ttl, used: self.uses });
+    }
+
+    /// An answer that came of the DHT is kept for at most so long; where many are kept, that is a little longer for each.
+    pub(crate) fn shorten(&mut self, key: &PublicKey, now: Instant, ttl: Duration) {
+        let ttl = ttl.max(EACH * u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        if let Some(entry) = self.entries.get_mut(key)
+            && matches!(&entry.cached, Cached::Known(known) if known.source == Source::Dht)
+        {
+            entry.until = entry.until.min(now + ttl);
+        }
     }
 
     /// Removes what ran out; says how many.

@@ -10,6 +10,8 @@ use crate::signed::SignedRecord;
 
 /// What one look-up may hold back; a ring has at most a few nodes, and a value beyond this is dropped: it would only repeat.
 const LOOKUP_QUEUE: usize = 64;
+/// In a larger ring than this a record lies at those only that are nearest to it (Kademlia's k).
+pub(crate) const MOST_ASKED: usize = 20;
 
 /// Stores and finds signed records. Finds are not verified: that is the reader's work.
 pub trait Directory: Send + Sync + fmt::Debug {
@@ -34,6 +36,12 @@ impl Stored {
     #[must_use]
     pub fn is_enough(self) -> bool {
         self.stored_at >= self.ring.clamp(1, 3)
+    }
+
+    /// Whether all have it that should: nobody who asks another part of the ring finds an older one.
+    #[must_use]
+    pub fn is_everywhere(self) -> bool {
+        self.stored_at >= self.ring.clamp(1, MOST_ASKED)
     }
 }
 
@@ -69,6 +77,8 @@ pub enum LookupEvent {
     Done {
         /// How many answered, with a record or without.
         responses: usize,
+        /// Whether these were all that should have: a part of the ring may be behind.
+        whole: bool,
     },
 }
 
@@ -79,7 +89,7 @@ pub struct Lookup(mpsc::Receiver<LookupEvent>);
 impl Lookup {
     /// What comes next; `Done` is last, and comes also when the look-up breaks off. Cancel safe.
     pub async fn next(&mut self) -> LookupEvent {
-        self.0.recv().await.unwrap_or(LookupEvent::Done { responses: 0 })
+        self.0.recv().await.unwrap_or(LookupEvent::Done { responses: 0, whole: false })
     }
 }
 

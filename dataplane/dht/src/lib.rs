@@ -8,9 +8,11 @@
 //!
 //! IPv4 only: mainline has no IPv6. IPv6 addresses may stand inside records, and a host without IPv4 lives by the fallback.
 
+mod addresses;
 mod cache;
 mod connectable;
 mod directory;
+mod disagreements;
 mod filter;
 mod keep;
 mod memory;
@@ -24,6 +26,7 @@ mod supervisor;
 
 pub use connectable::{Connectable, connectable};
 pub use directory::{Directory, Lookup, LookupEvent, LookupSender, PublishError, Stored, lookup_channel};
+pub use disagreements::Disagreement;
 pub use keep::{MemoryRecords, RecordStore, RecordStoreError};
 pub use memory::MemoryDirectory;
 pub use node::{DhtNode, Mode, NodeOptions, NodeStatus, StartError, ipv4_listen};

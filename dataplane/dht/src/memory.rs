@@ -22,6 +22,9 @@ pub struct MemoryDirectory(Arc<Mutex<State>>);
 struct State {
     away: bool,
     silent: bool,
+    torn: bool,
+    /// What is answered whatever was stored.
+    pinned: Option<Option<SignedRecord>>,
     /// Look-ups that do not end.
     held: Vec<LookupSender>,
     lookups: usize,
@@ -40,6 +43,26 @@ impl MemoryDirectory {
             state.silent = silent;
             state.held.clear();
         });
+    }
+
+    /// Half of a ring of six does not answer, until told otherwise.
+    pub fn set_torn(&self, torn: bool) {
+        self.lock(|state| state.torn = torn);
+    }
+
+    /// Answers with this from now on, whatever is stored: somebody stands between.
+    pub fn pin(&self, record: SignedRecord) {
+        self.lock(|state| state.pinned = Some(Some(record)));
+    }
+
+    /// Says from now on that there is nothing, whatever is stored.
+    pub fn pin_silence(&self) {
+        self.lock(|state| state.pinned = Some(None));
+    }
+
+    /// Answers with what is stored again.
+    pub fn unpin(&self) {
+        self.lock(|state| state.pinned = None);
     }
 
     /// Forgets all, like a ring that was restarted.
@@ -80,7 +103,7 @@ impl MemoryDirectory {
                 return Err(PublishError::NotMostRecent);
             }
             state.records.insert(record.key, record);
-            Ok(Stored { stored_at: 1, ring: 1 })
+            Ok(if state.torn { Stored { stored_at: 3, ring: 6 } } else { Stored { stored_at: 1, ring: 1 } })
         })
     }
 }
@@ -92,12 +115,13 @@ impl Directory for MemoryDirectory {
 
     fn resolve(&self, key: PublicKey) -> Lookup {
         let (sender, lookup) = lookup_channel();
-        let (away, silent, found) = self.lock(|state| {
+        let (away, silent, torn, found) = self.lock(|state| {
             state.lookups += 1;
             if state.silent {
                 state.held.push(sender.clone());
             }
-            (state.away, state.silent, state.records.get(&key).cloned())
+            let found = state.pinned.clone().unwrap_or_else(|| state.records.get(&key).cloned());
+            (state.away, state.silent, state.torn, found)
         });
         if silent {
             return lookup;
@@ -105,7 +129,7 @@ impl Directory for MemoryDirectory {
         if let Some(record) = found.filter(|_| !away) {
             sender.send(LookupEvent::Found(Box::new(record)));
         }
-        sender.send(LookupEvent::Done { responses: usize::from(!away) });
+        sender.send(LookupEvent::Done { responses: usize::from(!away), whole: !away && !torn });
         lookup
     }
 }

@@ -16,7 +16,7 @@ use proto_model::PublicKey;
 use tokio::sync::Semaphore;
 
 use crate::{
-    directory::{Directory, Lookup, LookupEvent, LookupSender, PublishError, Stored, lookup_channel},
+    directory::{Directory, Lookup, LookupEvent, LookupSender, MOST_ASKED, PublishError, Stored, lookup_channel},
     record::MAX_RECORD_BYTES,
     ring::RingLimits,
     signed::SignedRecord,
@@ -159,6 +159,11 @@ impl DhtNode {
         self.supervisor.set_ring(ring);
     }
 
+    /// Another list of ring nodes, which a client asks as well where nobody of the first one answers.
+    pub fn set_spare_ring(&self, spare: Vec<String>) {
+        self.supervisor.set_spare(spare);
+    }
+
     pub(crate) fn set_known(&self, known: HashSet<Ipv4Addr>) {
         self.supervisor.set_known(known);
     }
@@ -209,7 +214,8 @@ impl DhtNode {
             Ok(Ok(responses)) => usize::try_from(responses).unwrap_or(usize::MAX),
             Ok(Err(_)) | Err(_) => 0,
         };
-        sender.send(LookupEvent::Done { responses });
+        let whole = responses >= live.ring.min(MOST_ASKED);
+        sender.send(LookupEvent::Done { responses, whole });
         let outcome = match (found, responses) {
             (0, 0) => "no_answer",
             (0, _) => "absent",
@@ -231,6 +237,18 @@ fn describe() {
     describe_counter!("dwcp_dht_queries_total", "DHT queries by operation and result.");
     describe_counter!("dwcp_dht_cache_lookups_total", "Look-ups in the cache of peers' metadata by result.");
     describe_counter!("dwcp_dht_rejected_records_total", "Records of peers that were not believed, by reason.");
+    describe_counter!(
+        "dwcp_dht_refused_addresses_total",
+        "Addresses in lists of ring nodes that nothing is sent to, by reason."
+    );
+    describe_counter!(
+        "dwcp_dht_disagreements_total",
+        "Look-ups in which the DHT said less than is known otherwise, by kind."
+    );
+    describe_gauge!(
+        "dwcp_dht_disagreeing_nodes",
+        "Nodes of which the DHT goes on to say less than is known otherwise."
+    );
     describe_histogram!("dwcp_dht_query_duration_seconds", Unit::Seconds, "How long DHT queries took.");
 }
 
@@ -264,13 +282,13 @@ impl From<Fallen> for PublishError {
     }
 }
 
-/// A put; where it failed or reached too few, a get and a put again. mainline keeps whom it found for a key, and their tokens, for
+/// A put; where it failed or did not reach all, a get and a put again. mainline keeps whom it found for a key, and their tokens, for
 /// up to 5 minutes and puts to these alone: tokens that ring nodes forgot by a restart, and a node that was missed once, stay
 /// wrong all that time, until a get of the same key.
 async fn put_twice(dht: &AsyncDht, item: MutableItem, ring: usize) -> Result<Stored, PublishError> {
     let first = put_once(dht, item.clone(), ring).await;
     match first {
-        Ok(stored) if stored.is_enough() => return first,
+        Ok(stored) if stored.is_everywhere() => return first,
         Ok(_) | Err(PublishError::Unreachable) => {}
         Err(_) => return first,
     }

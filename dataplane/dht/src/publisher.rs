@@ -3,11 +3,12 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
+use futures::future::OptionFuture;
 use proto_model::NodeId;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    directory::{Directory, LookupEvent, PublishError},
+    directory::{Directory, LookupEvent, PublishError, Stored},
     keep::RecordStore,
     record::{FleetTag, MAX_ADDRESSES, MAX_RELAYS, MAX_TTL, Nat, NodeType, Record, WANTED_RECORD_BYTES},
     signed::{MAX_SEQ_AHEAD, RecordSigner, SignedRecord},
@@ -37,10 +38,13 @@ pub struct PublisherOptions {
     pub debounce: Duration,
     /// Delays after failures, the last one for all further.
     pub retries: [Duration; 3],
+    /// How often a record that part of the ring does not have is put again as it is; a fifth more or less each time. What a
+    /// partition kept from one side is there so long after it heals.
+    pub repeat_interval: Duration,
 }
 
 impl PublisherOptions {
-    /// Hourly, changes within 2 s; after a failure in 5 s, 15 s, then every minute.
+    /// Hourly, changes within 2 s; after a failure in 5 s, 15 s, then every minute; to a part of the ring every minute.
     #[must_use]
     pub fn new(fleet: FleetTag) -> Self {
         Self {
@@ -48,6 +52,7 @@ impl PublisherOptions {
             republish_interval: Duration::from_secs(3600),
             debounce: Duration::from_secs(2),
             retries: [5, 15, 60].map(Duration::from_secs),
+            repeat_interval: Duration::from_secs(60),
         }
     }
 }
@@ -58,6 +63,7 @@ pub struct Publisher {
     announcement: watch::Sender<Option<Announcement>>,
     interval: watch::Sender<Duration>,
     again: Arc<Notify>,
+    lost: Arc<Notify>,
     signed: watch::Receiver<Option<SignedRecord>>,
 }
 
@@ -83,15 +89,18 @@ impl Publisher {
             announcement: watch::Sender::new(None),
             interval: watch::Sender::new(options.republish_interval),
             again: Arc::default(),
+            lost: Arc::default(),
             signed,
         };
         let worker = Worker {
             fleet: options.fleet,
             debounce: options.debounce,
             retries: options.retries,
+            repeat_interval: options.repeat_interval,
             announcement: this.announcement.subscribe(),
             interval: this.interval.subscribe(),
             again: Arc::clone(&this.again),
+            lost: Arc::clone(&this.lost),
             signed: signed_sender,
             signer,
             directory,
@@ -123,9 +132,14 @@ impl Publisher {
         self.interval.send_if_modified(|now| std::mem::replace(now, interval) != interval);
     }
 
-    /// Puts the record again at once: the ring changed, or one of its nodes was restarted.
+    /// Signs the record anew and puts it at once: the ring changed.
     pub fn republish(&self) {
         self.again.notify_one();
+    }
+
+    /// Puts the record again as it is, soon: a node of the ring may have been restarted.
+    pub fn put_again(&self) {
+        self.lost.notify_one();
     }
 
     /// The newest signed record: also for the control plane and for members over QUIC, so that the ring is never its only place.
@@ -139,9 +153,11 @@ struct Worker {
     fleet: FleetTag,
     debounce: Duration,
     retries: [Duration; 3],
+    repeat_interval: Duration,
     announcement: watch::Receiver<Option<Announcement>>,
     interval: watch::Receiver<Duration>,
     again: Arc<Notify>,
+    lost: Arc<Notify>,
     signed: watch::Sender<Option<SignedRecord>>,
     signer: Arc<dyn RecordSigner>,
     directory: Arc<dyn Directory>,
@@ -159,8 +175,54 @@ enum Failure {
     Record(#[from] crate::record::RecordError),
     #[error("seq {0} was used before and lies more than a day ahead of the clock")]
     ClockBehind(i64),
-    #[error("stored at {} of {} ring nodes", .0.stored_at, .0.ring)]
-    TooFew(crate::directory::Stored),
+}
+
+/// How the newest record lies in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placed {
+    /// Where it should.
+    Everywhere,
+    /// The loss of a node does not lose it, but part of the ring may have an older one.
+    InPart,
+    /// The loss of a node may lose it.
+    AtTooFew,
+}
+
+impl Placed {
+    /// After a put that nobody answered.
+    const fn after_silence(self) -> Self {
+        match self {
+            Self::Everywhere | Self::InPart => Self::InPart,
+            Self::AtTooFew => Self::AtTooFew,
+        }
+    }
+
+    fn of(stored: Stored) -> Self {
+        if stored.is_everywhere() {
+            Self::Everywhere
+        } else if stored.is_enough() {
+            Self::InPart
+        } else {
+            Self::AtTooFew
+        }
+    }
+}
+
+fn warn_of_too_few(stored: Stored) {
+    let Stored { stored_at, ring } = stored;
+    tracing::warn!(
+        stored_at,
+        ring,
+        "Metadata is not in the DHT as it should be: the loss of a ring node would lose it"
+    );
+}
+
+/// Why the worker stops waiting.
+enum Wake {
+    /// A new record is due.
+    Publish,
+    /// Nobody needs it any more.
+    End,
 }
 
 impl Worker {
@@ -172,10 +234,10 @@ impl Worker {
         loop {
             let interval = *self.interval.borrow_and_update();
             let announcement = self.announcement.borrow_and_update().clone().unwrap_or_default();
-            let delay = match self.publish(announcement, interval).await {
-                Ok(()) => {
+            let (delay, placed) = match self.publish(announcement, interval).await {
+                Ok(stored) => {
                     failures = 0;
-                    interval.mul_f64(rand::random_range(0.8..=1.2))
+                    (interval.mul_f64(rand::random_range(0.8..=1.2)), Placed::of(stored))
                 }
                 Err(reason) => {
                     let delay = self.retries[failures.min(self.retries.len() - 1)];
@@ -184,24 +246,75 @@ impl Worker {
                     if !matches!(reason, Failure::Publish(PublishError::NoRing)) {
                         tracing::warn!(%reason, retry_s = delay.as_secs(), "Metadata is not in the DHT as it should be");
                     }
-                    delay
+                    // The next attempt is one with a new record.
+                    (delay, Placed::Everywhere)
                 }
             };
+            match self.wait(delay, placed).await {
+                Wake::Publish => {}
+                Wake::End => return,
+            }
+        }
+    }
+
+    /// Waits until a new record is due; until then the present one is put again where it is missing.
+    async fn wait(&mut self, delay: Duration, mut placed: Placed) -> Wake {
+        let due = tokio::time::sleep(delay);
+        tokio::pin!(due);
+        let mut repeats = 0_usize;
+        loop {
+            let pause = match placed {
+                Placed::Everywhere => None,
+                Placed::InPart => Some(self.repeat_interval.mul_f64(rand::random_range(0.8..=1.2))),
+                Placed::AtTooFew => Some(self.retries[repeats.min(self.retries.len() - 1)]),
+            };
+            let repeat = OptionFuture::from(pause.map(tokio::time::sleep));
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.again.notified() => {}
-                changed = self.interval.changed() => if changed.is_err() { return },
+                () = &mut due => return Wake::Publish,
+                () = self.again.notified() => return Wake::Publish,
+                changed = self.interval.changed() => return if changed.is_err() { Wake::End } else { Wake::Publish },
                 changed = self.announcement.changed() => {
                     if changed.is_err() {
-                        return;
+                        return Wake::End;
                     }
                     tokio::time::sleep(self.debounce).await;
+                    return Wake::Publish;
+                }
+                () = self.lost.notified() => tokio::time::sleep(self.debounce).await,
+                Some(()) = repeat => repeats += 1,
+            }
+            match self.put_as_it_is(placed).await {
+                Ok(stored) => placed = Placed::of(stored),
+                // The ring has a newer one of ours: beyond that.
+                Err(PublishError::NotMostRecent) => return Wake::Publish,
+                Err(reason) => {
+                    tracing::debug!(%reason, "metadata was not put again");
+                    placed = placed.after_silence();
                 }
             }
         }
     }
 
-    async fn publish(&mut self, announcement: Announcement, interval: Duration) -> Result<(), Failure> {
+    /// Puts the newest record again: the same value at the same `seq` only says to whoever has it that it is still so.
+    async fn put_as_it_is(&self, before: Placed) -> Result<Stored, PublishError> {
+        let Some(signed) = self.signed.borrow().clone() else { return Err(PublishError::Restarting) };
+        let seq = signed.seq;
+        let stored = self.directory.publish(signed).await?;
+        let now = Placed::of(stored);
+        if now == Placed::AtTooFew {
+            warn_of_too_few(stored);
+        } else if now != before {
+            tracing::info!(
+                seq,
+                stored_at = stored.stored_at,
+                ring = stored.ring,
+                "Metadata was put into the DHT again"
+            );
+        }
+        Ok(stored)
+    }
+
+    async fn publish(&mut self, announcement: Announcement, interval: Duration) -> Result<Stored, Failure> {
         let seq = self.next_seq().await?;
         let record = self.record(announcement, interval);
         let signed = SignedRecord::sign(self.signer.as_ref(), seq, &record)?;
@@ -224,7 +337,10 @@ impl Worker {
             Err(error) => return Err(error.into()),
         };
         tracing::info!(seq, stored_at = stored.stored_at, ring = stored.ring, "Successfully published metadata to DHT");
-        if stored.is_enough() { Ok(()) } else { Err(Failure::TooFew(stored)) }
+        if !stored.is_enough() {
+            warn_of_too_few(stored);
+        }
+        Ok(stored)
     }
 
     fn record(&self, announcement: Announcement, interval: Duration) -> Record {

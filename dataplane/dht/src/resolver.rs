@@ -9,18 +9,21 @@ use std::{
 };
 
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
-use futures::future::{BoxFuture, OptionFuture};
+use futures::future::BoxFuture;
 use metrics::counter;
 use proto_model::{NodeId, PublicKey};
 use tokio::sync::watch;
 
 use crate::{
     cache::{Cache, Cached},
-    directory::{Directory, LookupEvent},
+    directory::Directory,
+    disagreements::{Disagreement, Disagreements, Pace},
     keep::RecordStore,
     record::FleetTag,
     signed::{Acceptance, SignedRecord, Unacceptable, VerifiedRecord},
 };
+
+use search::Search;
 
 /// What the control plane knows of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,10 +66,18 @@ pub struct ResolverOptions {
     pub lookups: usize,
     /// For how long after it was issued a record is used when no source answers.
     pub stale_for: Duration,
+    /// How long an answer is kept that only a part of the ring gave: another part may have a newer one.
+    pub partial_ttl: Duration,
+    /// A record this old should have reached the DHT: the DHT disagrees if it has not.
+    pub settled_after: Duration,
+    /// When the DHT is asked again after it disagreed, and was given the newer record.
+    pub ask_again_after: Duration,
+    /// And then, as long as it disagrees.
+    pub ask_again_every: Duration,
 }
 
 impl ResolverOptions {
-    /// The defaults: 300 s, 60 s, 1,000, 150 ms, 1.5 s, 30 s, 24 h.
+    /// The defaults: 300 s, 60 s, 1,000, 150 ms, 1.5 s, 30 s, 24 h; 60 s, 60 s, 15 s, 60 s.
     #[must_use]
     pub fn new(fleet: FleetTag) -> Self {
         Self {
@@ -79,6 +90,10 @@ impl ResolverOptions {
             negative_ttl: Duration::from_secs(30),
             lookups: 256,
             stale_for: Duration::from_secs(24 * 3600),
+            partial_ttl: Duration::from_secs(60),
+            settled_after: Duration::from_secs(60),
+            ask_again_after: Duration::from_secs(15),
+            ask_again_every: Duration::from_secs(60),
         }
     }
 }
@@ -159,6 +174,9 @@ struct Inner {
     tasks: TaskGroup,
     cache: Mutex<Cache>,
     in_flight: Mutex<HashMap<PublicKey, watch::Receiver<Option<Answer>>>>,
+    disagreements: Disagreements,
+    checks: Pace,
+    repairs: Pace,
 }
 
 impl fmt::Debug for Resolver {
@@ -188,6 +206,9 @@ impl Resolver {
             tasks: tasks.clone(),
             cache,
             in_flight: Mutex::default(),
+            disagreements: Disagreements::default(),
+            checks: Pace::new(),
+            repairs: Pace::new(),
         };
         let this = Self(Arc::new(inner));
         let cleaner = this.clone();
@@ -215,16 +236,27 @@ impl Resolver {
             }
             None => {
                 tracing::info!("Cache miss for peer {peer}");
-                self.refresh(key).await
+                self.search(key, false).await
             }
         }
     }
 
-    /// Where the node is, found anew: for when what the cache had proved wrong.
+    /// Where the node is, found anew: for when what was known proved wrong. What the DHT says then counts alone only where it is
+    /// newer than that; else the control plane is heard too.
     ///
     /// # Errors
     /// Where no source has an acceptable answer.
     pub async fn refresh(&self, key: PublicKey) -> Result<Arc<Resolved>, ResolveError> {
+        self.search(key, true).await
+    }
+
+    /// The nodes of which the DHT goes on to say less than is known otherwise, although it was told.
+    #[must_use]
+    pub fn disagreements(&self) -> Vec<Disagreement> {
+        self.0.disagreements.standing(self.0.clock.now())
+    }
+
+    async fn search(&self, key: PublicKey, doubted: bool) -> Result<Arc<Resolved>, ResolveError> {
         let mut answer = {
             let mut in_flight = self.0.lock_in_flight();
             if let Some(answer) = in_flight.get(&key) {
@@ -235,7 +267,7 @@ impl Resolver {
             } else {
                 let (sender, receiver) = watch::channel(None);
                 in_flight.insert(key, receiver.clone());
-                let search = Search { inner: Arc::clone(&self.0), key, sender, known: None };
+                let search = Search::new(self.clone(), key, doubted, sender);
                 let group = self.0.tasks.clone();
                 self.0.tasks.spawn("dht resolve", OnEnd::Expected, async move {
                     tokio::select! {
@@ -337,193 +369,19 @@ impl Inner {
         Duration::from_secs(ends.saturating_sub(now)).min(self.options.ttl)
     }
 
+    /// What a part of the ring said is not kept for as long as what all say.
+    fn shorten(&self, key: PublicKey) {
+        let now = self.clock.now();
+        self.lock_cache().shorten(&key, now, self.options.partial_ttl);
+    }
+
     fn cache(&self, key: PublicKey, cached: Cached, ttl: Duration) {
         let now = self.clock.now();
         self.lock_cache().insert(key, cached, now, ttl);
     }
 }
 
-/// One search for one key, for all who ask for it meanwhile.
-struct Search {
-    inner: Arc<Inner>,
-    key: PublicKey,
-    sender: watch::Sender<Option<Answer>>,
-    known: Option<SignedRecord>,
-}
-
-/// What the sources have come to.
-#[derive(Default)]
-struct Progress {
-    answered: bool,
-    /// Some source said that it does not have it.
-    denied: bool,
-    dht_done: bool,
-    fallback_done: bool,
-}
-
-impl Search {
-    async fn run(mut self) {
-        self.known = self.inner.kept(self.key).await;
-        let peer = self.key.node_id();
-        tracing::info!("Querying DHT for mutable data of {peer}");
-        let mut lookup = self.inner.directory.resolve(self.key);
-        let source = Arc::clone(&self.inner.fallback);
-        let mut fallback: OptionFuture<BoxFuture<'_, _>> = None.into();
-        let mut asked = false;
-        let hedge = tokio::time::sleep(self.inner.options.hedge_after);
-        let deadline = tokio::time::sleep(self.inner.options.deadline);
-        tokio::pin!(hedge, deadline);
-        let mut progress = Progress::default();
-        while !progress.over() {
-            tokio::select! {
-                () = &mut deadline => break,
-                event = lookup.next(), if !progress.dht_done => self.on_dht(event, &mut progress).await,
-                // An answer from the DHT is enough: the control plane is asked only without one.
-                () = &mut hedge, if !asked && !progress.answered => {
-                    asked = true;
-                    fallback = Some(source.look_up(self.key)).into();
-                }
-                Some(answer) = &mut fallback, if asked && !progress.fallback_done => {
-                    fallback = None.into();
-                    self.on_fallback(answer, &mut progress).await;
-                }
-            }
-            if progress.dht_done && !asked && !progress.answered {
-                asked = true;
-                fallback = Some(source.look_up(self.key)).into();
-            }
-        }
-        if !progress.answered {
-            self.give_up(progress.denied);
-        }
-    }
-
-    async fn on_dht(&mut self, event: LookupEvent, progress: &mut Progress) {
-        match event {
-            LookupEvent::Found(record) => self.offer(*record, Vec::new(), Source::Dht, progress).await,
-            LookupEvent::Done { responses } => {
-                progress.dht_done = true;
-                progress.denied |= responses > 0;
-                if responses == 0 {
-                    tracing::info!("No nodes in DHT routing table answered for {}", self.key.node_id());
-                }
-            }
-        }
-    }
-
-    async fn on_fallback(&mut self, answer: Result<Option<FallbackAnswer>, FallbackError>, progress: &mut Progress) {
-        progress.fallback_done = true;
-        match answer {
-            Ok(Some(FallbackAnswer { record: Some(record), observed })) => {
-                self.offer(record, observed.clone(), Source::ControlPlane, progress).await;
-                if !progress.answered && !observed.is_empty() {
-                    self.observed_only(observed, progress).await;
-                }
-            }
-            Ok(Some(FallbackAnswer { record: None, observed })) if !observed.is_empty() => {
-                self.observed_only(observed, progress).await;
-            }
-            Ok(_) => progress.denied = true,
-            Err(reason) => tracing::debug!(%reason, "the fallback has no answer"),
-        }
-    }
-
-    async fn observed_only(&mut self, observed: Vec<SocketAddr>, progress: &mut Progress) {
-        if !progress.answered {
-            let resolved = self.inner.accept(self.key, None, observed, Source::ControlPlane, false).await;
-            self.answer(Ok(resolved), progress);
-        }
-    }
-
-    /// Takes a record if it is acceptable, and newer than one taken before.
-    async fn offer(
-        &mut self,
-        record: SignedRecord,
-        observed: Vec<SocketAddr>,
-        source: Source,
-        progress: &mut Progress,
-    ) {
-        // The very same again says nothing new; another one of the same `seq` does.
-        if progress.answered && self.known.as_ref().is_some_and(|known| known.seq > record.seq || *known == record) {
-            return;
-        }
-        let new = self.known.is_none();
-        match record.verify_beside(self.known.as_ref(), &self.inner.acceptance(self.known.as_ref())) {
-            Ok(record) => {
-                self.known = Some(record.signed().clone());
-                let resolved = self.inner.accept(self.key, Some(record), observed, source, new).await;
-                self.answer(Ok(resolved), progress);
-            }
-            Err(reason) => not_believed(&self.key, reason),
-        }
-    }
-
-    fn answer(&self, answer: Answer, progress: &mut Progress) {
-        if !progress.answered {
-            progress.answered = true;
-            self.inner.lock_in_flight().remove(&self.key);
-            self.sender.send_replace(Some(answer));
-        }
-    }
-
-    /// No source had it: what was kept from before, if it is not too old, else nothing.
-    fn give_up(&self, denied: bool) {
-        let peer = self.key.node_id();
-        let reason = if denied { ResolveError::NotFound } else { ResolveError::Unreachable };
-        tracing::info!(%reason, "Failed to query metadata of {peer}");
-        let now = u64::try_from(self.inner.clock.unix_ms() / 1000).unwrap_or(0);
-        let kept = self.known.clone().and_then(|known| known.verify_signature().ok());
-        let usable = kept.filter(|kept| {
-            // A node that took itself back (validity 0) is not looked for at its old place.
-            kept.record().ttl_s > 0
-                && now < kept.record().issued_s.saturating_add(self.inner.options.stale_for.as_secs())
-        });
-        let negative = self.inner.options.negative_ttl;
-        let answer = if let Some(record) = usable {
-            let stale = record.record().expired(now);
-            if stale {
-                tracing::info!("Peer metadata is stale: {peer}");
-            }
-            let resolved =
-                Resolved { key: self.key, record: Some(record), observed: Vec::new(), source: Source::Kept, stale };
-            let resolved = Arc::new(resolved);
-            self.inner.cache(self.key, Cached::Known(Arc::clone(&resolved)), negative);
-            Ok(resolved)
-        } else {
-            if denied {
-                self.inner.cache(self.key, Cached::Absent, negative);
-            }
-            Err(reason)
-        };
-        self.answer(answer, &mut Progress::default());
-    }
-}
-
-/// Somebody offers what is not to be believed: the owner itself with two values at one `seq`, a liar, or a node that is behind.
-fn not_believed(key: &PublicKey, reason: Unacceptable) {
-    counter!("dwcp_dht_rejected_records_total", "reason" => reason.name()).increment(1);
-    if matches!(reason, Unacceptable::Conflict(_)) {
-        tracing::warn!(peer = %key.node_id(), %reason, "A peer's metadata was not accepted");
-    } else {
-        tracing::info!(peer = %key.node_id(), %reason, "A peer's metadata was not accepted");
-    }
-}
-
-impl Drop for Search {
-    /// A search that was broken off must not keep later ones from beginning.
-    fn drop(&mut self) {
-        if self.sender.borrow().is_none() {
-            self.inner.lock_in_flight().remove(&self.key);
-        }
-    }
-}
-
-impl Progress {
-    /// With an answer, what the DHT still says is worth hearing: it may be newer.
-    fn over(&self) -> bool {
-        self.dht_done && (self.answered || self.fallback_done)
-    }
-}
+mod search;
 
 #[cfg(test)]
 mod tests;

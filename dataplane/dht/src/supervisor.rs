@@ -6,11 +6,11 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -22,14 +22,15 @@ use metrics::gauge;
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    addresses::{resolve_names, usable},
     filter::Filter,
     node::{Mode, NodeOptions, StartError},
 };
 
-/// The longest list of ring nodes: mainline asserts that at most 255 answer, and a ring has no use for more than about seven.
-const MAX_RING: usize = 32;
 /// How often the node is asked whether it lives, and whom it knows.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// So long a client's list has to answer at first: a node of it needs some 60 ms. Then the spare list is asked as well.
+const FIRST_PROBE: Duration = Duration::from_millis(1500);
 /// A live node answers within 50 ms; one that does not for this long is taken for dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Delays between attempts to build the node again.
@@ -66,6 +67,9 @@ struct Inner {
     /// What 0 became at first.
     port: AtomicU16,
     ring: watch::Sender<Vec<String>>,
+    /// Asked as well where nobody of `ring` answers.
+    spare: watch::Sender<Vec<String>>,
+    spare_in_use: AtomicBool,
     live: watch::Sender<Option<Live>>,
     known: watch::Sender<usize>,
     fallen: Notify,
@@ -93,6 +97,8 @@ impl Supervisor {
             records: options.limits.records,
             port: AtomicU16::new(options.listen.port()),
             ring: watch::Sender::new(options.ring),
+            spare: watch::Sender::new(Vec::new()),
+            spare_in_use: AtomicBool::new(false),
             live: watch::Sender::new(None),
             known: watch::Sender::new(0),
             fallen: Notify::new(),
@@ -114,8 +120,21 @@ impl Supervisor {
 
     pub(crate) fn live(&self) -> Result<Live, Fallen> {
         let live = self.0.live.borrow().clone();
-        let missing = if self.0.ring.borrow().is_empty() { Fallen::NoRing } else { Fallen::Restarting };
+        let missing = if self.has_no_ring() { Fallen::NoRing } else { Fallen::Restarting };
         live.ok_or(missing)
+    }
+
+    fn has_no_ring(&self) -> bool {
+        self.0.ring.borrow().is_empty() && self.0.spare.borrow().is_empty()
+    }
+
+    /// Another list, for when nobody of the first one answers, or nobody of it can be asked at all.
+    pub(crate) fn set_spare(&self, spare: Vec<String>) {
+        self.0.spare.send_if_modified(|now| {
+            let changed = *now != spare;
+            *now = spare;
+            changed
+        });
     }
 
     pub(crate) fn ring(&self) -> Vec<String> {
@@ -163,17 +182,22 @@ impl Supervisor {
     }
 
     async fn supervise(self) {
-        let mut ring = self.0.ring.subscribe();
-        let mut probe = tokio::time::interval(PROBE_INTERVAL);
-        probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut ring, mut spare) = (self.0.ring.subscribe(), self.0.spare.subscribe());
+        let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = self.0.tasks.cancelled() => break,
-                _ = probe.tick() => {
+                () = tokio::time::sleep(pause) => {
+                    pause = if pause.is_zero() { FIRST_PROBE } else { PROBE_INTERVAL };
                     if self.probe().await {
-                        continue;
+                        if !self.wants_spare(pause) {
+                            continue;
+                        }
+                        tracing::warn!("No node of the DHT ring's list answers; the control plane's list is asked as well");
+                        self.0.spare_in_use.store(true, Ordering::Relaxed);
+                    } else {
+                        tracing::warn!("the DHT node does not answer; starting it again");
                     }
-                    tracing::warn!("the DHT node does not answer; starting it again");
                 }
                 () = self.0.fallen.notified() => tracing::warn!("the DHT node fell; starting it again"),
                 changed = ring.changed() => {
@@ -184,17 +208,37 @@ impl Supervisor {
                         continue;
                     }
                     tracing::info!(nodes = ring.borrow().len(), "the ring of DHT nodes changed");
+                    self.0.spare_in_use.store(false, Ordering::Relaxed);
+                }
+                changed = spare.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let in_use = self.0.spare_in_use.load(Ordering::Relaxed);
+                    if self.0.mode == Mode::Ring || (self.live().is_ok() && !in_use) {
+                        continue;
+                    }
                 }
             }
             self.rebuild(&mut ring).await;
+            pause = Duration::ZERO;
         }
         self.0.live.send_replace(None);
+    }
+
+    /// Whether the list has had its time, nobody of it is known, and there is another.
+    fn wants_spare(&self, pause: Duration) -> bool {
+        self.0.mode == Mode::Client
+            && pause == PROBE_INTERVAL
+            && self.known() == 0
+            && !self.0.spare.borrow().is_empty()
+            && !self.0.spare_in_use.load(Ordering::Relaxed)
     }
 
     /// Whether the node lives, or there should be none.
     async fn probe(&self) -> bool {
         let Ok(live) = self.live() else {
-            return self.0.ring.borrow().is_empty() && self.0.mode == Mode::Client;
+            return self.has_no_ring() && self.0.mode == Mode::Client;
         };
         let ask = async { (live.dht.to_bootstrap().await.len(), *live.dht.info().await.id()) };
         let answer = tokio::time::timeout(PROBE_LIMIT, AssertUnwindSafe(ask).catch_unwind()).await;
@@ -238,6 +282,8 @@ impl Supervisor {
             mode: self.0.mode,
             listen: SocketAddrV4::new(*self.0.listen.ip(), self.0.port.load(Ordering::Relaxed)),
             ring: self.0.ring.borrow().clone(),
+            spare: self.0.spare.borrow().clone(),
+            spare_in_use: self.0.spare_in_use.load(Ordering::Relaxed),
             request_timeout: self.0.request_timeout,
             records: self.0.records,
             filter: self.0.filter.clone(),
@@ -264,6 +310,8 @@ struct Plan {
     mode: Mode,
     listen: SocketAddrV4,
     ring: Vec<String>,
+    spare: Vec<String>,
+    spare_in_use: bool,
     request_timeout: Duration,
     records: usize,
     filter: Filter,
@@ -280,6 +328,10 @@ impl Plan {
         };
         drop(socket);
         let mut ring = usable(resolve_names(&self.ring), listen);
+        if (self.spare_in_use || ring.is_empty()) && self.mode == Mode::Client {
+            ring.extend(resolve_names(&self.spare));
+            ring = usable(ring, listen);
+        }
         let ring_nodes = ring.len();
         if ring.is_empty() {
             match self.mode {
@@ -307,63 +359,5 @@ impl Plan {
             Ok(Err(error)) => Err(BuildError::Bind(error)),
             Err(_panic) => Err(BuildError::Panicked),
         }
-    }
-}
-
-/// The IPv4 addresses of the list; what cannot be resolved now is left out.
-fn resolve_names(ring: &[String]) -> Vec<SocketAddrV4> {
-    let mut addresses = Vec::new();
-    // A ring has no use for more, and a name may take seconds to be found out.
-    for name in ring.iter().take(8 * MAX_RING) {
-        match name.to_socket_addrs() {
-            Ok(found) => addresses.extend(found.filter_map(|address| match address {
-                SocketAddr::V4(address) => Some(address),
-                SocketAddr::V6(_) => None,
-            })),
-            Err(reason) => tracing::warn!(node = %name, %reason, "a DHT ring node's address is not known"),
-        }
-    }
-    addresses
-}
-
-/// Those of a list that a datagram may go to: a list that was poisoned must not make this host send to groups, to all, to itself or to none.
-/// Private addresses are where a fleet lives, and stay.
-fn usable(mut addresses: Vec<SocketAddrV4>, own: SocketAddrV4) -> Vec<SocketAddrV4> {
-    let given = addresses.len();
-    addresses.retain(|address| {
-        let ip = address.ip();
-        let nowhere = ip.octets()[0] == 0 || ip.is_multicast() || ip.is_broadcast() || address.port() == 0;
-        !nowhere && *address != own
-    });
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.len() > MAX_RING {
-        tracing::warn!(given, most = MAX_RING, "The list of DHT ring nodes is too long; the first ones are asked");
-        addresses.truncate(MAX_RING);
-    }
-    addresses
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ring_of_nonsense_comes_to_those_that_can_be_asked() {
-        let own = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 30609);
-        let poisoned = [
-            "0.0.0.0:1",
-            "224.0.0.1:1",
-            "239.9.9.9:1",
-            "255.255.255.255:1",
-            "192.0.2.1:30609",
-            "192.0.2.2:0",
-            "0.1.2.3:1",
-        ];
-        let addresses = poisoned.iter().chain(&["192.0.2.3:30610", "192.0.2.3:30610"]);
-        let found = usable(addresses.map(|text| text.parse().unwrap()).collect(), own);
-        assert_eq!(found, ["192.0.2.3:30610".parse().unwrap()]);
-        let many = (1..=10_000_u16).map(|port| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 3), port));
-        assert_eq!(usable(many.collect(), own).len(), MAX_RING);
     }
 }

@@ -46,6 +46,7 @@ const LEVELS: [(&str, Plane, u8); 31] = [
     ("tests-scenarios", Plane::Tests, 70),
     ("tests-strangers", Plane::Tests, 65),
     ("tests-bench", Plane::Tests, 70),
+    ("tests-dht", Plane::Tests, 70),
     ("tests-parsers", Plane::Tests, 70),
     ("tests-robustness", Plane::Tests, 70),
 ];

@@ -36,7 +36,7 @@ pub(super) async fn run(state: &State) -> Vec<CheckCategory> {
         category("audit", audit(state).await),
         category("backup", backup(state).await),
         category("certificates", certificates(state)),
-        category("dht", dht(state)),
+        category("dht", dht(state).await),
         category("agents", agents(state).await),
     ];
     for finding in state.server.host.now() {
@@ -157,28 +157,44 @@ fn audit_anchor(state: &State) -> Found {
 
 /// An agent that refuses the log's head says so as the state of its component.
 async fn audit_witnesses(state: &State) -> Found {
-    let all = match nodes::list(&state.db, nodes::NodeFilter::default(), None, MAX_NODES).await {
-        Ok(all) => all,
-        Err(error) => return Found::Error(error.chain(), "look at the server's log"),
-    };
+    match alarmed(state, WITNESS).await {
+        Ok(None) => Found::Fine,
+        Ok(Some(alarm)) => Found::Error(alarm, TAMPERED),
+        Err(failed) => failed,
+    }
+}
+
+/// An agent to which the DHT says less than it knows says so as the state of its component.
+async fn dht_witnesses(state: &State) -> Found {
+    match alarmed(state, DHT_WITNESS).await {
+        Ok(None) => Found::Fine,
+        Ok(Some(alarm)) => Found::Warning(alarm, DISAGREES),
+        Err(failed) => failed,
+    }
+}
+
+/// How many connected agents say that this part of them is not well, and what the first says.
+async fn alarmed(state: &State, part: &str) -> Result<Option<String>, Found> {
+    let all = nodes::list(&state.db, nodes::NodeFilter::default(), None, MAX_NODES).await;
+    let all = all.map_err(|error| Found::Error(error.chain(), "look at the server's log"))?;
+    let ill = |component: &&ComponentHealth| component.component == part && component.status != HealthStatus::Healthy;
     let alarmed: Vec<_> = all
         .iter()
         .filter(|node| node.connected)
         .filter_map(|node| {
-            let ill = |part: &&ComponentHealth| part.component == WITNESS && part.status != HealthStatus::Healthy;
-            node.components.iter().find(ill).map(|part| format!("{}: {}", node.name, part.message))
+            node.components.iter().find(ill).map(|component| format!("{}: {}", node.name, component.message))
         })
         .collect();
-    match alarmed.first() {
-        None => Found::Fine,
-        Some(first) => {
-            Found::Error(format!("{} of {} nodes say otherwise; {first}", alarmed.len(), all.len()), TAMPERED)
-        }
-    }
+    Ok(alarmed.first().map(|first| format!("{} of {} nodes say otherwise; {first}", alarmed.len(), all.len())))
 }
 
 /// An agent's component that witnesses the log.
 const WITNESS: &str = "audit_log";
+
+/// An agent's component that compares what the DHT says with what is known otherwise.
+const DHT_WITNESS: &str = "dht_records";
+
+const DISAGREES: &str = "somebody may answer in place of the ring, or a ring node lies: compare `dwcp node list` with who may relay, look at the ring's hosts, and delete a node that should not be there";
 
 const TAMPERED: &str = "run `dwcp audit verify`, which looks at every event; docs/audit.md says what to do then";
 
@@ -273,7 +289,7 @@ fn until(ends: DateTime<Utc>, now: DateTime<Utc>) -> Found {
     }
 }
 
-fn dht(state: &State) -> Vec<Check> {
+async fn dht(state: &State) -> Vec<Check> {
     let ring = state.fleet.ring();
     let found = if ring.len() < SAFE_RING {
         let nodes = match ring.len() {
@@ -288,7 +304,10 @@ fn dht(state: &State) -> Vec<Check> {
     } else {
         Found::Fine
     };
-    vec![check("the DHT's ring outlives the loss of a node", found)]
+    vec![
+        check("the DHT's ring outlives the loss of a node", found),
+        check("the DHT says to agents what is known otherwise", dht_witnesses(state).await),
+    ]
 }
 
 async fn agents(state: &State) -> Vec<Check> {

@@ -8,9 +8,10 @@ use proto_rpc::{
         server_message::Message,
     },
     v1::{
-        ComponentHealth, CreateConfigRequest, DeleteNodeRequest, GetConfigRequest, GetNodeRequest,
+        ComponentHealth, CreateConfigRequest, DeleteNodeRequest, GetConfigRequest, GetNodeRequest, RunChecksRequest,
         applied_config::Status as Applied, config_rollout::State as RolloutState,
         config_service_client::ConfigServiceClient, node::State as NodeState, node_service_client::NodeServiceClient,
+        system_service_client::SystemServiceClient,
     },
 };
 use tonic::Code;
@@ -198,6 +199,25 @@ async fn what_an_agent_observes_is_the_nodes_state() {
     state(NodeState::Ready).await;
     drop(agent);
     state(NodeState::Offline).await;
+}
+
+#[tokio::test]
+async fn a_dht_that_says_less_than_an_agent_knows_is_found_by_the_check() {
+    let world = World::new().await;
+    let a = world.node("a").await;
+    let agent = Agent::connect(&world, &a).await;
+    let (component, message) = ("dht_records".to_owned(), "less is said of 2 nodes".to_owned());
+    let ill = ComponentHealth { component, status: "degraded".to_owned(), message };
+    agent.say(Say::Observed(Observed { components: vec![ill], ..Observed::default() })).await;
+    let found = until(&world, async || {
+        let mut client = SystemServiceClient::new(world.admin());
+        let found = client.run_checks(RunChecksRequest {}).await.unwrap().into_inner();
+        let dht = found.categories.into_iter().find(|category| category.category_name == "dht").unwrap();
+        dht.checks.into_iter().find(|check| check.description.contains("known otherwise") && check.result == "warning")
+    })
+    .await;
+    assert_eq!(found.error, "1 of 1 nodes say otherwise; a: less is said of 2 nodes");
+    assert!(found.hint.contains("ring"), "{}", found.hint);
 }
 
 #[tokio::test]

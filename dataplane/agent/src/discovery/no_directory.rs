@@ -15,7 +15,7 @@ impl Directory for NoDirectory {
 
     fn resolve(&self, _key: PublicKey) -> Lookup {
         let (sender, lookup) = lookup_channel();
-        sender.send(LookupEvent::Done { responses: 0 });
+        sender.send(LookupEvent::Done { responses: 0, whole: false });
         lookup
     }
 }

@@ -23,7 +23,12 @@ fn bench() -> Bench {
 impl Bench {
     fn publisher(&self) -> Publisher {
         Publisher::start(
-            PublisherOptions { debounce: TICK, retries: [TICK; 3], ..PublisherOptions::new(fleet()) },
+            PublisherOptions {
+                debounce: TICK,
+                retries: [TICK; 3],
+                repeat_interval: TICK,
+                ..PublisherOptions::new(fleet())
+            },
             Arc::new(signer()),
             Arc::new(self.directory.clone()),
             self.store.clone(),
@@ -113,4 +118,27 @@ async fn tries_again_until_the_ring_is_back() {
     publisher.set_republish_interval(TICK);
     let stored = next(&mut signed).await.seq;
     stored_with(&bench.directory, stored + 5).await;
+}
+
+#[tokio::test]
+async fn part_of_the_ring_gets_the_same_record_until_all_have_it() {
+    let bench = bench();
+    bench.directory.set_torn(true);
+    let publisher = bench.publisher();
+    let mut signed = publisher.signed();
+    publisher.announce(at(1));
+    let first = next(&mut signed).await;
+    stored_with(&bench.directory, first.seq).await;
+    // The other part comes back, without it.
+    for _ in 0..2 {
+        bench.directory.restart();
+        stored_with(&bench.directory, first.seq).await;
+    }
+    bench.directory.set_torn(false);
+    stored_with(&bench.directory, first.seq).await;
+    // Said to be lost, it is put again; it was signed once.
+    bench.directory.restart();
+    publisher.put_again();
+    stored_with(&bench.directory, first.seq).await;
+    assert_eq!(signed.borrow_and_update().clone().unwrap().seq, first.seq);
 }

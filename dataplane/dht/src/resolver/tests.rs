@@ -48,7 +48,13 @@ fn bench_with(control_plane: ControlPlane) -> Bench {
     let store = Arc::<MemoryRecords>::default();
     let control_plane = Arc::new(control_plane);
     let resolver = Resolver::start(
-        ResolverOptions { capacity: 3, cleanup_interval: Duration::from_millis(5), ..ResolverOptions::new(fleet()) },
+        ResolverOptions {
+            capacity: 3,
+            cleanup_interval: Duration::from_millis(5),
+            ask_again_after: Duration::from_millis(5),
+            ask_again_every: Duration::from_millis(5),
+            ..ResolverOptions::new(fleet())
+        },
         Arc::new(directory.clone()),
         control_plane.clone(),
         store.clone(),
@@ -80,7 +86,8 @@ async fn finds_a_record_and_then_needs_no_network() {
     bench.directory.set_away(true);
     assert_eq!(bench.resolver.resolve(key(1)).await.unwrap(), found);
     assert_eq!(bench.directory.lookups(), 1);
-    assert_eq!(bench.control_plane.asked.load(Ordering::Relaxed), 0);
+    // Who is met for the first time is asked for there too.
+    assert_eq!(bench.control_plane.asked.load(Ordering::Relaxed), 1);
     bench.hand.advance(Duration::from_secs(301));
     bench.directory.set_away(false);
     bench.resolver.resolve(key(1)).await.unwrap();
@@ -187,4 +194,97 @@ async fn ends_with_its_task_group() {
     let (found, ended) = tokio::join!(search, bench.tasks.shutdown(Duration::from_secs(1)));
     assert!(found.is_err());
     ended.unwrap();
+}
+
+/// Waits for what a search does after its answer, or between two.
+async fn until(what: &str, happened: impl Fn() -> bool) {
+    let wait = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+fn moved(number: u8, seq: i64, port: u16) -> SignedRecord {
+    let record = Record { addresses: vec![SocketAddr::from(([192, 0, 2, 99], port))], ..example() };
+    SignedRecord::sign(&SigningKey::from_bytes(&[number; 32]), seq, &record).unwrap()
+}
+
+fn knows(bench: &Bench, record: SignedRecord) {
+    *bench.control_plane.answer.lock().unwrap() = Some(FallbackAnswer { record: Some(record), observed: Vec::new() });
+}
+
+#[tokio::test]
+async fn an_older_record_in_the_dht_is_not_taken_where_the_control_plane_has_a_newer_one() {
+    let bench = bench();
+    let (old, newest) = (moved(1, NOW_MS, 1), moved(1, NOW_MS + 1, 2));
+    bench.directory.plant(old.clone());
+    knows(&bench, newest.clone());
+    // Met for the first time.
+    let found = bench.resolver.resolve(key(1)).await.unwrap();
+    assert_eq!((found.source, found.addresses()[0].port()), (Source::ControlPlane, 2));
+
+    // The old one is what is known, and nobody is there any more.
+    let bench = self::bench();
+    bench.directory.plant(old.clone());
+    bench.store.keep(old.clone().verify_signature().unwrap()).await.unwrap();
+    knows(&bench, newest.clone());
+    assert_eq!(bench.resolver.refresh(key(1)).await.unwrap().addresses()[0].port(), 2);
+    // Without a control plane it is all there is.
+    let bench = bench_with(ControlPlane { away: true, ..ControlPlane::default() });
+    bench.directory.plant(old.clone());
+    assert_eq!(bench.resolver.refresh(key(1)).await.unwrap().addresses()[0].port(), 1);
+
+    // It still holds, but its owner has renewed it since: known and not doubted, the control plane is heard all the same.
+    let bench = self::bench();
+    bench.directory.plant(old.clone());
+    bench.store.keep(old.verify_signature().unwrap()).await.unwrap();
+    knows(&bench, newest);
+    bench.hand.advance(Duration::from_secs(9000 / 2 + 301));
+    assert_eq!(bench.resolver.resolve(key(1)).await.unwrap().addresses()[0].port(), 2);
+}
+
+#[tokio::test]
+async fn a_dht_that_disagrees_is_told_and_where_it_goes_on_it_is_said() {
+    let bench = bench();
+    let (old, newest) = (moved(1, NOW_MS, 1), moved(1, NOW_MS + 1, 2));
+    bench.directory.plant(old.clone());
+    knows(&bench, newest.clone());
+    bench.hand.advance(Duration::from_secs(61));
+    bench.resolver.refresh(key(1)).await.unwrap();
+    // An honest ring takes what it is told, and that is all.
+    until("the DHT to be told", || bench.directory.stored(&key(1)) == Some(newest.clone())).await;
+    until("agreement", || !bench.resolver.0.disagreements.contains(&key(1))).await;
+    assert!(bench.resolver.disagreements().is_empty());
+
+    // One that lies takes nothing.
+    bench.directory.pin(old);
+    bench.resolver.refresh(key(1)).await.unwrap();
+    until("the alarm", || !bench.resolver.disagreements().is_empty()).await;
+    let said = bench.resolver.disagreements();
+    assert_eq!((said[0].key, said[0].dht, said[0].known), (key(1), Some(NOW_MS), NOW_MS + 1));
+    bench.directory.unpin();
+    until("the end of the alarm", || bench.resolver.disagreements().is_empty()).await;
+
+    // Silence is the same.
+    bench.directory.restart();
+    bench.directory.pin_silence();
+    bench.resolver.refresh(key(1)).await.unwrap();
+    until("the alarm", || bench.resolver.disagreements().first().is_some_and(|said| said.dht.is_none())).await;
+    // Nobody's answer is not another answer.
+    bench.directory.unpin();
+    until("the end of the alarm", || bench.resolver.disagreements().is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_a_part_of_the_ring_says_is_kept_for_a_minute() {
+    let bench = bench();
+    bench.directory.set_torn(true);
+    bench.directory.plant(moved(1, NOW_MS, 1));
+    assert_eq!(bench.resolver.resolve(key(1)).await.unwrap().addresses()[0].port(), 1);
+    bench.directory.set_torn(false);
+    bench.directory.plant(moved(1, NOW_MS + 1, 2));
+    bench.hand.advance(Duration::from_secs(61));
+    assert_eq!(bench.resolver.resolve(key(1)).await.unwrap().addresses()[0].port(), 2);
 }

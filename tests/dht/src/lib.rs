@@ -1,0 +1,7 @@
+//! The DHT on a bad day, over real UDP: a fleet cut in two, and a ring with made-up nodes around one record.
+
+#![allow(clippy::disallowed_methods, reason = "these tests act in real time")]
+
+pub mod fleet;
+pub mod partition;
+pub mod side;

@@ -14,6 +14,8 @@
 mod budget;
 mod channel;
 mod close;
+#[cfg(any(test, feature = "testing"))]
+pub mod congestion;
 mod doorkeeper;
 mod endpoint;
 mod frames;

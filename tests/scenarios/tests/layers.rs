@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 31] = [
+const LEVELS: [(&str, Plane, u8); 33] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -47,6 +47,7 @@ const LEVELS: [(&str, Plane, u8); 31] = [
     ("tests-strangers", Plane::Tests, 65),
     ("tests-bench", Plane::Tests, 70),
     ("tests-dht", Plane::Tests, 70),
+    ("tests-congestion", Plane::Tests, 70),
     ("tests-parsers", Plane::Tests, 70),
     ("tests-robustness", Plane::Tests, 70),
 ];

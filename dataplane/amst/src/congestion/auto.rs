@@ -1,0 +1,324 @@
+//! `auto`: CUBIC that asks of each loss whether there was a queue.
+//!
+//! A loss that comes with a queue is congestion, and counts as RFC 9438 has it. A loss without one may be the path's own, or the
+//! overflow of a queue that is too short to be seen, or of one that was full when the base round trip was learned. That is not
+//! guessed but tried: the window is reduced as for any loss, and two round trips later the path has answered. If round trips
+//! fell, there was a queue, and the reduction stands. If not, it is undone. Only several such trials over seconds, all undone,
+//! make a path *lossy*: there, losses without a queue do not count any more, until a queue stands that the session did not make, or
+//! the base turns out to have been wrong.
+//!
+//! Whatever is believed, a round that loses far more than the path does anyway makes the window smaller.
+
+mod loss_floor;
+mod start;
+
+use std::time::{Duration, Instant};
+
+use self::{
+    loss_floor::LossFloor,
+    start::{Start, Verdict},
+};
+use super::{
+    core::{Acks, Algorithm, Lost, Mode, Path, Round},
+    cubic_curve::{BETA, Curve},
+    rate_sample::to_f64,
+    reno::in_recovery,
+};
+
+/// Trials that have to be undone before a path is lossy, and the time they have to span at least.
+const TRIALS: u32 = 3;
+const TRIALS_SPAN: Duration = Duration::from_secs(1);
+
+/// Rounds after an undone trial in which losses without a queue do not count: so that a lossy path is found out without being
+/// left half empty for it.
+const BELIEVED_ROUNDS: u64 = 6;
+
+/// After so long without one, undone trials are forgotten.
+const EVIDENCE_LASTS: Duration = Duration::from_secs(20);
+
+/// A queue that stands for so long on a lossy path is somebody else's, who reacts to losses.
+const STANDS: Duration = Duration::from_secs(2);
+const STANDS_ROUNDS: u32 = 12;
+
+/// Rounds without a queue after which the window grows by a share of itself: the path became faster.
+const QUIET_ROUNDS: u32 = 20;
+const QUIET_ROUNDS_LOSSY: u32 = 10;
+
+/// A window above what the path holds by this much keeps it busy where a few packets are late or lost.
+const OVER: f64 = 1.01;
+
+/// Loss-discriminating CUBIC.
+#[derive(Clone, Debug)]
+pub(super) struct Auto {
+    window: f64,
+    stage: Stage,
+    recovery: Option<Instant>,
+    curve: Curve,
+    trial: Option<Trial>,
+    evidence: Evidence,
+    loss_floor: LossFloor,
+    /// The first quartile of the last round.
+    last_trip: Duration,
+    /// Rounds without a queue in a row.
+    quiet: u32,
+    /// Since when, and for how many rounds, a queue stands.
+    stands: Option<(Instant, u32)>,
+    /// Bytes lost in this round of those that left after the last reduction.
+    lost: f64,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Start(Start),
+    Clean,
+    Lossy,
+}
+
+/// A reduction whose answer is waited for.
+#[derive(Clone, Debug)]
+struct Trial {
+    window: f64,
+    curve: Curve,
+    began: Instant,
+    round: u64,
+    /// The round trip when it began.
+    trip: Duration,
+}
+
+/// Undone trials.
+#[derive(Clone, Copy, Debug, Default)]
+struct Evidence {
+    undone: u32,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    believed_until: u64,
+}
+
+impl Auto {
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            window: path.initial_window(),
+            stage: Stage::Start(Start::default()),
+            recovery: None,
+            curve: Curve::default(),
+            trial: None,
+            evidence: Evidence::default(),
+            loss_floor: LossFloor::default(),
+            last_trip: Duration::ZERO,
+            quiet: 0,
+            stands: None,
+            lost: 0.0,
+        }
+    }
+
+    /// Leaves the start with this window.
+    fn settle(&mut self, path: &Path, now: Instant, window: f64) {
+        // What left before was too much, and its losses say nothing about this window.
+        self.recovery = Some(now);
+        self.window = path.clamp(window);
+        self.stage = Stage::Clean;
+        self.curve.restart();
+    }
+
+    /// Reduces as CUBIC does.
+    fn reduce(&mut self, path: &Path, now: Instant) {
+        self.recovery = Some(now);
+        self.curve.reduced(self.window);
+        self.window = path.clamp(BETA * self.window);
+    }
+
+    fn begin_trial(&mut self, path: &Path, now: Instant) {
+        let current = path.rtt.current().unwrap_or_default();
+        // A last round that was longer saw a queue which was already gone.
+        let trip = if self.last_trip > current + path.rtt.noise() { current } else { current.max(self.last_trip) };
+        let (window, curve) = (self.window, self.curve.clone());
+        self.trial = Some(Trial { window, curve, began: now, round: path.rounds, trip });
+        self.reduce(path, now);
+    }
+
+    /// Whether the path answered, once it can have.
+    fn judge_trial(&mut self, path: &Path, round: &Round) {
+        let Some(trial) = self.trial.take_if(|trial| path.rounds >= trial.round + 3) else { return };
+        if round.trips.quartile + path.rtt.noise() < trial.trip {
+            // There was a queue.
+            self.evidence = Evidence::default();
+            return;
+        }
+        self.window = path.clamp(trial.window.max(self.window));
+        self.curve = trial.curve;
+        self.curve.skip(round.now.saturating_duration_since(trial.began));
+        let evidence = &mut self.evidence;
+        if evidence.last.is_some_and(|last| round.now.saturating_duration_since(last) > EVIDENCE_LASTS) {
+            *evidence = Evidence::default();
+        }
+        evidence.undone += 1;
+        evidence.last = Some(round.now);
+        evidence.believed_until = path.rounds + BELIEVED_ROUNDS;
+        let first = *evidence.first.get_or_insert(trial.began);
+        if evidence.undone >= TRIALS && round.now.saturating_duration_since(first) >= TRIALS_SPAN {
+            self.stage = Stage::Lossy;
+            (self.stands, self.quiet) = (None, 0);
+        }
+    }
+
+    /// A loss on a path that was not found lossy.
+    fn lost_clean(&mut self, path: &Path, now: Instant, marked: bool) {
+        if marked || path.rtt.queue() > path.rtt.queue_floor() {
+            self.trial = None;
+            self.reduce(path, now);
+        } else if self.trial.is_none() && path.rounds >= self.evidence.believed_until {
+            self.begin_trial(path, now);
+        }
+    }
+
+    /// A loss on a lossy path: if there is a queue, just the queue is given back.
+    fn lost_lossy(&mut self, path: &Path, now: Instant) {
+        if path.rtt.queue() > path.rtt.queue_floor() {
+            self.recovery = Some(now);
+            self.window = path.clamp(self.full(path).clamp(BETA * self.window, self.window));
+        }
+    }
+
+    /// The window that just fills the path, with what it loses.
+    fn full(&self, path: &Path) -> f64 {
+        OVER * path.bdp() / (1.0 - self.loss_floor.get().min(0.3))
+    }
+
+    fn round_lossy(&mut self, path: &Path, round: &Round) {
+        let queue = round.trips.quartile.saturating_sub(path.rtt.base().unwrap_or_default());
+        if queue <= path.rtt.queue_floor() {
+            self.stands = None;
+            if !round.app_limited {
+                self.window = path.clamp(self.window + 0.33 * (self.window / path.mtu).sqrt() * path.mtu);
+            }
+            return;
+        }
+        let (since, rounds) = self.stands.get_or_insert((round.now, 0));
+        *rounds += 1;
+        if *rounds >= STANDS_ROUNDS && round.now.saturating_duration_since(*since) >= STANDS {
+            self.believe_nothing();
+        }
+    }
+
+    /// Losses count again, and what was found out is void.
+    fn believe_nothing(&mut self) {
+        self.evidence = Evidence::default();
+        self.stands = None;
+        if matches!(self.stage, Stage::Lossy) {
+            self.stage = Stage::Clean;
+            self.curve.restart();
+        }
+    }
+
+    /// A round that lost far more than the path does by itself.
+    fn too_much_was_lost(&self, path: &Path, round: &Round, lost: f64) -> bool {
+        let expected = 0.02 + self.loss_floor.get();
+        let packets = ((round.delivered + lost) / path.mtu).max(1.0);
+        lost / path.mtu / packets > expected + 3.0 * (expected * (1.0 - expected).max(0.0) / packets).sqrt()
+    }
+
+    /// No queue for long: the path became faster, or was left too soon.
+    fn grow_where_quiet(&mut self, path: &Path, round: &Round) {
+        let queue = round.trips.quartile.saturating_sub(path.rtt.base().unwrap_or_default());
+        let held = round.app_limited || self.trial.is_some() || queue > path.rtt.queue_floor() / 2;
+        self.quiet = if held { 0 } else { self.quiet + 1 };
+        let enough = if matches!(self.stage, Stage::Lossy) { QUIET_ROUNDS_LOSSY } else { QUIET_ROUNDS };
+        if self.quiet >= enough {
+            let growth = (0.02 * f64::from(self.quiet - enough + 1)).min(0.15);
+            self.window = path.clamp(self.window * (1.0 + growth));
+        }
+    }
+}
+
+impl Algorithm for Auto {
+    fn acked(&mut self, path: &Path, acks: &Acks<'_>) {
+        match &mut self.stage {
+            Stage::Start(start) => match start.acked(path, acks, self.window) {
+                Verdict::Grow(window) => self.window = path.clamp(window),
+                Verdict::Settle(window) => self.settle(path, acks.now, window),
+            },
+            Stage::Clean if !acks.app_limited && self.trial.is_none() => {
+                let Some(rtt) = path.rtt.smoothed() else { return };
+                for packet in acks.packets.iter().filter(|packet| !in_recovery(self.recovery, packet.sent)) {
+                    let grown = self.curve.grown(self.window, to_f64(packet.bytes), acks.now, rtt, path.mtu);
+                    self.window = path.clamp(grown);
+                }
+            }
+            Stage::Clean | Stage::Lossy => {}
+        }
+    }
+
+    fn lost(&mut self, path: &Path, now: Instant, lost: &Lost) {
+        if lost.persistent {
+            *self = Self { window: path.minimum_window(), ..Self::new(path) };
+            return;
+        }
+        if in_recovery(self.recovery, lost.sent) {
+            return;
+        }
+        self.lost += to_f64(lost.bytes);
+        let marked = lost.bytes == 0;
+        match &self.stage {
+            Stage::Start(start) => {
+                // Alone, the suspension of growth is about to find out what the path holds; beside others a loss is what it always is.
+                if marked || (start.beside_others() && path.rtt.queue() > path.rtt.queue_floor()) {
+                    self.reduce(path, now);
+                    self.stage = Stage::Clean;
+                }
+            }
+            Stage::Clean => self.lost_clean(path, now, marked),
+            Stage::Lossy if marked => self.reduce(path, now),
+            Stage::Lossy => self.lost_lossy(path, now),
+        }
+    }
+
+    fn round(&mut self, path: &Path, round: &Round) {
+        self.loss_floor.round(path, round);
+        if round.trips.base_sank {
+            self.believe_nothing();
+        }
+        let lost = std::mem::take(&mut self.lost);
+        let too_much = self.too_much_was_lost(path, round, lost);
+        match &self.stage {
+            Stage::Start(start) => {
+                if too_much && round.loss() > 0.05 {
+                    let window = start.reached(path).unwrap_or(0.5 * self.window);
+                    self.settle(path, round.now, window.clamp(0.5 * self.window, self.window));
+                }
+                self.last_trip = round.trips.quartile;
+                return;
+            }
+            Stage::Clean => self.judge_trial(path, round),
+            Stage::Lossy => self.round_lossy(path, round),
+        }
+        if too_much {
+            self.recovery = Some(round.now);
+            self.window = path.clamp(0.85 * self.window);
+            self.quiet = 0;
+        } else {
+            self.grow_where_quiet(path, round);
+        }
+        self.last_trip = round.trips.quartile;
+    }
+
+    fn idle(&mut self, path: &Path, _now: Instant, idle: Duration, timeouts: u32) {
+        self.curve.skip(idle);
+        // Half for each time-out, as far as the window of the beginning; the start finds the way back.
+        let halved = self.window / f64::from(1_u32 << timeouts.min(20));
+        self.window = halved.max(path.initial_window().min(self.window));
+        self.stage = Stage::Start(Start::default());
+        self.trial = None;
+    }
+
+    fn window(&self) -> f64 {
+        self.window
+    }
+
+    fn mode(&self) -> Mode {
+        match self.stage {
+            Stage::Start(_) => Mode::Start,
+            Stage::Clean => Mode::Avoidance,
+            Stage::Lossy => Mode::Lossy,
+        }
+    }
+}

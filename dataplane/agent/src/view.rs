@@ -158,12 +158,29 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
         "quic": member.map(|member| member.endpoint.local_addr().to_string()),
         "sessions": info.len(),
         "lanes": info.iter().map(|info| info.lanes).sum::<usize>(),
+        "scaler": sessions.iter().flat_map(moves).collect::<Vec<_>>(),
         "streams_in_use": info.iter().map(|info| info.streams_in_use).sum::<usize>(),
         "initial_streams": settings.as_ref().map(|settings| settings.initial_streams),
         // What runs, whatever was asked for.
         "congestion_algorithm": info.first().map_or("cubic", |info| info.congestion_algorithm),
         "rdma": "not available: QUIC carries everything",
     })
+}
+
+/// How the streams of a session changed, the last first.
+fn moves(session: &dataplane_amst::Session) -> Vec<Value> {
+    let (peer, opened) = (session.peer().node_id().to_string(), session.opened());
+    let moves = session.moves().into_iter().map(|past| {
+        json!({
+            "peer": peer,
+            "seconds": past.at.saturating_duration_since(opened).as_secs_f64(),
+            "from": past.what.from,
+            "to": past.what.to,
+            "reason": past.what.reason.as_str(),
+            "bytes_per_second": past.what.goodput.round(),
+        })
+    });
+    moves.collect()
 }
 
 fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {

@@ -24,6 +24,7 @@ mod pace;
 pub mod parsers;
 mod pool;
 mod rate;
+mod scaler;
 mod session;
 mod settings;
 mod slots;
@@ -37,7 +38,8 @@ pub use channel::{
 pub use close::{CloseReason, Closed};
 pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options};
 pub use rate::Rates;
-pub use session::{OpenChannelError, PingError, Session, SessionInfo};
+pub use scaler::{Move, Reason};
+pub use session::{OpenChannelError, PastMove, PingError, Session, SessionInfo};
 pub use settings::{Limits, SettingsError, TransportSettings};
 
 /// Bytes of a piece at most: 1 MiB of data and 4 KiB for what a transfer puts before it. At the smallest MTU these are 915

@@ -4,6 +4,7 @@ mod channels;
 mod control_stream;
 mod lane;
 mod pieces;
+mod scaling;
 
 use std::{
     collections::HashMap,
@@ -24,8 +25,10 @@ pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
 pub(crate) use lane::{Counted, Lane, canonical, reason};
 pub(crate) use pieces::send_piece;
+pub use scaling::PastMove;
 
 use control_stream::Outbox;
+use scaling::Scaling;
 
 /// Pings that wait for their pong, at most.
 const MAX_PINGS: usize = 64;
@@ -48,6 +51,7 @@ struct Inner {
     shared: Arc<Shared>,
     lanes: Mutex<Vec<Arc<Lane>>>,
     slots: Slots,
+    scaling: Scaling,
     channels: Mutex<HashMap<u64, Arc<ChannelState>>>,
     next_channel: AtomicU64,
     next_ping: AtomicU64,
@@ -131,7 +135,9 @@ pub enum PingError {
 impl Session {
     pub(crate) fn new(shared: &Arc<Shared>, origin: Origin) -> Self {
         let now = shared.clock.now();
-        let streams = usize::try_from(shared.settings().initial_streams).unwrap_or(usize::MAX);
+        let settings = shared.settings();
+        let remembered = shared.registry().streams_with(&origin.peer);
+        let scaling = Scaling::new(&settings, remembered.unwrap_or(settings.initial_streams));
         Self(Arc::new(Inner {
             peer: origin.peer,
             id: origin.id,
@@ -140,11 +146,12 @@ impl Session {
             opened: now,
             shared: Arc::clone(shared),
             lanes: Mutex::default(),
-            slots: Slots::new(streams),
+            slots: Slots::new(usize::try_from(scaling.streams()).unwrap_or(usize::MAX), shared.clock.clone()),
+            scaling,
             channels: Mutex::default(),
             next_channel: AtomicU64::new(if origin.dialled { 0 } else { 1 }),
             next_ping: AtomicU64::new(0),
-            limiters: shared.limiters.of(&origin.peer, shared.settings().pacing_rate),
+            limiters: shared.limiters.of(&origin.peer, settings.pacing_rate),
             outbox: Outbox::default(),
             pings: Mutex::default(),
             last_used: Mutex::new(now),
@@ -217,6 +224,12 @@ impl Session {
         }
     }
 
+    /// How the number of its streams changed, the last first.
+    #[must_use]
+    pub fn moves(&self) -> Vec<PastMove> {
+        self.0.scaling.moves()
+    }
+
     /// Why it is over, if it is.
     #[must_use]
     pub fn closed(&self) -> Option<Closed> {
@@ -268,7 +281,9 @@ impl Session {
         self.0.dialled
     }
 
-    pub(crate) fn opened(&self) -> Instant {
+    /// When it was opened.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
         self.0.opened
     }
 

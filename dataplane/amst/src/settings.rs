@@ -5,14 +5,16 @@ use std::time::Duration;
 use proto_model::ByteCount;
 
 /// What can be changed while the endpoint runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TransportSettings {
     /// Streams of pieces that a session may send at once, at least.
     pub min_streams: u32,
     /// At most.
     pub max_streams: u32,
-    /// To begin with; until there is a scaler also the number that is kept.
+    /// To begin with, where nothing is known of the peer.
     pub initial_streams: u32,
+    /// By how much they grow when growing pays.
+    pub stream_scaling_factor: f64,
     /// QUIC connections of a session that this end dials.
     pub lanes: u32,
     /// A stream on which nothing arrives for so long is given up.
@@ -38,6 +40,9 @@ pub enum SettingsError {
         /// What is possible.
         most: u32,
     },
+    /// Streams cannot grow by this.
+    #[error("transport: stream_scaling_factor is not above 1")]
+    Factor,
     /// Too many lanes, or none.
     #[error("transport: lanes is {0}, and has to be between 1 and {most}", most = TransportSettings::MAX_LANES)]
     Lanes(u32),
@@ -59,6 +64,9 @@ impl TransportSettings {
         if min == 0 || min > initial || initial > max || max > Self::MAX_STREAMS {
             return Err(SettingsError::Streams { min, initial, max, most: Self::MAX_STREAMS });
         }
+        if !(self.stream_scaling_factor > 1.0 && self.stream_scaling_factor.is_finite()) {
+            return Err(SettingsError::Factor);
+        }
         if lanes == 0 || lanes > Self::MAX_LANES {
             return Err(SettingsError::Lanes(lanes));
         }
@@ -73,6 +81,7 @@ impl Default for TransportSettings {
             min_streams: 16,
             max_streams: 256,
             initial_streams: 32,
+            stream_scaling_factor: 1.5,
             lanes: 1,
             read_timeout: Duration::from_secs(60),
             pacing_rate: None,

@@ -3,19 +3,27 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
+use foundation_runtime::Clock;
 use tokio::sync::oneshot;
 
 /// Hands out slots. Clones hand out the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Slots(Arc<Mutex<State>>);
+pub(crate) struct Slots(Arc<Mutex<State>>, Clock);
 
 #[derive(Debug)]
 struct State {
     capacity: usize,
     used: usize,
+    /// The most that were used since that was last asked.
+    most_used: usize,
+    /// How long somebody waited since then, and since when somebody waits now.
+    waited: Duration,
+    waits_since: Option<Instant>,
     closed: bool,
     /// Who waits, by channel; no queue is empty.
     waiting: HashMap<u64, VecDeque<oneshot::Sender<Slot>>>,
@@ -28,14 +36,18 @@ struct State {
 pub(crate) struct Slot(Slots);
 
 impl Slots {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
+    pub(crate) fn new(capacity: usize, clock: Clock) -> Self {
+        let state = State {
             capacity,
             used: 0,
+            most_used: 0,
+            waited: Duration::ZERO,
+            waits_since: None,
             closed: false,
             waiting: HashMap::new(),
             turns: VecDeque::new(),
-        })))
+        };
+        Self(Arc::new(Mutex::new(state)), clock)
     }
 
     /// A slot for a channel, when it is its turn; none once closed. Cancel safe.
@@ -46,7 +58,7 @@ impl Slots {
                 return None;
             }
             if state.used < state.capacity && state.turns.is_empty() {
-                state.used += 1;
+                state.take();
                 return Some(Slot(self.clone()));
             }
             let (sender, receiver) = oneshot::channel();
@@ -55,6 +67,7 @@ impl Slots {
             if queue.len() == 1 {
                 state.turns.push_back(channel);
             }
+            state.waits_since.get_or_insert_with(|| self.1.now());
             receiver
         };
         receiver.await.ok()
@@ -74,10 +87,23 @@ impl Slots {
         self.lock().used
     }
 
+    /// The most that were used at once, and how long somebody waited for one, since this was last asked.
+    pub(crate) fn use_since(&self) -> (usize, Duration) {
+        let mut state = self.lock();
+        if state.waits_since.is_some() {
+            let now = self.1.now();
+            state.nobody_waits(now);
+            state.waits_since = Some(now);
+        }
+        let used = state.used;
+        (mem::replace(&mut state.most_used, used), mem::take(&mut state.waited))
+    }
+
     /// Sends everybody away who waits.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
+        state.waits_since = None;
         state.turns.clear();
         state.waiting.clear();
     }
@@ -89,8 +115,12 @@ impl Slots {
                 if state.used >= state.capacity {
                     return;
                 }
-                let Some(sender) = state.next_in_turn() else { return };
-                state.used += 1;
+                let sender = state.next_in_turn();
+                if state.turns.is_empty() {
+                    state.nobody_waits(self.1.now());
+                }
+                let Some(sender) = sender else { return };
+                state.take();
                 sender
             };
             // Who went away in between gives the slot back by dropping it, outside of the lock.
@@ -104,6 +134,16 @@ impl Slots {
 }
 
 impl State {
+    fn take(&mut self) {
+        self.used += 1;
+        self.most_used = self.most_used.max(self.used);
+    }
+
+    fn nobody_waits(&mut self, now: Instant) {
+        let since = self.waits_since.take();
+        self.waited += since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+    }
+
     fn next_in_turn(&mut self) -> Option<oneshot::Sender<Slot>> {
         while let Some(channel) = self.turns.pop_front() {
             let Some(queue) = self.waiting.get_mut(&channel) else { continue };
@@ -139,6 +179,7 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
     use futures::{FutureExt, future::BoxFuture};
 
     use super::*;
@@ -158,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn channels_take_turns_whatever_their_number_of_waiting_pieces() {
-        let slots = Slots::new(1);
+        let slots = Slots::new(1, Clock::system());
         let first = slots.acquire(1).await.unwrap();
         let mut busy: Vec<_> = (0..5).map(|_| wait(&slots, 1)).collect();
         let mut quiet = wait(&slots, 2);
@@ -172,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_went_away_loses_nothing_for_others() {
-        let slots = Slots::new(1);
+        let slots = Slots::new(1, Clock::system());
         let first = slots.acquire(1).await.unwrap();
         let gone = wait(&slots, 1);
         let mut stays = wait(&slots, 1);
@@ -184,8 +225,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_is_known_how_many_were_used_and_how_long_somebody_waited() {
+        let (clock, hand) = Clock::manual(DateTime::UNIX_EPOCH);
+        let slots = Slots::new(2, clock);
+        let second = Duration::from_secs(1);
+        let first = slots.acquire(1).await.unwrap();
+        drop(slots.acquire(1).await);
+        hand.advance(second);
+        assert_eq!(slots.use_since(), (2, Duration::ZERO));
+        let other = slots.acquire(1).await.unwrap();
+        let mut waits = wait(&slots, 1);
+        hand.advance(second);
+        assert_eq!(slots.use_since(), (2, second));
+        hand.advance(second);
+        drop(other);
+        drop(got(&mut waits).unwrap());
+        hand.advance(second);
+        assert_eq!(slots.use_since(), (2, second));
+        drop(first);
+        assert_eq!((slots.use_since().0, slots.use_since().0), (1, 0));
+    }
+
+    #[tokio::test]
     async fn more_slots_serve_those_who_wait_and_closing_sends_them_away() {
-        let slots = Slots::new(1);
+        let slots = Slots::new(1, Clock::system());
         let _first = slots.acquire(1).await.unwrap();
         let (mut second, mut third) = (wait(&slots, 1), wait(&slots, 2));
         slots.resize(2);

@@ -11,7 +11,7 @@ use std::{
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::{
-    Session,
+    Reason, Session,
     endpoint::Shared,
     session::{Counted, Lane},
 };
@@ -28,6 +28,7 @@ const CONNECTION_DURATION: &str = "dwcp_amst_connection_duration_seconds";
 const RTT: &str = "dwcp_amst_rtt_seconds";
 const SESSIONS: &str = "dwcp_amst_sessions";
 const DIALS: &str = "dwcp_amst_dials_total";
+const SCALED: &str = "dwcp_amst_scaler_moves_total";
 const RATE_WAITS: &str = "dwcp_amst_rate_waits_total";
 const RATE_LIMIT: &str = "dwcp_amst_rate_limit_bits_per_second";
 const MEMORY: &str = "dwcp_amst_receive_memory_bytes";
@@ -83,6 +84,10 @@ pub(crate) fn register() {
     describe_histogram!(RTT, Unit::Seconds, "Smoothed round-trip time of connections in use, once a second");
     describe_gauge!(SESSIONS, "Sessions with peers that are open now");
     describe_counter!(DIALS, "Attempts to reach a peer, by result");
+    describe_counter!(SCALED, "Changes of the number of streams of a session, by reason");
+    for reason in Reason::ALL {
+        counter!(SCALED, "reason" => reason.as_str()).increment(0);
+    }
     describe_counter!(RATE_WAITS, "Parts of pieces that had to wait for a bound of what is sent");
     describe_gauge!(RATE_LIMIT, "What all sessions together may send; 0 for no bound");
     counter!(RATE_WAITS).increment(0);
@@ -101,6 +106,10 @@ pub(crate) fn register() {
 pub(crate) fn stream_error(error: StreamError) {
     counter!(STREAM_ERRORS).increment(1);
     counter!(STREAM_ERRORS_BY_REASON, "reason" => error.as_str()).increment(1);
+}
+
+pub(crate) fn scaled(reason: Reason) {
+    counter!(SCALED, "reason" => reason.as_str()).increment(1);
 }
 
 pub(crate) fn rate_wait() {
@@ -141,7 +150,9 @@ pub(crate) fn gauges(shared: &Shared) {
         (ready, _) => ready,
     };
     set(gauge!(ACTIVE_STREAMS), active);
-    set(gauge!(TARGET_STREAMS), initial);
+    // By the scaler; a slot in use beyond it is given back when its piece is sent.
+    let target = sessions.iter().map(|session| session.slots().capacity()).max();
+    set(gauge!(TARGET_STREAMS), target.unwrap_or(initial));
     set(gauge!(SESSIONS), sessions.len());
     set(gauge!(STREAMS, "direction" => "out"), shared.sending.load(Ordering::Relaxed));
     set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));

@@ -105,10 +105,9 @@ impl Session {
     pub(super) fn retune(&self) {
         let settings = self.shared().settings();
         self.limiters()[0].set(settings.pacing_rate);
-        self.slots().resize(usize::try_from(settings.initial_streams).unwrap_or(usize::MAX));
         for lane in self.lanes() {
             lane.connection.set_max_concurrent_uni_streams(quinn::VarInt::from_u32(settings.max_streams));
-            lane.connection.set_send_window(crate::transport::send_window(settings.initial_streams));
         }
+        self.rebound(&settings);
     }
 }

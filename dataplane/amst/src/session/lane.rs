@@ -11,7 +11,7 @@ use std::{
 use foundation_runtime::OnEnd;
 use quinn::{Connection, ConnectionError, ConnectionStats, RecvStream, SendStream};
 
-use super::{Session, channels, control_stream, pieces};
+use super::{Session, channels, control_stream, pieces, scaling};
 use crate::{CloseReason, budget::LaneRoom, close::Code, lane_thread::LaneThread, transport::MIN_WINDOW};
 
 /// One connection.
@@ -99,6 +99,7 @@ impl Session {
         lane.thread.enter(|| {
             tasks.spawn("amst session reader", OnEnd::Expected, control_stream::read(self.clone(), stream.1));
             tasks.spawn("amst session writer", OnEnd::Expected, control_stream::write(self.clone(), stream.0));
+            tasks.spawn("amst scaling", OnEnd::Expected, scaling::run(self.clone()));
             tasks.spawn("amst channels", OnEnd::Expected, channels::accept(self.clone(), Arc::clone(lane)));
         });
     }

@@ -16,14 +16,13 @@ struct Idle {
 }
 
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 12] = [
+const IDLE: [Idle; 11] = [
     Idle {
         path: "transport.congestion_algorithm",
         when: When::Is(&["bbr", "reno"]),
         reason: "CUBIC governs every connection at present",
     },
     Idle { path: "transport.enable_rdma", when: When::Is(&["true"]), reason: "there is no RDMA path; QUIC serves" },
-    Idle { path: "transport.stream_scaling_factor", when: When::Set, reason: "streams are not scaled yet" },
     Idle { path: "compression.baseline_interval", when: When::Set, reason: "baselines are not kept yet" },
     Idle { path: "compression.max_delta_chain", when: When::Set, reason: "baselines are not kept yet" },
     Idle { path: "compression.adaptive_threshold", when: When::Set, reason: "baselines are not kept yet" },

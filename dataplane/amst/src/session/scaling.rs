@@ -1,0 +1,148 @@
+//! Scales the streams of a session: samples what they move, and does what the scaler says.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::Session;
+use crate::{
+    TransportSettings,
+    scaler::{Bounds, Move, Sample, Scaler, interval},
+    telemetry,
+};
+
+/// Moves that are remembered: those of the last minutes of a session that moves often.
+const MOVES: usize = 32;
+/// How often a session is looked at in which nothing is open.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A change of a session's streams, and when it was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PastMove {
+    /// What changed.
+    pub what: Move,
+    /// When.
+    pub at: Instant,
+}
+
+/// The scaler of a session, and what it did.
+#[derive(Debug)]
+pub(super) struct Scaling(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    scaler: Scaler,
+    /// `initial_streams`, as it was last set.
+    initial: u32,
+    moves: VecDeque<PastMove>,
+}
+
+/// What was sent and lost by the last sample.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Instant,
+    sent: u64,
+    lost: u64,
+}
+
+impl Scaling {
+    pub(super) fn new(settings: &TransportSettings, streams: u32) -> Self {
+        let scaler = Scaler::new(bounds(settings), streams);
+        Self(Mutex::new(State { scaler, initial: settings.initial_streams, moves: VecDeque::new() }))
+    }
+
+    pub(super) fn streams(&self) -> u32 {
+        self.state().scaler.streams()
+    }
+
+    pub(super) fn moves(&self) -> Vec<PastMove> {
+        self.state().moves.iter().copied().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bounds(settings: &TransportSettings) -> Bounds {
+    Bounds { min: settings.min_streams, max: settings.max_streams, factor: settings.stream_scaling_factor }
+}
+
+/// Scales until the session ends.
+pub(super) async fn run(session: Session) {
+    let mut mark = session.mark();
+    loop {
+        let pause = if session.channel_count() == 0 { IDLE } else { interval(session.round_trip()) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _closed = session.wait_closed() => return session.remember_streams(),
+        }
+        mark = session.scale(mark);
+    }
+}
+
+impl Session {
+    fn mark(&self) -> Mark {
+        let info = self.info();
+        Mark { at: self.0.shared.clock.now(), sent: info.bytes_sent, lost: info.bytes_lost }
+    }
+
+    fn scale(&self, before: Mark) -> Mark {
+        let now = self.mark();
+        let (most_used, waited) = self.slots().use_since();
+        let elapsed = now.at.saturating_duration_since(before.at);
+        let lost = now.lost.saturating_sub(before.lost);
+        let sample = Sample {
+            elapsed,
+            delivered: now.sent.saturating_sub(before.sent).saturating_sub(lost),
+            lost,
+            most_used: u32::try_from(most_used).unwrap_or(u32::MAX),
+            waiting: (waited.as_secs_f64() / elapsed.as_secs_f64().max(1e-6)).min(1.0),
+        };
+        let moved = self.0.scaling.state().scaler.sample(&sample);
+        self.moved(moved);
+        now
+    }
+
+    /// Takes changed settings; another number to begin with holds at once.
+    pub(crate) fn rebound(&self, settings: &TransportSettings) {
+        let moved = {
+            let mut state = self.0.scaling.state();
+            let before = std::mem::replace(&mut state.initial, settings.initial_streams);
+            let begin = (before != settings.initial_streams).then_some(settings.initial_streams);
+            state.scaler.rebound(bounds(settings), begin)
+        };
+        self.moved(moved);
+    }
+
+    fn moved(&self, moved: Option<Move>) {
+        let Some(what) = moved else { return };
+        {
+            let mut state = self.0.scaling.state();
+            state.moves.truncate(MOVES - 1);
+            state.moves.push_front(PastMove { what, at: self.0.shared.clock.now() });
+        }
+        self.slots().resize(usize::try_from(what.to).unwrap_or(usize::MAX));
+        for lane in self.lanes() {
+            lane.connection.set_send_window(crate::transport::send_window(what.to));
+        }
+        telemetry::scaled(what.reason);
+        tracing::info!(
+            peer = %self.peer().node_id(),
+            from = what.from,
+            to = what.to,
+            reason = what.reason.as_str(),
+            goodput = what.goodput,
+            "Streams scaled"
+        );
+    }
+
+    /// So that the next session with the peer begins where this one came to.
+    fn remember_streams(&self) {
+        if let Some(best) = self.0.scaling.state().scaler.best() {
+            self.0.shared.registry().remember_streams(self.peer(), best);
+        }
+    }
+}

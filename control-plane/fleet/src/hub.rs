@@ -26,7 +26,7 @@ use control_plane_store::{
 };
 use foundation_merkle::{Checkpoint, VerifierKey};
 use foundation_runtime::{Clock, TaskGroup};
-use proto_model::{NodeName, NodeUid};
+use proto_model::{Digest, NodeName, NodeUid};
 use rand::RngExt;
 use tokio_util::sync::WaitForCancellationFuture;
 use uuid::Uuid;
@@ -158,6 +158,8 @@ impl Hub {
     /// Registers a session; an older one of the same node is told that it is replaced.
     pub(crate) async fn join(&self, node: NodeUid, remote: &str, hello: &Hello) -> Result<Arc<Session>, SessionEnd> {
         self.admit(node)?;
+        // Says when it was let in, whatever its transaction waits for.
+        let id = Uuid::now_v7();
         if !self.0.registered.load(Ordering::Relaxed) {
             self.beat().await.map_err(|error| unavailable(node, &error))?;
         }
@@ -167,7 +169,6 @@ impl Hub {
             self.refresh_roster().await.map_err(|error| unavailable(node, &error))?;
         }
         let ahead = self.is_ahead(node, hello);
-        let id = Uuid::now_v7();
         let opened = sessions::open(&self.0.db, self.opening(node, id, remote, hello))
             .await
             .map_err(|error| unavailable(node, &error))?;
@@ -261,12 +262,12 @@ impl Hub {
 
     // ---- what is said
 
-    pub(crate) fn welcome(&self, name: &NodeName, remote: String) -> Welcome {
+    pub(crate) fn welcome(&self, name: &NodeName, remote: String, held_trust: Option<Digest>) -> Welcome {
         let options = &self.0.options;
         Welcome {
             time: self.0.clock.utc(),
             version: options.version.clone(),
-            trust_bundle: self.0.keys.trust_bundle(),
+            trust_bundle: Some(self.0.keys.trust_bundle()).filter(|bundle| held_trust != Some(bundle.digest())),
             endpoints: options.endpoints.clone(),
             observed_address: remote,
             name: name.clone(),

@@ -79,6 +79,8 @@ pub struct Hello {
     pub audit_checkpoint: Option<String>,
     /// The newest desired configuration that the agent holds.
     pub held_config: Option<HeldConfig>,
+    /// Of the trust bundle that the agent holds.
+    pub held_trust: Option<Digest>,
 }
 
 /// A desired configuration, by what tells it from others.
@@ -192,8 +194,8 @@ pub struct Welcome {
     pub time: DateTime<Utc>,
     /// The program's version.
     pub version: String,
-    /// What to trust.
-    pub trust_bundle: TrustBundle,
+    /// What to trust, where the agent does not hold it.
+    pub trust_bundle: Option<TrustBundle>,
     /// Where the control plane is, `HOST:PORT` each.
     pub endpoints: Vec<String>,
     /// The address that this session comes from.

@@ -37,6 +37,7 @@ pub(crate) struct Sender<'a> {
     desired: Option<(Generation, Digest)>,
     /// What the agent said it holds, until it is told its first.
     held: Option<HeldConfig>,
+    held_trust: Option<Digest>,
     /// A newer configuration waits for the answer to the one that was sent.
     held_back: bool,
     roster: RosterPosition,
@@ -57,6 +58,7 @@ impl<'a> Sender<'a> {
             nonce: 0,
             desired: None,
             held: hello.held_config,
+            held_trust: hello.held_trust,
             held_back: false,
             roster: hello.roster,
             jobs: None,
@@ -68,7 +70,7 @@ impl<'a> Sender<'a> {
 
     /// Says welcome and everything the agent should know, then each change; ends when the connection does.
     pub(crate) async fn run(&mut self, remote: String) {
-        let welcome = self.hub.welcome(&self.session.name, remote);
+        let welcome = self.hub.welcome(&self.session.name, remote, self.held_trust);
         if self.send(ToAgent::Welcome(Box::new(welcome))).await.is_err() {
             return;
         }

@@ -226,6 +226,7 @@ fn hello(driver: &Driver, said: Introduction) -> AgentMessage {
         time: Some(to_timestamp(driver.clock.utc())),
         audit_checkpoint: driver.witness.checkpoint().unwrap_or_default().to_owned(),
         held_config,
+        trust_bundle_digest: driver.options.identity.trust().bundle().digest().into(),
     });
     AgentMessage { message: Some(message) }
 }

@@ -1,8 +1,9 @@
 //! [`TrustBundle`].
 
+use prost::Message as _;
 use proto_rpc::agent as rpc;
 
-use crate::{Epoch, FleetId, InvalidField, PublicKey, invalid_field::at};
+use crate::{Digest, Epoch, FleetId, InvalidField, PublicKey, invalid_field::at};
 
 /// What an agent trusts: the fleet's CA, and the keys that sign rosters, grants and audit heads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,12 @@ pub struct TrustBundle {
 impl TrustBundle {
     /// A P-256 CA certificate has below 1 KiB.
     pub const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
+
+    /// By which two are told apart: SHA-256 over its message.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::sha256(&rpc::TrustBundle::from(self.clone()).encode_to_vec())
+    }
 }
 
 impl TryFrom<rpc::TrustBundle> for TrustBundle {

@@ -24,6 +24,7 @@ mod scratch;
 mod seed;
 mod tree;
 mod two_hosts;
+mod two_servers;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, join_arguments};
@@ -45,4 +46,5 @@ pub use scratch::Scratch;
 pub use seed::seed;
 pub use tree::{digest_tree, fill_random, write_sample_tree};
 pub use two_hosts::{TwoHosts, digest, joined, page, typed};
+pub use two_servers::two_servers;
 pub use wait::{eventually, eventually_async};

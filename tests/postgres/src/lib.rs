@@ -92,6 +92,10 @@ impl Cluster {
         ] {
             postgres.args(["-c", setting]);
         }
+        // Some tests count statements.
+        if cluster.bin.join("../lib/pg_stat_statements.so").exists() {
+            postgres.args(["-c", "shared_preload_libraries=pg_stat_statements"]);
+        }
         let mut child = spawn(postgres);
         wait_until_ready(&cluster.bin, &cluster.socket, &mut child);
         cluster

@@ -1,9 +1,11 @@
 //! The fleet under test.
 
-use std::{fs, net::TcpListener, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use tests_harness::{Agent, AgentOptions, Api, Cli, ControlPlane, ControlPlaneOptions, Scratch, binary, eventually};
+use tests_harness::{
+    Agent, AgentOptions, Api, Cli, ControlPlane, ControlPlaneOptions, Scratch, binary, eventually, two_servers,
+};
 
 use crate::postgres::Postgres;
 
@@ -43,7 +45,9 @@ impl Rig {
             }
             Mode::Outside => {
                 let postgres = Postgres::start(&scratch.path().join("pg"))?;
-                let servers = two_servers(&scratch, &postgres.url())?;
+                let servers = two_servers(&scratch, &postgres.url(), &[])?;
+                // What the harness starts, it finds beside the test; a missing program is said once.
+                binary("dwcp-agent")?;
                 (Some(postgres), servers)
             }
         };
@@ -131,33 +135,4 @@ impl Rig {
         let agents = self.agents.iter().map(|agent| (agent.name().to_owned(), agent.process().output()));
         servers.chain(agents).collect()
     }
-}
-
-/// Both are advertised by both, so that an agent finds the other where one is gone.
-fn two_servers(scratch: &Scratch, url: &str) -> Result<Vec<ControlPlane>> {
-    let ports = [free_port()?, free_port()?];
-    let mut servers: Vec<ControlPlane> = Vec::new();
-    for (index, port) in ports.iter().enumerate() {
-        let dir = scratch.folder(&format!("cp-{}", index + 1))?;
-        if let Some(first) = servers.first() {
-            fs::copy(first.dir().join("seal.key"), dir.join("seal.key"))?;
-        }
-        let mut arguments = vec!["--listen".to_owned(), format!("127.0.0.1:{port}")];
-        arguments.extend(["--advertise".to_owned(), format!("127.0.0.1:{port}")]);
-        arguments.extend(["--advertise".to_owned(), format!("127.0.0.1:{}", ports[1 - index])]);
-        let options =
-            ControlPlaneOptions { database_url: Some(url.to_owned()), arguments, ..ControlPlaneOptions::default() };
-        servers.push(ControlPlane::start(&dir, options)?);
-    }
-    // What the harness starts, it finds beside the test; a missing program is said once.
-    binary("dwcp-agent")?;
-    Ok(servers)
-}
-
-/// Below the range of outgoing connections, so that none of these holds it while a server is down.
-fn free_port() -> Result<u16> {
-    let found = (0..100)
-        .map(|_| rand::random_range(15_000..32_768_u16))
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    found.context("a free port")
 }

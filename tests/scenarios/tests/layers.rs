@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 33] = [
+const LEVELS: [(&str, Plane, u8); 34] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -50,6 +50,7 @@ const LEVELS: [(&str, Plane, u8); 33] = [
     ("tests-congestion", Plane::Tests, 70),
     ("tests-parsers", Plane::Tests, 70),
     ("tests-robustness", Plane::Tests, 70),
+    ("tests-storm", Plane::Tests, 70),
 ];
 
 /// The level-5 roots of the control plane may use these of the data plane.

@@ -123,6 +123,7 @@ fn parse_hello(hello: rpc::Hello) -> Result<Hello, InvalidField> {
         time: hello.time.and_then(|time| proto_model::from_timestamp(time).ok()),
         audit_checkpoint: Some(hello.audit_checkpoint).filter(|checkpoint| !checkpoint.is_empty()),
         held_config: hello.held_config.and_then(parse_held),
+        held_trust: Digest::try_from(hello.trust_bundle_digest.as_slice()).ok(),
     })
 }
 
@@ -219,7 +220,7 @@ fn write_welcome(welcome: Welcome) -> rpc::Welcome {
     rpc::Welcome {
         time: Some(to_timestamp(welcome.time)),
         version: welcome.version,
-        trust_bundle: Some(welcome.trust_bundle.into()),
+        trust_bundle: welcome.trust_bundle.map(Into::into),
         endpoints: welcome.endpoints,
         observed_address: welcome.observed_address,
         name: welcome.name.into(),

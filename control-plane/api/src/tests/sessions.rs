@@ -74,8 +74,10 @@ async fn tells_all_that_an_agent_needs_when_it_connects() {
     drop(agent);
     world.node("c").await;
     let hello = Hello { roster_epoch: 1, roster_sequence: head.sequence.value(), ..Hello::default() };
-    let hello = Hello { facts: Some(facts()), audit_checkpoint: checkpoint, ..hello };
-    let mut agent = Agent::connect_with(&world, &a, hello).await;
+    let trust = proto_model::TrustBundle::try_from(bundle).unwrap().digest();
+    let hello = Hello { audit_checkpoint: checkpoint, trust_bundle_digest: trust.into(), ..hello };
+    let mut agent = Agent::connect_with(&world, &a, Hello { facts: Some(facts()), ..hello }).await;
+    assert_eq!(agent.welcome().await.trust_bundle, None);
     let update = roster(&mut agent).await;
     assert_eq!((update.full, update.entries.len()), (false, 1));
 }

@@ -141,6 +141,7 @@ pub(crate) fn transport_settings(config: &AgentConfig) -> TransportSettings {
             lanes: PLAIN,
             read_timeout: transport.read_timeout,
             pacing_rate: transport.pacing_rate,
+            congestion: transport.congestion_algorithm,
         };
     }
     TransportSettings {
@@ -151,6 +152,7 @@ pub(crate) fn transport_settings(config: &AgentConfig) -> TransportSettings {
         lanes: transport.lanes,
         read_timeout: transport.read_timeout,
         pacing_rate: transport.pacing_rate,
+        congestion: transport.congestion_algorithm,
     }
 }
 

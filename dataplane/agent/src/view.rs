@@ -162,7 +162,7 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
         "streams_in_use": info.iter().map(|info| info.streams_in_use).sum::<usize>(),
         "initial_streams": settings.as_ref().map(|settings| settings.initial_streams),
         // What runs, whatever was asked for.
-        "congestion_algorithm": info.first().map_or("cubic", |info| info.congestion_algorithm),
+        "congestion_algorithm": info.first().map_or(config.transport.congestion_algorithm.as_str(), |info| info.congestion_algorithm),
         "rdma": "not available: QUIC carries everything",
     })
 }
@@ -183,6 +183,23 @@ fn moves(session: &dataplane_amst::Session) -> Vec<Value> {
     moves.collect()
 }
 
+/// Sessions whose congestion control is shown, at most: what is said of more nobody reads.
+const MAX_SESSIONS_SHOWN: usize = 64;
+
+/// What governs the rate of a session, and what it knows.
+fn congestion(session: &dataplane_amst::Session) -> Option<Value> {
+    let snapshot = session.congestion()?;
+    Some(json!({
+        "peer": session.peer().node_id().to_string(),
+        "algorithm": snapshot.algorithm.as_str(),
+        "mode": snapshot.mode.as_str(),
+        "window_bytes": snapshot.window,
+        "bandwidth_bits_per_second": snapshot.bandwidth.saturating_mul(8),
+        "min_rtt_ms": snapshot.min_rtt.as_secs_f64() * 1000.0,
+        "queueing_delay_ms": snapshot.queueing_delay.as_secs_f64() * 1000.0,
+    }))
+}
+
 fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {
     let transport = &config.transport;
     let in_force = member.map(|member| member.endpoint.settings());
@@ -193,8 +210,9 @@ fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {
         "initial_streams": transport.initial_streams,
         "stream_scaling_factor": transport.stream_scaling_factor,
         "congestion_algorithm": transport.congestion_algorithm.as_str(),
-        "congestion_algorithm_in_force": sessions.first().map_or("cubic", |session| session.info().congestion_algorithm),
+        "congestion_algorithm_in_force": sessions.first().map_or(transport.congestion_algorithm.as_str(), |session| session.info().congestion_algorithm),
         "pacing_rate": transport.pacing_rate,
+        "congestion": sessions.iter().filter_map(congestion).take(MAX_SESSIONS_SHOWN).collect::<Vec<_>>(),
         "rate_limits": sessions.iter().map(dataplane_amst::Session::info).map(|info| info.rate_limit).collect::<Vec<_>>(),
         "enable_rdma": transport.enable_rdma,
         "rdma_available": false,

@@ -8,6 +8,7 @@
 //! The library paces at 1.25 × window / smoothed round trip (RFC 9002 7.7) and reads back nothing but the window, so that an
 //! algorithm has to say all it means in bytes under way.
 
+pub(crate) mod adapter;
 mod auto;
 mod core;
 mod cubic;

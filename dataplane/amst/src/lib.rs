@@ -14,7 +14,6 @@
 mod budget;
 mod channel;
 mod close;
-#[cfg(any(test, feature = "testing"))]
 pub mod congestion;
 mod doorkeeper;
 mod endpoint;

@@ -19,7 +19,14 @@ use std::{
 use proto_model::PublicKey;
 use tokio::sync::{oneshot, watch};
 
-use crate::{Channel, CloseReason, Closed, close::Code, endpoint::Shared, rate::Limiter, slots::Slots};
+use crate::{
+    Channel, CloseReason, Closed,
+    close::Code,
+    congestion::{Snapshot, adapter},
+    endpoint::Shared,
+    rate::Limiter,
+    slots::Slots,
+};
 
 pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
@@ -80,8 +87,10 @@ pub struct SessionInfo {
     pub streams_in_use: usize,
     /// Channels that are open.
     pub channels: usize,
-    /// What runs, whatever was asked for.
+    /// What runs, whatever was asked for since.
     pub congestion_algorithm: &'static str,
+    /// What it knows of the path; none when the session is over.
+    pub congestion: Option<Snapshot>,
     /// Smoothed round-trip time.
     pub rtt: Duration,
     /// Bytes of a datagram that the path takes.
@@ -205,6 +214,8 @@ impl Session {
         let lanes = self.lanes();
         let stats: Vec<_> = lanes.iter().map(|lane| lane.connection.stats()).collect();
         let sum = |of: fn(&quinn::ConnectionStats) -> u64| stats.iter().map(of).sum();
+        let congestion = self.congestion();
+        let algorithm = congestion.map_or(self.0.shared.settings().congestion, |congestion| congestion.algorithm);
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         SessionInfo {
             peer: self.0.peer,
@@ -214,7 +225,8 @@ impl Session {
             streams: self.0.slots.capacity(),
             streams_in_use: self.0.slots.used(),
             channels: self.channel_count(),
-            congestion_algorithm: "cubic",
+            congestion_algorithm: algorithm.as_str(),
+            congestion,
             rtt: stats.first().map_or(Duration::ZERO, |stats| stats.path.rtt),
             mtu: stats.first().map_or(0, |stats| stats.path.current_mtu),
             bytes_sent: sum(|stats| stats.udp_tx.bytes),
@@ -228,6 +240,12 @@ impl Session {
     #[must_use]
     pub fn moves(&self) -> Vec<PastMove> {
         self.0.scaling.moves()
+    }
+
+    /// What the congestion control knows of the path; none when the session is over.
+    #[must_use]
+    pub fn congestion(&self) -> Option<Snapshot> {
+        self.lanes().first().and_then(|lane| adapter::snapshot(&lane.connection))
     }
 
     /// Why it is over, if it is.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto_model::ByteCount;
+use proto_model::{ByteCount, config::CongestionAlgorithm};
 
 /// What can be changed while the endpoint runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct TransportSettings {
     pub lanes: u32,
     /// A stream on which nothing arrives for so long is given up.
     pub read_timeout: Duration,
+    /// What governs the rate of sessions that begin from now on.
+    pub congestion: CongestionAlgorithm,
     /// Bits a second that one session may send, with the heads of its datagrams.
     pub pacing_rate: Option<u64>,
 }
@@ -84,6 +86,7 @@ impl Default for TransportSettings {
             stream_scaling_factor: 1.5,
             lanes: 1,
             read_timeout: Duration::from_secs(60),
+            congestion: CongestionAlgorithm::Auto,
             pacing_rate: None,
         }
     }

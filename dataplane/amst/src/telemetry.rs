@@ -12,6 +12,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 use crate::{
     Reason, Session,
+    congestion::{Mode, Snapshot},
     endpoint::Shared,
     session::{Counted, Lane},
 };
@@ -30,6 +31,11 @@ const SESSIONS: &str = "dwcp_amst_sessions";
 const DIALS: &str = "dwcp_amst_dials_total";
 const SCALED: &str = "dwcp_amst_scaler_moves_total";
 const RATE_WAITS: &str = "dwcp_amst_rate_waits_total";
+const WINDOW: &str = "dwcp_amst_congestion_window_bytes";
+const BANDWIDTH: &str = "dwcp_amst_bandwidth_estimate_bits_per_second";
+const MIN_RTT: &str = "dwcp_amst_min_rtt_seconds";
+const QUEUEING_DELAY: &str = "dwcp_amst_queueing_delay_seconds";
+const CONGESTION_SESSIONS: &str = "dwcp_amst_congestion_sessions";
 const RATE_LIMIT: &str = "dwcp_amst_rate_limit_bits_per_second";
 const MEMORY: &str = "dwcp_amst_receive_memory_bytes";
 
@@ -82,6 +88,11 @@ pub(crate) fn register() {
     describe_counter!(STREAM_ERRORS_BY_REASON, "Streams of pieces that ended in error, by reason");
     describe_histogram!(CONNECTION_DURATION, Unit::Seconds, "How long connections lived");
     describe_histogram!(RTT, Unit::Seconds, "Smoothed round-trip time of connections in use, once a second");
+    describe_gauge!(WINDOW, Unit::Bytes, "What all sessions together may have under way");
+    describe_gauge!(BANDWIDTH, "What the congestion control of all sessions together has seen arrive in a second");
+    describe_histogram!(MIN_RTT, Unit::Seconds, "Round trip without a queue of sessions that send, once a second");
+    describe_histogram!(QUEUEING_DELAY, Unit::Seconds, "Queue in the round trip of sessions that send, once a second");
+    describe_gauge!(CONGESTION_SESSIONS, "Sessions by what governs their rate and what it is doing");
     describe_gauge!(SESSIONS, "Sessions with peers that are open now");
     describe_counter!(DIALS, "Attempts to reach a peer, by result");
     describe_counter!(SCALED, "Changes of the number of streams of a session, by reason");
@@ -158,6 +169,27 @@ pub(crate) fn gauges(shared: &Shared) {
     set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));
     set(gauge!(RATE_LIMIT), usize::try_from(shared.limiters.total().unwrap_or(0)).unwrap_or(usize::MAX));
     set(gauge!(MEMORY), usize::try_from(shared.budget.promised()).unwrap_or(usize::MAX));
+}
+
+/// What the congestion control of one session knows, if it sends.
+pub(crate) fn congestion(snapshot: &Snapshot) {
+    histogram!(MIN_RTT).record(snapshot.min_rtt.as_secs_f64());
+    histogram!(QUEUEING_DELAY).record(snapshot.queueing_delay.as_secs_f64());
+}
+
+/// The gauges of the congestion control of all sessions.
+pub(crate) fn congestion_gauges(sessions: &[Snapshot]) {
+    let sum = |of: fn(&Snapshot) -> u64| sessions.iter().map(of).fold(0_u64, u64::saturating_add);
+    set(gauge!(WINDOW), usize::try_from(sum(|session| session.window)).unwrap_or(usize::MAX));
+    let bits = sum(|session| session.bandwidth).saturating_mul(8);
+    set(gauge!(BANDWIDTH), usize::try_from(bits).unwrap_or(usize::MAX));
+    for algorithm in ["auto", "bbr", "cubic", "reno"] {
+        for mode in Mode::ALL {
+            let alike = |session: &&Snapshot| session.mode == mode && session.algorithm.as_str() == algorithm;
+            let count = sessions.iter().filter(alike).count();
+            set(gauge!(CONGESTION_SESSIONS, "algorithm" => algorithm, "mode" => mode.as_str()), count);
+        }
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float, and exact below 2^53")]

@@ -17,6 +17,7 @@ use quinn::{
 use crate::{
     BindError, Limits, MAX_PIECE, TransportSettings,
     budget::LANE,
+    congestion::adapter::Factory,
     frames::PIECE_HEAD,
     steering::{SteeredIds, first_id},
 };
@@ -117,6 +118,7 @@ fn transport(settings: &TransportSettings, limits: &Limits) -> TransportConfig {
         .ack_frequency_config(Some(acks))
         // Pieces one after another: the first is whole sooner, and fewer are half-way at once.
         .send_fairness(false)
+        .congestion_controller_factory(Arc::new(Factory(settings.congestion)))
         .datagram_receive_buffer_size(None);
     config
 }

@@ -19,6 +19,7 @@ use dataplane_amst::{
 };
 use foundation_runtime::{Clock, TaskGroup};
 use proto_model::ByteCount;
+use proto_model::config::CongestionAlgorithm;
 
 #[tokio::test]
 async fn peers_know_each_other_and_pieces_arrive_intact_in_any_order() {
@@ -49,7 +50,7 @@ async fn peers_know_each_other_and_pieces_arrive_intact_in_any_order() {
     };
     soon(async { tokio::join!(sending, receiving) }).await;
     let info = session.info();
-    assert_eq!((info.congestion_algorithm, info.streams), ("cubic", 32));
+    assert_eq!((info.congestion_algorithm, info.streams), ("auto", 32));
     assert!(soon(session.ping()).await.unwrap() < PATIENCE);
 }
 
@@ -448,4 +449,37 @@ async fn a_peer_that_started_anew_is_noticed_at_once() {
     assert_eq!(soon(session.wait_closed()).await.reason, CloseReason::PeerRestarted);
     let session = soon(a.endpoint.session(b.identity.public_key(), &[relay.address])).await.unwrap();
     soon(session.ping()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_configured_governs_new_sessions_and_lanes_are_one_flow() {
+    for algorithm in [CongestionAlgorithm::Reno, CongestionAlgorithm::Cubic, CongestionAlgorithm::Auto] {
+        let fleet = fleet(2, |_, options| {
+            options.settings.lanes = 4;
+            options.settings.congestion = algorithm;
+        })
+        .await;
+        let (session, ours, mut theirs) = fleet.channel().await;
+        let payload = contents(1, MAX_PIECE);
+        let sending = async {
+            for number in 0..8 {
+                ours.pieces_tx.send(number, payload.clone()).await.unwrap();
+            }
+        };
+        let receiving = async {
+            for _ in 0..8 {
+                theirs.channel.pieces_rx.recv().await.unwrap();
+            }
+        };
+        soon(async { tokio::join!(sending, receiving) }).await;
+        let info = session.info();
+        assert_eq!(info.congestion_algorithm, algorithm.as_str());
+        let congestion = info.congestion.unwrap();
+        assert!(congestion.window > 12_000 && congestion.min_rtt > Duration::ZERO, "{congestion:?}");
+        // Both ends have what was configured, also where it is changed while a session lives.
+        let mut settings = fleet.nodes[0].endpoint.settings();
+        settings.congestion = CongestionAlgorithm::Cubic;
+        fleet.nodes[0].endpoint.retune(settings).unwrap();
+        assert_eq!(session.info().congestion_algorithm, algorithm.as_str(), "a session keeps what it began with");
+    }
 }

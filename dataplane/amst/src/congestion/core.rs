@@ -108,7 +108,7 @@ impl Mode {
 }
 
 /// What is known of a session's path now.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// What runs.
     pub algorithm: CongestionAlgorithm,
@@ -259,10 +259,11 @@ impl Core {
             delivered: 0,
             rounds: 0,
         };
+        let chosen = if chosen == CongestionAlgorithm::Bbr { CongestionAlgorithm::Cubic } else { chosen };
         let algorithm: Box<dyn Algorithm> = match chosen {
             CongestionAlgorithm::Reno => Box::new(Reno::new(&path)),
-            CongestionAlgorithm::Cubic | CongestionAlgorithm::Bbr => Box::new(Cubic::new(&path)),
-            CongestionAlgorithm::Auto => Box::new(Auto::new(&path)),
+            CongestionAlgorithm::Cubic => Box::new(Cubic::new(&path)),
+            CongestionAlgorithm::Auto | CongestionAlgorithm::Bbr => Box::new(Auto::new(&path)),
         };
         let rounds = Rounds {
             began: now,

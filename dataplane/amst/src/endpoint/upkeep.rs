@@ -31,8 +31,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         let mut busy = false;
         let unused = if shared.budget.is_short() { UNUSED_SECOND } else { UNUSED };
+        let mut congestion = Vec::new();
         for session in shared.all_sessions() {
             busy |= session.tend();
+            congestion.extend(session.congestion());
             let preferred = shared.registry().is_preferred(&session);
             if session.unused_for() >= if preferred { unused } else { UNUSED_SECOND } {
                 session.close(CloseReason::Unused);
@@ -42,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             shared.pool.shrink();
         }
         telemetry::gauges(&shared);
+        telemetry::congestion_gauges(&congestion);
     }
 }
 
@@ -80,9 +83,11 @@ pub(super) async fn end(shared: Arc<Shared>, threads: CancellationToken) {
 impl Session {
     /// Counts, and widens windows to what the path carries. Whether anything was moved.
     fn tend(&self) -> bool {
-        let mut busy = false;
+        let (mut busy, mut sent) = (false, 0);
+        self.share_window();
         for lane in self.lanes() {
             let moved = telemetry::count(&lane);
+            sent += moved.sent;
             let on_the_link = moved.sent + DATAGRAM_OVERHEAD * moved.datagrams;
             self.limiters().iter().for_each(|limiter| limiter.settle(on_the_link));
             let rtt = lane.connection.rtt();
@@ -97,6 +102,9 @@ impl Session {
                 busy = true;
                 telemetry::rtt(rtt);
             }
+        }
+        if let Some(snapshot) = self.congestion().filter(|_| sent > 64 * 1024) {
+            telemetry::congestion(&snapshot);
         }
         busy
     }

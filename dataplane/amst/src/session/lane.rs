@@ -12,7 +12,9 @@ use foundation_runtime::OnEnd;
 use quinn::{Connection, ConnectionError, ConnectionStats, RecvStream, SendStream};
 
 use super::{Session, channels, control_stream, pieces, scaling};
-use crate::{CloseReason, budget::LaneRoom, close::Code, lane_thread::LaneThread, transport::MIN_WINDOW};
+use crate::{
+    CloseReason, budget::LaneRoom, close::Code, congestion::adapter, lane_thread::LaneThread, transport::MIN_WINDOW,
+};
 
 /// One connection.
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Session {
     /// Takes and starts a further lane.
     pub(crate) fn add_lane(&self, lane: Lane) {
         let lane = self.hold(lane);
+        self.share_window();
         self.start_lane(&lane);
         if self.channel_count() > 0 {
             self.widen(&lane);
@@ -124,6 +127,14 @@ impl Session {
     pub(crate) fn least_window(&self) -> u64 {
         let lanes = u64::try_from(self.lanes().len()).unwrap_or(u64::MAX);
         MIN_WINDOW / lanes.max(1)
+    }
+
+    /// Makes all lanes one flow, that of the first.
+    pub(crate) fn share_window(&self) {
+        let lanes = self.lanes();
+        if let Some((first, others)) = lanes.split_first() {
+            others.iter().for_each(|lane| adapter::join(&lane.connection, &first.connection));
+        }
     }
 
     /// Starts a lane. One that comes after the session's end is closed at once.

@@ -19,8 +19,8 @@ struct Idle {
 const IDLE: [Idle; 11] = [
     Idle {
         path: "transport.congestion_algorithm",
-        when: When::Is(&["bbr", "reno"]),
-        reason: "CUBIC governs every connection at present",
+        when: When::Is(&["bbr"]),
+        reason: "CUBIC governs instead at present",
     },
     Idle { path: "transport.enable_rdma", when: When::Is(&["true"]), reason: "there is no RDMA path; QUIC serves" },
     Idle { path: "compression.baseline_interval", when: When::Set, reason: "baselines are not kept yet" },

@@ -36,7 +36,7 @@ pub struct Transport {
 choice! {
     /// What governs the rate of a connection.
     CongestionAlgorithm {
-        /// What is best of those there are.
+        /// CUBIC that asks of each loss whether there was a queue: full links at every loss rate, and a fair share beside others.
         Auto = "auto",
         /// BBR.
         Bbr = "bbr",

@@ -2,6 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests act in real time")]
 
+pub mod eclipse;
 pub mod fleet;
+pub mod krpc;
 pub mod partition;
+pub mod probe;
 pub mod side;
+pub mod sybils;

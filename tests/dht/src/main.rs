@@ -5,6 +5,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tests_dht::{
+    eclipse::{self, Eclipse, Tally},
     partition::{self, Partition},
     side::{self, Side},
 };
@@ -20,7 +21,9 @@ struct Arguments {
 enum What {
     /// A fleet that is cut in two for a while (R33).
     Partition(Partition),
-    /// One half of it; started by the other.
+    /// Made-up nodes around one record (R30).
+    Eclipse(Eclipse),
+    /// One half of a partition; started by its command.
     #[command(hide = true)]
     Side(Side),
 }
@@ -32,9 +35,36 @@ fn main() -> Result<()> {
             println!("{:#?}", partition::run(&std::env::current_exe()?, &options)?);
             Ok(())
         }
-        What::Side(options) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(side::run(&options))
+        What::Eclipse(options) => runtime()?.block_on(eclipsed(&options)),
+        What::Side(options) => runtime()?.block_on(side::run(&options)),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+async fn eclipsed(options: &Eclipse) -> Result<()> {
+    println!("{options:?}");
+    println!(
+        "| lie | sybils | the DHT alone: newest, older, p99 | with the control plane | with what was kept | alarms | questions to sybils |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for lie in &options.lies {
+        for sybils in &options.sybils {
+            let row = eclipse::row(options, *sybils, lie).await?;
+            let shown = |tally: &Tally| {
+                format!("{}, {} of {}; {} ms", tally.right, tally.older, tally.of, tally.p99().as_millis())
+            };
+            println!(
+                "| {lie:?} | {sybils} | {} | {} | {} | {} | {} |",
+                shown(&row.alone),
+                shown(&row.with_control_plane),
+                shown(&row.with_kept),
+                row.alarms,
+                row.asked
+            );
         }
     }
+    Ok(())
 }

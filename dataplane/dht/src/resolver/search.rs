@@ -87,11 +87,8 @@ impl Search {
                 progress.asked = true;
                 fallback = Some(source.look_up(self.key)).into();
             }
-            if progress.asked == progress.fallback_done {
-                self.release(&mut progress).await;
-                if progress.dht_done {
-                    break;
-                }
+            if progress.asked == progress.fallback_done && progress.dht_done {
+                break;
             }
             tokio::select! {
                 () = &mut deadline => break,
@@ -102,11 +99,10 @@ impl Search {
                     self.on_fallback(answer, &mut progress).await;
                 }
             }
-            // Who is met for the first time is not kept waiting for what is only caution.
-            if progress.hedged
-                && !self.doubted
-                && !self.held.as_ref().is_some_and(|held| self.is_overdue(held.record()))
-            {
+            // The nodes of the ring have had time to outdo each other; who is met for the first time, and the control plane is slow,
+            // is not kept waiting for what is only caution.
+            let overdue = self.held.as_ref().is_some_and(|held| self.is_overdue(held.record()));
+            if progress.hedged && (progress.fallback_done || !(self.doubted || overdue)) {
                 self.release(&mut progress).await;
             }
         }

@@ -10,7 +10,11 @@ mod figures;
 mod herd;
 mod look;
 mod member;
+mod paused;
+mod silent;
 
 pub use bed::Bed;
 pub use figures::Spread;
 pub use herd::{Herd, HerdOptions, Storm};
+pub use paused::{Paused, paused};
+pub use silent::{Silent, SilentOptions, silent};

@@ -21,9 +21,18 @@ pub(crate) struct Stood {
     pub(crate) with: Option<Endpoint>,
 }
 
+/// A configuration that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Came {
+    pub(crate) at: Instant,
+    /// The first line of its first document.
+    pub(crate) line: String,
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     stood: Vec<Stood>,
+    came: Vec<Came>,
 }
 
 /// It ends when this is dropped.
@@ -39,6 +48,11 @@ pub(crate) struct Member {
 impl Member {
     /// Starts one in a folder of [`crate::Bed::join`]. Within a runtime.
     pub(crate) fn start(folder: &Path) -> Result<Self> {
+        Self::start_as(folder, "flags")
+    }
+
+    /// As above, with what its Hello says of where its configuration comes from.
+    pub(crate) fn start_as(folder: &Path, host_layer_origin: &str) -> Result<Self> {
         let tasks = TaskGroup::new("member");
         let identity = Identity::open(folder)?.context("it has joined")?;
         let enrolment = Enrolment::load(folder)?.context("it has joined")?;
@@ -51,7 +65,7 @@ impl Member {
         };
         let host_layer = "roots:\n  data:\n    path: /srv/data\n".to_owned();
         let introduction =
-            watch::Sender::new(Introduction { facts, host_layer, host_layer_origin: "flags".to_owned() });
+            watch::Sender::new(Introduction { facts, host_layer, host_layer_origin: host_layer_origin.to_owned() });
         let key = identity.public_key();
         let options =
             Options { dir: folder.to_path_buf(), enrolment, identity, introduction: introduction.subscribe() };
@@ -67,17 +81,18 @@ impl Member {
         let member = Self { handle, seen: Arc::default(), tasks, _introduction: introduction };
         member.observe("");
         member.tasks.spawn("jobs", OnEnd::Expected, async move { while jobs.recv().await.is_some() {} });
-        let (seen, mut connection) = (Arc::clone(&member.seen), member.handle.connection());
+        let (seen, mut connection, ticks) = (Arc::clone(&member.seen), member.handle.connection(), clock.clone());
         member.tasks.spawn("connection", OnEnd::Expected, async move {
             while connection.changed().await.is_ok() {
                 let with = connection.borrow_and_update().standing.as_ref().map(|standing| standing.endpoint.clone());
-                locked(&seen).stood.push(Stood { at: clock.now(), with });
+                locked(&seen).stood.push(Stood { at: ticks.now(), with });
             }
         });
-        let (mut desired, handle) = (member.handle.desired(), member.handle.clone());
+        let (seen, mut desired, handle) = (Arc::clone(&member.seen), member.handle.desired(), member.handle.clone());
         member.tasks.spawn("answers", OnEnd::Expected, async move {
             while desired.changed().await.is_ok() {
                 let Some(newest) = desired.borrow_and_update().clone() else { continue };
+                locked(&seen).came.push(Came { at: clock.now(), line: first_line(&newest) });
                 handle.answer(newest.nonce, applied(&newest), Vec::new());
             }
         });
@@ -99,12 +114,27 @@ impl Member {
         self.handle.connection().borrow().standing.is_some()
     }
 
+    /// With whom it stands.
+    pub(crate) fn stands_with(&self) -> Option<Endpoint> {
+        self.handle.connection().borrow().standing.as_ref().map(|standing| standing.endpoint.clone())
+    }
+
+    /// Ends it, whoever else holds it.
+    pub(crate) fn cut(&self) {
+        self.tasks.cancel();
+    }
+
     /// When a session stood, after that time, for the first time; and how often since.
     pub(crate) fn stood_after(&self, begun: Instant) -> (Option<Instant>, usize) {
         let seen = locked(&self.seen);
         let mut after = seen.stood.iter().filter(|stood| stood.at >= begun && stood.with.is_some());
         let first = after.next().map(|stood| stood.at);
         (first, after.count() + usize::from(first.is_some()))
+    }
+
+    /// What came until now.
+    pub(crate) fn came(&self) -> Vec<Came> {
+        locked(&self.seen).came.clone()
     }
 
     /// Ends it, as a kill does.
@@ -122,6 +152,11 @@ impl Drop for Member {
 
 fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn first_line(desired: &Desired) -> String {
+    let first = desired.layers.first().and_then(|layer| layer.document.lines().next());
+    first.unwrap_or_default().to_owned()
 }
 
 fn applied(desired: &Desired) -> AppliedConfig {

@@ -37,9 +37,16 @@ pub fn typed(host: &Host, line: &str) -> Result<String> {
 
 /// Types an installation's line; what it says to start by hand, since there is no systemd, is started.
 fn installed(host: &Host, line: &str, scratch: &Scratch) -> Result<Process> {
-    let said = typed(host, line)?;
+    started(host, &start_line(&typed(host, line)?)?, scratch)
+}
+
+/// What an installation says to type where there is no systemd.
+fn start_line(said: &str) -> Result<String> {
     let start = said.lines().find_map(|line| line.strip_prefix("    ").filter(|line| line.starts_with("runuser ")));
-    let start = start.with_context(|| format!("how to start it by hand: {said}"))?;
+    Ok(start.with_context(|| format!("how to start it by hand: {said}"))?.to_owned())
+}
+
+fn started(host: &Host, start: &str, scratch: &Scratch) -> Result<Process> {
     let name =
         start.split(['/', ' ']).find(|word| word.starts_with("dwcp-") && !word.contains(".")).unwrap_or("program");
     host.start(name, start, scratch)
@@ -65,7 +72,7 @@ pub struct TwoHosts {
     pub scratch: Scratch,
     /// What the page says to type then.
     pub rest: Vec<String>,
-    _programs: Vec<Process>,
+    programs: Vec<Process>,
 }
 
 const AGENT_READY: &str = "/var/lib/dwcp-agent/ready.json";
@@ -93,9 +100,29 @@ impl TwoHosts {
         for (host, name) in [(&one, "site-a"), (&two, "site-b")] {
             programs.push(joined(host, name, agent, &join, &scratch)?);
         }
-        let world = Self { one, two, scratch, rest: rest.clone(), _programs: programs };
+        let world = Self { one, two, scratch, rest: rest.clone(), programs };
         world.ready(2)?;
         Ok(world)
+    }
+
+    /// Stops both agents, and starts them again by `start`, which gets the line that an installation says to type.
+    ///
+    /// # Errors
+    /// One does not come back.
+    pub fn restart_agents(&mut self, start: impl Fn(&str) -> String) -> Result<()> {
+        let block = page()?;
+        let install = block.get(1).and_then(|block| block.first()).context("how an agent is installed")?.clone();
+        self.programs.truncate(1);
+        for host in [&self.one, &self.two] {
+            // Nobody there waits for a process whose parent is gone: what is only left to be waited for does not count.
+            host.ok("pkill -TERM dwcp-agent; while pgrep --runstates R,S,D dwcp-agent >/dev/null; do sleep 0.05; done")?;
+            host.ok(&format!("rm -f {AGENT_READY}"))?;
+            let line = start(&start_line(&typed(host, &install)?)?);
+            let mut process = started(host, &line, &self.scratch)?;
+            waits_for(host, AGENT_READY, &mut process)?;
+            self.programs.push(process);
+        }
+        self.ready(2)
     }
 
     /// Waits until so many nodes are ready.

@@ -169,6 +169,14 @@ impl Line {
         Some(packet)
     }
 
+    /// Begins to count anew, with another link and its dice as they are at the start.
+    pub(crate) fn count_anew(&mut self, now: u64, link: Link) {
+        let seed = link.seed;
+        self.change(now, link);
+        self.chance = Chance::new(seed);
+        self.tally = Tally::since(now);
+    }
+
     /// From now on the link is another; what waits goes at the new rate, what is on its way arrives as it would have.
     pub(crate) fn change(&mut self, now: u64, link: Link) {
         self.settle(now);

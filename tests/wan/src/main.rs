@@ -68,7 +68,7 @@ struct Options {
     /// TCP's congestion control in both namespaces: bbr, cubic, reno
     #[arg(long)]
     cc: Option<String>,
-    /// The report, with its series of 100 ms
+    /// The report, with its series of 50 ms
     #[arg(long, value_name = "FILE")]
     json: Option<std::path::PathBuf>,
     /// What to run

@@ -70,6 +70,8 @@ struct State {
     /// Between two packets that were taken in without a wait between them.
     pauses: Histogram,
     refused: u64,
+    /// What the interface had lost when the count began.
+    lost_before: u64,
 }
 
 impl Pump {
@@ -92,6 +94,7 @@ impl Pump {
                 late: Histogram::default(),
                 pauses: Histogram::default(),
                 refused: 0,
+                lost_before: 0,
             }),
             earlier: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -123,6 +126,17 @@ impl Pump {
         self.shared.earlier.notify_one();
     }
 
+    pub(crate) fn count_anew(&self, link: Link) -> Result<()> {
+        let lost = self.shared.to.lost()?;
+        let mut state = self.shared.lock();
+        let now = self.shared.now();
+        state.line.count_anew(now, link);
+        (state.late, state.pauses) = (Histogram::default(), Histogram::default());
+        (state.refused, state.lost_before) = (0, lost);
+        self.shared.earlier.notify_one();
+        Ok(())
+    }
+
     pub(crate) fn report(&self) -> Result<DirectionReport> {
         let lost_by_devices = self.shared.to.lost()?;
         let mut state = self.shared.lock();
@@ -134,7 +148,7 @@ impl Pump {
             late: state.late.figures(),
             pauses: state.pauses.figures(),
             refused: state.refused,
-            lost_by_devices,
+            lost_by_devices: lost_by_devices - state.lost_before,
         })
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::packet;
 
 /// How long a bin of the series lasts, in milliseconds.
-pub const BIN: u64 = 100;
+pub const BIN: u64 = 50;
 const BIN_NANOS: u64 = BIN * 1_000_000;
 /// More bins than an hour has are not kept.
 const MOST_BINS: usize = 36_000;
@@ -76,6 +76,9 @@ pub struct Tally {
     pub payload_out: Vec<u64>,
     /// The mean length of the queue, in bytes.
     pub queue_bytes: Vec<u64>,
+    /// The first bin begins here.
+    #[serde(skip)]
+    since: u64,
     #[serde(serialize_with = "as_list")]
     flows: BTreeMap<Flow, Vec<u64>>,
 }
@@ -85,6 +88,10 @@ fn as_list<S: serde::Serializer>(flows: &BTreeMap<Flow, Vec<u64>>, serializer: S
 }
 
 impl Tally {
+    pub(crate) fn since(now: u64) -> Self {
+        Self { since: now, ..Self::default() }
+    }
+
     /// What each flow got through.
     #[must_use]
     pub fn flows(&self) -> Vec<FlowBytes> {
@@ -102,14 +109,14 @@ impl Tally {
         self.counts.packets_in += 1;
         self.counts.bytes_in += bytes.len() as u64;
         self.counts.payload_in += packet::payload(bytes);
-        add(&mut self.bytes_in, now, bytes.len() as u64);
+        add(&mut self.bytes_in, now - self.since, bytes.len() as u64);
     }
 
     /// A packet left the queue in which it had waited for so long.
     pub(crate) fn waited(&mut self, at: u64, bytes: usize, nanos: u64) {
         // Little's law: the mean length is what waited times how long, over the time.
         let share = u128::from(nanos) * bytes as u128 / u128::from(BIN_NANOS);
-        add(&mut self.queue_bytes, at, u64::try_from(share).unwrap_or(u64::MAX));
+        add(&mut self.queue_bytes, at.saturating_sub(self.since), u64::try_from(share).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn left(&mut self, now: u64, bytes: &[u8]) {
@@ -117,6 +124,7 @@ impl Tally {
         self.counts.packets_out += 1;
         self.counts.bytes_out += length;
         self.counts.payload_out += payload;
+        let now = now - self.since;
         add(&mut self.bytes_out, now, length);
         add(&mut self.payload_out, now, payload);
         let flow = packet::flow(bytes);

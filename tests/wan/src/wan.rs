@@ -1,6 +1,9 @@
 //! The path between two places.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::Result;
 use foundation_runtime::Clock;
@@ -19,7 +22,7 @@ pub struct Wan {
     there: Pump,
     back: Pump,
     clock: Clock,
-    start: Instant,
+    counts_since: Mutex<Instant>,
 }
 
 impl Wan {
@@ -29,7 +32,7 @@ impl Wan {
     /// # Errors
     /// This is not root, or the kernel refuses.
     pub fn between(first: (&impl Place, &str), second: (&impl Place, &str), link: Link) -> Result<Self> {
-        let back = Link { seed: link.seed ^ 0xbac, ..link.clone() };
+        let back = Link { seed: seed_back(link.seed), ..link.clone() };
         Self::directed(first, second, link, back)
     }
 
@@ -46,7 +49,7 @@ impl Wan {
             there: Pump::start(Direction::There, Arc::clone(&one), Arc::clone(&two), there, start)?,
             back: Pump::start(Direction::Back, two, one, back, start)?,
             clock,
-            start,
+            counts_since: Mutex::new(start),
         })
     }
 
@@ -73,6 +76,21 @@ impl Wan {
         }
     }
 
+    /// Begins to count anew, as if the path had just been made with this link; what is on its way arrives.
+    ///
+    /// # Errors
+    /// The interfaces' own counts cannot be read.
+    pub fn count_anew(&self, link: &Link) -> Result<()> {
+        self.there.count_anew(link.clone())?;
+        self.back.count_anew(Link { seed: seed_back(link.seed), ..link.clone() })?;
+        *self.counts_since() = self.clock.now();
+        Ok(())
+    }
+
+    fn counts_since(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.counts_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was counted so far.
     ///
     /// # Errors
@@ -82,10 +100,15 @@ impl Wan {
         let verdict = Verdict::of([&there, &back]);
         Ok(Report {
             verdict,
-            seconds: self.clock.now().duration_since(self.start).as_secs_f64(),
+            seconds: self.clock.now().duration_since(*self.counts_since()).as_secs_f64(),
             real_time: self.there.real_time && self.back.real_time,
             there,
             back,
         })
     }
+}
+
+/// The way back has dice of its own.
+fn seed_back(seed: u64) -> u64 {
+    seed ^ 0xbac
 }

@@ -152,7 +152,9 @@ fn sendme(bed: &Bed, length: Length) -> Result<Outcome> {
     std::fs::copy(found, &program)?;
     let program = program.display();
     bed.hosts.one.ok("mkdir -p /srv/sendme")?;
-    let line = format!("bash -c 'cd /srv/sendme && exec {REAL_TIME} {program} send --no-progress --relay disabled --ticket-type addresses {FILE}'");
+    let line = format!(
+        "bash -c 'cd /srv/sendme && exec {REAL_TIME} {program} send --no-progress --relay disabled --ticket-type addresses {FILE}'"
+    );
     let mut sender = bed.hosts.one.start("sendme", &line, &bed.hosts.scratch)?;
     let ticket = eventually("a ticket", READY, || {
         sender.check_alive()?;

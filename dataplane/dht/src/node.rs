@@ -159,7 +159,7 @@ impl DhtNode {
         self.supervisor.set_ring(ring);
     }
 
-    /// Another list of ring nodes, which a client asks as well where nobody of the first one answers.
+    /// Another list of ring nodes, which a client asks where nobody of the first one answers.
     pub fn set_spare_ring(&self, spare: Vec<String>) {
         self.supervisor.set_spare(spare);
     }

@@ -29,8 +29,10 @@ use crate::{
 
 /// How often the node is asked whether it lives, and whom it knows.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// So long a client's list has to answer at first: a node of it needs some 60 ms. Then the spare list is asked as well.
+/// So long a client's list has to answer at first: a node of it needs some 60 ms. Then the spare list is asked.
 const FIRST_PROBE: Duration = Duration::from_millis(1500);
+/// Where nobody of the spare list is known at so many probes, the client goes back to its own.
+const SPARE_PATIENCE: u32 = 6;
 /// A live node answers within 50 ms; one that does not for this long is taken for dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Delays between attempts to build the node again.
@@ -67,7 +69,7 @@ struct Inner {
     /// What 0 became at first.
     port: AtomicU16,
     ring: watch::Sender<Vec<String>>,
-    /// Asked as well where nobody of `ring` answers.
+    /// Asked where nobody of `ring` answers.
     spare: watch::Sender<Vec<String>>,
     spare_in_use: AtomicBool,
     live: watch::Sender<Option<Live>>,
@@ -183,18 +185,19 @@ impl Supervisor {
 
     async fn supervise(self) {
         let (mut ring, mut spare) = (self.0.ring.subscribe(), self.0.spare.subscribe());
-        let mut pause = Duration::ZERO;
+        let (mut pause, mut silent) = (Duration::ZERO, 0);
         loop {
             tokio::select! {
                 () = self.0.tasks.cancelled() => break,
                 () = tokio::time::sleep(pause) => {
                     pause = if pause.is_zero() { FIRST_PROBE } else { PROBE_INTERVAL };
                     if self.probe().await {
-                        if !self.wants_spare(pause) {
+                        silent = if self.known() == 0 { silent + 1 } else { 0 };
+                        if !self.wants_other_list(silent) {
                             continue;
                         }
-                        tracing::warn!("No node of the DHT ring's list answers; the control plane's list is asked as well");
-                        self.0.spare_in_use.store(true, Ordering::Relaxed);
+                        let spare = !self.0.spare_in_use.fetch_xor(true, Ordering::Relaxed);
+                        tracing::warn!(spare, "No node of the list of DHT ring nodes answers; the other list is tried");
                     } else {
                         tracing::warn!("the DHT node does not answer; starting it again");
                     }
@@ -221,18 +224,20 @@ impl Supervisor {
                 }
             }
             self.rebuild(&mut ring).await;
-            pause = Duration::ZERO;
+            (pause, silent) = (Duration::ZERO, 0);
         }
         self.0.live.send_replace(None);
     }
 
-    /// Whether the list has had its time, nobody of it is known, and there is another.
-    fn wants_spare(&self, pause: Duration) -> bool {
-        self.0.mode == Mode::Client
-            && pause == PROBE_INTERVAL
-            && self.known() == 0
-            && !self.0.spare.borrow().is_empty()
-            && !self.0.spare_in_use.load(Ordering::Relaxed)
+    /// Whether the list has had its time, nobody of it was known at so many probes, and there is another.
+    fn wants_other_list(&self, silent: u32) -> bool {
+        // The first probe is made at once.
+        let patience = if self.0.spare_in_use.load(Ordering::Relaxed) { SPARE_PATIENCE } else { 2 };
+        let other = {
+            let (ring, spare) = (self.0.ring.borrow(), self.0.spare.borrow());
+            !spare.is_empty() && *spare != *ring
+        };
+        self.0.mode == Mode::Client && other && silent >= patience
     }
 
     /// Whether the node lives, or there should be none.
@@ -329,8 +334,7 @@ impl Plan {
         drop(socket);
         let mut ring = usable(resolve_names(&self.ring), listen);
         if (self.spare_in_use || ring.is_empty()) && self.mode == Mode::Client {
-            ring.extend(resolve_names(&self.spare));
-            ring = usable(ring, listen);
+            ring = usable(resolve_names(&self.spare), listen);
         }
         let ring_nodes = ring.len();
         if ring.is_empty() {

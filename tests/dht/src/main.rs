@@ -5,6 +5,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tests_dht::{
+    begin,
     eclipse::{self, Eclipse, Tally},
     partition::{self, Partition},
     side::{self, Side},
@@ -23,6 +24,9 @@ enum What {
     Partition(Partition),
     /// Made-up nodes around one record (R30).
     Eclipse(Eclipse),
+    /// How a node finds the ring (R32); its test starts it, in a network of its own.
+    #[command(hide = true)]
+    Begin,
     /// One half of a partition; started by its command.
     #[command(hide = true)]
     Side(Side),
@@ -36,6 +40,10 @@ fn main() -> Result<()> {
             Ok(())
         }
         What::Eclipse(options) => runtime()?.block_on(eclipsed(&options)),
+        What::Begin => {
+            println!("{}", runtime()?.block_on(begin::run())?);
+            Ok(())
+        }
         What::Side(options) => runtime()?.block_on(side::run(&options)),
     }
 }

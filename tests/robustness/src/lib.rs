@@ -8,6 +8,7 @@
 mod campaign;
 mod check;
 mod files;
+mod gate;
 mod history;
 mod movers;
 mod nemesis;
@@ -21,6 +22,7 @@ mod starts;
 mod strace;
 mod syscalls;
 mod watcher;
+mod writes;
 
 pub use campaign::{Options, Summary, run};
 pub use files::{change_tree, file_is_whole, write_file};
@@ -37,3 +39,4 @@ pub use starts::{Started, start_often};
 pub use strace::{Call, Injection, Order, Strace, check_order};
 pub use syscalls::{fail_agents, fail_server};
 pub use watcher::Watcher;
+pub use writes::{Failure, Written, fail_while_writing};

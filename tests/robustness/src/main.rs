@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use tests_robustness::{Cut, Mode, Options, cut_power, fail_agents, fail_server, resend, revoke, run, start_often};
+use tests_robustness::{
+    Cut, Mode, Options, cut_power, fail_agents, fail_server, fail_while_writing, resend, revoke, run, start_often,
+};
 
 /// What to hurt, and how much.
 #[derive(Debug, Parser)]
@@ -36,6 +38,9 @@ struct Args {
     /// Starts after kills at random moments, also while a program starts, instead.
     #[arg(long)]
     starts: Option<u32>,
+    /// Rounds in each of which a server, PostgreSQL or its connections fail while eight operators write, instead.
+    #[arg(long)]
+    writes: Option<u32>,
     /// Every system call that may fail, with every error, at an agent and at a server, instead.
     #[arg(long)]
     syscalls: bool,
@@ -81,6 +86,11 @@ fn main() -> Result<()> {
     if let Some(starts) = args.starts {
         println!("{:?}, seed {seed}", start_often(starts, seed, args.megabytes << 20)?);
         return Ok(());
+    }
+    if let Some(rounds) = args.writes {
+        let written = fail_while_writing(rounds, seed)?;
+        println!("{written}");
+        return written.check();
     }
     if args.syscalls {
         println!("seed {seed}");

@@ -75,6 +75,8 @@ pub struct Write {
     pub outcome: Outcome,
     /// How often it was asked for.
     pub calls: u32,
+    /// Since the history's beginning, when it was over.
+    pub ended: Duration,
 }
 
 /// Calls the API, and keeps what became of it.
@@ -151,6 +153,14 @@ impl Operators {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When the first write after that time was acknowledged, if one was.
+    #[must_use]
+    pub fn acknowledged_after(&self, time: Duration) -> Option<Duration> {
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let acknowledged = writes.iter().rev().take_while(|write| write.ended > time);
+        acknowledged.filter(|write| matches!(write.outcome, Outcome::Acknowledged(_))).map(|write| write.ended).min()
+    }
+
     /// Writes configurations, labels or tokens until all is over.
     pub fn write_on(&self, worker: u64, seed: u64) {
         let mut random = StdRng::seed_from_u64(seed ^ (worker << 32));
@@ -190,7 +200,13 @@ impl Operators {
 
     /// Asks for a write until somebody answers; who gives up leaves it unknown. What it made, where it is acknowledged.
     pub fn write(&self, kind: WriteKind, gives_up: bool, random: &mut StdRng) -> Option<String> {
-        let mut write = Write { kind, request: Uuid::from_bytes(random.random()), outcome: Outcome::Unknown, calls: 0 };
+        let mut write = Write {
+            kind,
+            request: Uuid::from_bytes(random.random()),
+            outcome: Outcome::Unknown,
+            calls: 0,
+            ended: Duration::ZERO,
+        };
         let mut server = random.random_range(0..self.apis.len());
         let made = loop {
             write.calls += 1;
@@ -210,6 +226,7 @@ impl Operators {
                 }
             }
         };
+        write.ended = self.history.elapsed();
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).push(write);
         made
     }

@@ -63,6 +63,12 @@ impl Postgres {
         format!("postgresql://dwcp@localhost/fleet?host={}", self.dir.display())
     }
 
+    /// The folder of its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.dir
+    }
+
     fn postmaster(&self) -> Result<Pid> {
         let text = fs::read_to_string(self.dir.join("data/postmaster.pid"))?;
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok());

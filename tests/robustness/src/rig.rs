@@ -38,19 +38,28 @@ impl Rig {
     /// Any of it fails.
     pub fn start(mode: Mode) -> Result<Self> {
         let scratch = Scratch::new()?;
-        let (postgres, servers) = match mode {
+        match mode {
             Mode::Embedded => {
                 let server = ControlPlane::start(&scratch.path().join("cp-1"), ControlPlaneOptions::default())?;
-                (None, vec![server])
+                Self::with(scratch, None, vec![server])
             }
             Mode::Outside => {
                 let postgres = Postgres::start(&scratch.path().join("pg"))?;
-                let servers = two_servers(&scratch, &postgres.url(), &[])?;
-                // What the harness starts, it finds beside the test; a missing program is said once.
-                binary("dwcp-agent")?;
-                (Some(postgres), servers)
+                let url = postgres.url();
+                Self::start_over(scratch, postgres, &url)
             }
-        };
+        }
+    }
+
+    /// Two servers over this PostgreSQL, which they find at `url`.
+    pub(crate) fn start_over(scratch: Scratch, postgres: Postgres, url: &str) -> Result<Self> {
+        let servers = two_servers(&scratch, url, &[])?;
+        // What the harness starts, it finds beside the test; a missing program is said once.
+        binary("dwcp-agent")?;
+        Self::with(scratch, Some(postgres), servers)
+    }
+
+    fn with(scratch: Scratch, postgres: Option<Postgres>, servers: Vec<ControlPlane>) -> Result<Self> {
         let mut rig = Self { agents: Vec::new(), servers, postgres, scratch };
         for (index, name) in ["site-a", "site-b", "site-c"].into_iter().enumerate() {
             let host = rig.scratch.path().join(format!("{name}.yaml"));

@@ -200,6 +200,10 @@ impl Movers {
         {
             let mut senders = self.senders();
             if senders.contains_key(&transfer) {
+                // After a restore the control plane has signed another one.
+                if let SendAuthority::Grant(grant) = job.authority {
+                    self.0.transfers.renew(transfer, grant);
+                }
                 return watched;
             }
             senders.insert(transfer, withdrawn.clone());
@@ -385,6 +389,8 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.movers.senders().remove(&self.transfer);
+        let mut senders = self.movers.senders();
+        senders.remove(&self.transfer);
+        self.movers.0.transfers.forget_renewal(self.transfer);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) mod end {
     pub(crate) const GRANT_NOT_YET_VALID: &str = "GRANT_NOT_YET_VALID";
     /// The grant is over.
     pub(crate) const GRANT_EXPIRED: &str = "GRANT_EXPIRED";
+    /// The grant is of before the control plane was restored, or of after it and this host has not heard of that.
+    pub(crate) const GRANT_OF_OTHER_EPOCH: &str = "GRANT_OF_OTHER_EPOCH";
     /// The transfer has ended here before.
     pub(crate) const ALREADY_FINISHED: &str = "ALREADY_FINISHED";
     /// The root's owner accepts no direct send of this node.

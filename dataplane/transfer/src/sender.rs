@@ -15,8 +15,9 @@ mod session;
 mod state;
 
 use std::{
+    collections::HashMap,
     fs, io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -170,6 +171,16 @@ impl Transfers {
         Ok(jobs.collect())
     }
 
+    /// Another grant for a transfer that is sent here, or waits for its turn: used from its next attempt on.
+    pub fn renew(&self, transfer: TransferId, grant: Signed) {
+        self.0.renewals().insert(transfer, grant);
+    }
+
+    /// The transfer is not sent here any more.
+    pub fn forget_renewal(&self, transfer: TransferId) {
+        self.0.renewals().remove(&transfer);
+    }
+
     /// Sends, until the transfer has ended or this program stops. Reports appear in `reports`.
     pub async fn send(
         &self,
@@ -221,6 +232,7 @@ async fn until_the_end(
     reporter: &Reporter,
     counted: &Counted,
 ) -> Sent {
+    let job = shared.renewed(job);
     let nothing = Tally::default();
     let failed = |stop: &Stop| Sent::Ended(reporter.end(TransferState::Failed, &nothing, Some(stop.to_error()), None));
     let checked = match check(shared, &job) {
@@ -239,8 +251,7 @@ async fn until_the_end(
         Err(stop) => return failed(&stop),
     }
     tracing::info!(transfer = %checked.id, peer = %checked.peer.node_id(), "sending a transfer");
-    let unkept = Mutex::new(Some(job));
-    let mut trying = Trying { shared, checked, unkept, connector, reporter, counted, turn };
+    let mut trying = Trying { shared, checked, job, unkept: Mutex::new(true), connector, reporter, counted, turn };
     Box::pin(trying.run()).await
 }
 
@@ -249,7 +260,7 @@ fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
     match &job.authority {
         SendAuthority::Grant(signed) => {
             let bundle = shared.trust.bundle();
-            let grant = match check_grant(shared, signed, shared.clock.utc()) {
+            let grant = match check_grant(shared, signed, shared.clock.utc(), |_| true) {
                 // One for later is waited for.
                 Err(stop) if stop.temporary => {
                     grant::open(bundle.grant_key.verifying_key(), signed).map_err(|_already_opened| stop)?
@@ -292,12 +303,28 @@ fn ended_before(shared: &Shared, id: TransferId) -> Result<Option<(TransferState
 struct Trying<'a> {
     shared: &'a Arc<Shared>,
     checked: Checked,
-    /// The job, until it is written down.
-    unkept: Mutex<Option<SendJob>>,
+    job: SendJob,
+    /// Whether the job is to be written down.
+    unkept: Mutex<bool>,
     connector: Arc<dyn Connector>,
     reporter: &'a Reporter,
     counted: &'a Counted,
     turn: Turn,
+}
+
+impl Shared {
+    /// The job with the newest grant that is known.
+    fn renewed(&self, job: SendJob) -> SendJob {
+        let newer = job.transfer().and_then(|transfer| self.renewals().remove(&transfer));
+        match (newer, &job.authority) {
+            (Some(grant), SendAuthority::Grant(_)) => SendJob { authority: SendAuthority::Grant(grant), ..job },
+            _ => job,
+        }
+    }
+
+    fn renewals(&self) -> MutexGuard<'_, HashMap<TransferId, Signed>> {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Trying<'_> {
@@ -308,6 +335,7 @@ impl Trying<'_> {
         loop {
             let tally = Arc::new(Tally::after(spent));
             self.counted.set_waiting(false);
+            self.take_new_grant();
             let result = Box::pin(self.attempt(&tally)).await;
             let result = result.map_err(|stop| stop.naming(&self.shared.name_of(&self.checked.peer)));
             let stop = match result {
@@ -351,14 +379,32 @@ impl Trying<'_> {
         }
     }
 
+    /// Goes on by a grant that the control plane gave meanwhile.
+    fn take_new_grant(&mut self) {
+        let job = self.shared.renewed(self.job.clone());
+        if job == self.job {
+            return;
+        }
+        match check(self.shared, &job) {
+            Ok(checked) if (checked.id, checked.peer) == (self.checked.id, self.checked.peer) => {
+                tracing::info!(transfer = %checked.id, "a transfer goes on with a new grant");
+                (self.checked, self.job, self.unkept) = (checked, job, Mutex::new(true));
+            }
+            Ok(_) => tracing::warn!(transfer = %self.checked.id, "a new grant is for another transfer"),
+            Err(stop) => tracing::warn!(transfer = %self.checked.id, %stop, "a new grant is not good"),
+        }
+    }
+
     /// Writes the job down, once, so that it goes on after a restart.
     fn keep_job(&self) -> Result<(), Stop> {
         let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(job) = &*unkept else { return Ok(()) };
+        if !*unkept {
+            return Ok(());
+        }
         let folder = self.shared.folder.make(self.checked.id, TransferRole::Sender);
-        let kept = folder.and_then(|folder| durable::replace(&folder.join(JOB_FILE), &job.to_kept(), 0o600));
+        let kept = folder.and_then(|folder| durable::replace(&folder.join(JOB_FILE), &self.job.to_kept(), 0o600));
         kept.map_err(|error| self.shared.own("sender", &error))?;
-        *unkept = None;
+        *unkept = false;
         Ok(())
     }
 
@@ -417,7 +463,7 @@ impl Trying<'_> {
 
     fn grant_over(&self) -> Option<Stop> {
         let Authority::Grant(signed) = &self.checked.authority else { return None };
-        check_grant(self.shared, signed, self.shared.clock.utc()).err().filter(|stop| !stop.temporary)
+        check_grant(self.shared, signed, self.shared.clock.utc(), |_| true).err().filter(|stop| !stop.temporary)
     }
 
     /// What was spent before this program was started.

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use dataplane_identity::TrustStore;
 use foundation_runtime::{Clock, TaskGroup};
 use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
+use proto_wire::Signed;
 use tokio_util::sync::CancellationToken;
 
 use crate::{confine::Closed, ends::TransferFolder, reason::end, receiver::Decoders, roots::Roots, stop::Stop};
@@ -103,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) bases: Arc<AtomicUsize>,
     /// Bytes that running transfers were promised, by file system.
     promised: Mutex<HashMap<u64, u64>>,
+    /// Grants that came for transfers that are sent here already.
+    pub(crate) renewals: Mutex<HashMap<TransferId, Signed>>,
 }
 
 /// A transfer that runs at this end.
@@ -179,6 +182,7 @@ impl Shared {
             assembling: Arc::default(),
             bases: Arc::default(),
             promised: Mutex::default(),
+            renewals: Mutex::default(),
         })
     }
 

@@ -104,7 +104,8 @@ fn parse(message: agent_message::Message) -> Result<FromAgent, InvalidField> {
 
 /// An agent's word goes into the log only where it is one that is known.
 fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 4] = ["GRANT_INVALID", "GRANT_NOT_YET_VALID", "GRANT_EXPIRED", "NOT_ACCEPTED"];
+    const KNOWN: [&str; 5] =
+        ["GRANT_INVALID", "GRANT_NOT_YET_VALID", "GRANT_EXPIRED", "GRANT_OF_OTHER_EPOCH", "NOT_ACCEPTED"];
     KNOWN.into_iter().find(|known| *known == reason).unwrap_or("of another kind")
 }
 

@@ -1,7 +1,7 @@
 //! Whether an opening is consented to: every check before anything is read or made (D16, D17).
 
 use chrono::{DateTime, TimeDelta, Utc};
-use proto_model::{PublicKey, RootPath, TransferId, TransferOptions, TransferRole};
+use proto_model::{Grant, PublicKey, RootPath, TransferId, TransferOptions, TransferRole};
 use proto_wire::{
     frames::{Authority, Open},
     grant,
@@ -39,7 +39,9 @@ struct Right {
 pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Admitted, Stop> {
     let right = match &open.authority {
         Authority::Grant(signed) => {
-            let grant = check_grant(shared, signed, shared.clock.utc())?;
+            // What was accepted before the control plane was restored goes on by the right that it was accepted by.
+            let at_hand = |grant: &Grant| sender_of(shared, grant.transfer) == Some(peer);
+            let grant = check_grant(shared, signed, shared.clock.utc(), at_hand)?;
             if grant.transfer != open.transfer {
                 return Err(invalid("the grant is for another transfer"));
             }
@@ -84,20 +86,34 @@ pub(super) fn not_ended(shared: &Shared, transfer: TransferId) -> Result<(), Sto
     }
 }
 
-/// Checks all of a grant that does not depend on which end asks.
+/// Checks all of a grant that does not depend on which end asks. One of an earlier epoch holds for a transfer that is at hand: the
+/// control plane that made it may still run beside the restored one, and begins nothing here any more (D12).
 pub(crate) fn check_grant(
     shared: &Shared,
     signed: &proto_wire::Signed,
     now: DateTime<Utc>,
-) -> Result<proto_model::Grant, Stop> {
+    at_hand: impl FnOnce(&Grant) -> bool,
+) -> Result<Grant, Stop> {
     let bundle = shared.trust.bundle();
     let grant = grant::open(bundle.grant_key.verifying_key(), signed).map_err(|error| invalid(error.to_string()))?;
     if grant.fleet != bundle.fleet {
         return Err(invalid("the grant is of another fleet"));
     }
-    if grant.epoch != bundle.epoch {
-        let message = format!("the grant is of epoch {}, this host is in epoch {}", grant.epoch, bundle.epoch);
-        return Err(invalid(message));
+    if grant.epoch > bundle.epoch {
+        let message = format!(
+            "the control plane was restored (epoch {}), and this host is still in epoch {}: the transfer goes on by itself when \
+             this host has reached the control plane (`dwcp node list`)",
+            grant.epoch, bundle.epoch
+        );
+        return Err(Stop::temporary(end::GRANT_OF_OTHER_EPOCH, message));
+    }
+    if grant.epoch < bundle.epoch && !at_hand(&grant) {
+        let message = format!(
+            "the grant is of epoch {}, and the control plane was restored since (epoch {}): the transfer goes on by itself with a \
+             new grant; if `dwcp transfer get {}` does not know it, send it again",
+            grant.epoch, bundle.epoch, grant.transfer
+        );
+        return Err(Stop::temporary(end::GRANT_OF_OTHER_EPOCH, message));
     }
     if now < grant.not_before - SKEW {
         let message = format!("the grant begins at {}; check this host's clock", grant.not_before);

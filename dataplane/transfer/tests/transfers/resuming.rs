@@ -4,7 +4,7 @@ use std::{fs, sync::Arc};
 
 use dataplane_transfer::{Received, Sent};
 use proptest::prelude::*;
-use proto_model::{TransferOptions, TransferReport, TransferRole, TransferState};
+use proto_model::{Grant, TransferOptions, TransferReport, TransferRole, TransferState, TrustBundle};
 use tokio::sync::watch;
 
 use crate::bed::{Bed, Faults, Wires, noise, tree};
@@ -229,4 +229,49 @@ async fn what_rots_between_two_attempts_is_found_and_sent_again() {
     assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
     // Only that segment, and what was under way, went again.
     assert!(wires.bytes()[1] < 12 << 20, "{:?}", wires.bytes());
+}
+
+fn restore(bed: &Bed) {
+    let bundle = TrustBundle { epoch: 2.into(), ..bed.fleet.bundle() };
+    for host in [&bed.a, &bed.b] {
+        host.identity.trust().replace_bundle(bundle.clone()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_goes_on_when_the_control_plane_is_restored() {
+    let bed = Arc::new(Bed::new());
+    let bytes = 16 << 20;
+    fs::write(bed.a.root.join("file"), noise(9, bytes)).unwrap();
+    let grant = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    let restored = Arc::clone(&bed);
+    let during = Faults { on_piece: Some((30, Arc::new(move || restore(&restored)))), ..Faults::default() };
+    let (report, wires) = bed.send_job(bed.job(&grant), vec![Faults { cut_after: Some(150), ..during }]).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+    let sent: u64 = wires.bytes().iter().sum();
+    assert!(wires.bytes().len() == 2 && sent < u64::try_from(bytes).unwrap() + 5_000_000, "{:?}", wires.bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_begun_before_a_restore_waits_for_its_new_grant() {
+    let bed = Bed::new();
+    fs::write(bed.a.root.join("file"), noise(9, 1 << 20)).unwrap();
+    let old = bed.grant(&["data:/file"], "data:/", TransferOptions::default());
+    restore(&bed);
+    let wires = Arc::new(Wires::new(&bed.b, bed.a.identity.public_key(), Vec::new()));
+    let (reports, mut watch) = watch::channel(TransferReport::new(old.transfer, TransferRole::Sender));
+    let (sender, connector) = (bed.a.transfers.clone(), Arc::clone(&wires) as Arc<dyn dataplane_transfer::Connector>);
+    let job = bed.job(&old);
+    #[allow(clippy::disallowed_methods, reason = "the test waits for it")]
+    let sending = tokio::spawn(async move { Box::pin(sender.send(job, connector, reports)).await });
+    let waiting = watch.wait_for(|report| report.state == TransferState::Waiting).await.unwrap().error.clone().unwrap();
+    assert_eq!(waiting.reason, "GRANT_OF_OTHER_EPOCH", "{waiting:?}");
+    assert!(waiting.message.contains("restored") && waiting.message.contains("send it again"), "{waiting:?}");
+    assert!(tree(&bed.b.root).is_empty());
+
+    bed.a.transfers.renew(old.transfer, bed.sign(&Grant { epoch: 2.into(), ..old.clone() }));
+    let Sent::Ended(report) = sending.await.unwrap() else { panic!("it should end") };
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests_harness::{
-    Agent, AgentOptions, Cli, ControlPlane, ControlPlaneOptions, Fleet, FleetOptions, binary, eventually,
+    Agent, AgentOptions, Cli, ControlPlane, ControlPlaneOptions, Fleet, FleetOptions, binary, eventually, fill_random,
     join_arguments,
 };
 
@@ -190,6 +191,57 @@ fn rejoin(fleet: &mut Fleet, cli: &Cli, fingerprint: &str) -> Result<()> {
     fleet.agents[4].stop()?;
     fleet.agents[4].restart()?;
     states(cli, &[("late", "READY")])
+}
+
+/// Begins to send a large file, and kills its receiver when some of it is there.
+fn cut_off(fleet: &mut Fleet, cli: &Cli, to: usize) -> Result<String> {
+    let destination = format!("{}:data:/in", fleet.agents[to].name());
+    let created = cli.json(&["send", "--from", "site-a", "data:/large", &destination, "--detach"])?;
+    let name = created["name"].as_str().context("a name")?.to_owned();
+    let folder = fleet.agents[to].root("data").join("in");
+    eventually("the first bytes to arrive", LIMIT, || {
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let blocks: u64 = entries.filter_map(|entry| Some(entry.metadata().ok()?.blocks())).sum();
+        Ok((blocks * 512 > 8_000_000).then_some(()))
+    })?;
+    fleet.agents[to].kill()?;
+    ensure!(!folder.join("large").exists(), "it was all there before its receiver was killed");
+    Ok(name)
+}
+
+#[test]
+fn transfers_in_flight_go_on_across_a_restore_by_themselves() -> Result<()> {
+    let names = ["site-a", "site-b", "site-c"].map(str::to_owned).to_vec();
+    let mut fleet = Fleet::start(&FleetOptions { agents: names, ..FleetOptions::default() })?;
+    let (safe, cli) = (Safe::new(&fleet)?, fleet.cli()?);
+    let source = fleet.agents[0].root("data").join("large");
+    fill_random(&source, 300_000_000, 5)?;
+    // One that the backup knows, and one that it does not.
+    let known = cut_off(&mut fleet, &cli, 1)?;
+    safe.backup(fleet.control_plane.dir())?;
+    cut_off(&mut fleet, &cli, 2)?;
+    let fingerprint = cli.json(&["system", "info"])?["caFingerprint"].as_str().context("a fingerprint")?.to_owned();
+    fleet.control_plane.kill()?;
+    let moved = fleet.scratch.path().join("moved");
+    safe.restore(&moved)?;
+    let home = fleet.control_plane.dir().with_extension("home");
+    fleet.control_plane = ControlPlane::start(&moved, ControlPlaneOptions::default())?;
+    let new = &fleet.control_plane;
+    let cli = Cli::new(&new.grpc(), &new.ca(), &new.admin_token_file(), &home)?;
+    fleet.agents.iter().try_for_each(|agent| point_to(new, agent, &fingerprint))?;
+    states(&cli, &[("site-a", "READY")])?;
+    fleet.agents[1].restart()?;
+    fleet.agents[2].restart()?;
+    let ended = cli.json(&["transfer", "watch", &known, "--timeout", "90s"])?;
+    assert_eq!(ended["state"], "SUCCEEDED", "{ended:#}");
+    let whole = fs::read(&source)?;
+    for agent in &fleet.agents[1..] {
+        let target = agent.root("data").join("in/large");
+        eventually("the file at both", LIMIT, || Ok(target.exists().then_some(())))?;
+        assert!(fs::read(&target)? == whole, "{} differs", target.display());
+    }
+    assert_eq!(cli.json(&["audit", "verify"])?["ok"], true);
+    Ok(())
 }
 
 #[test]

@@ -20,7 +20,8 @@ use std::{
 use arc_swap::ArcSwap;
 use control_plane_store::{
     Db, Error, Keys, Refusals,
-    audit_log::{self, ProveError},
+    audit_log::{self, Order, ProveError, StoredEvent},
+    epoch::RESTORE,
     observation::Observed as Row,
     rollouts, sessions, transfers,
 };
@@ -34,7 +35,7 @@ use uuid::Uuid;
 pub(crate) use self::reading::Marks;
 use self::{arrivals::Arrivals, heartbeat::Steady};
 use crate::{
-    message::{ComeBack, Hello, Observed, SessionEnd, Welcome},
+    message::{ComeBack, Hello, Observed, RestoreProof, SessionEnd, Welcome},
     options::Options,
     outbox::Kind,
     roster::Roster,
@@ -97,6 +98,29 @@ struct Path {
     /// The head that the path leads to, as it is signed.
     head: Arc<str>,
     hashes: Arc<[[u8; 32]]>,
+}
+
+/// Restores that are looked through for the one that an agent has to hear of.
+const MAX_RESTORES: u32 = 1000;
+
+/// A head that an agent holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldHead {
+    pub(crate) epoch: u64,
+    pub(crate) size: u64,
+    /// Whether the control plane was restored since.
+    pub(crate) is_of_before: bool,
+}
+
+/// What became of the log that an agent saw before a restore.
+#[derive(Debug)]
+pub(crate) enum Across {
+    /// All of it was restored.
+    Whole,
+    /// Its end was lost.
+    Lost(RestoreProof),
+    /// The log says nothing of a restore.
+    Unexplained,
 }
 
 impl Hub {
@@ -279,13 +303,42 @@ impl Hub {
         ComeBack { after_seconds: rand::rng().random_range(COME_BACK_SECONDS), reason }
     }
 
-    /// The size of a head that an agent says it holds; `None` when this fleet's key did not sign it.
-    pub(crate) fn checkpoint_size(&self, text: &str) -> Option<u64> {
+    /// A head that an agent says it holds; `None` when this fleet's key did not sign it.
+    pub(crate) fn held_head(&self, text: &str) -> Option<HeldHead> {
         let key: VerifierKey = self.0.keys.audit_verifier_key().parse().ok()?;
-        let origin = control_plane_audit::origin(&self.0.keys.fleet().to_string(), self.0.keys.epoch().value());
-        // A head of an older epoch is of another log: this one is new to the agent.
-        let held = Checkpoint::parse_and_verify(text, &key).ok().filter(|held| held.origin == origin);
-        held.map(|held| held.size)
+        let held = Checkpoint::parse_and_verify(text, &key).ok()?;
+        let name = control_plane_audit::key_name(&self.0.keys.fleet().to_string());
+        let epoch = control_plane_audit::epoch_of(&held.origin, &name)?;
+        let present = self.0.keys.epoch().value();
+        (epoch <= present).then_some(HeldHead { is_of_before: epoch < present, epoch, size: held.size })
+    }
+
+    /// Where the proof for an agent starts that holds a head of an earlier epoch: at that head, where what was restored has all of it, or with the
+    /// record of the restore that lost its end.
+    pub(crate) async fn across_restore(&self, held: HeldHead, head: &Head) -> Result<Across, Error> {
+        let filter = audit_log::EventFilter::action(RESTORE);
+        let restores = audit_log::list(&self.0.db, filter, Order::Ascending, None, MAX_RESTORES).await?;
+        let after = |event: &&StoredEvent| {
+            let restore = event.record().and_then(|record| control_plane_audit::Restore::of(&record));
+            restore.is_some_and(|restore| restore.epoch > held.epoch)
+        };
+        let Some(restore) = restores.iter().find(after).filter(|event| event.sequence < head.size) else {
+            return Ok(Across::Unexplained);
+        };
+        if held.size <= restore.sequence {
+            return Ok(Across::Whole);
+        }
+        match audit_log::prove_inclusion(&self.0.db, head.size, restore.sequence).await {
+            Ok(path) => {
+                let inclusion = path.into_iter().map(|hash| hash.0).collect();
+                Ok(Across::Lost(RestoreProof { leaf: restore.leaf.clone(), inclusion }))
+            }
+            Err(ProveError::Database(error)) => Err(error),
+            Err(ProveError::Proof(error)) => {
+                tracing::error!(component = "audit", error = %error, "The audit log cannot prove its own head: run `dwcp audit verify`");
+                Ok(Across::Unexplained)
+            }
+        }
     }
 
     /// The path from one size of the audit log to a head, made once for all agents that ask for the same. Empty where there is none: an

@@ -182,9 +182,20 @@ pub enum ToAgent {
         consistency: Arc<[[u8; 32]]>,
         /// The size that the path starts from.
         from_size: u64,
+        /// Where a restore lost the end of the log that the agent saw: the record of that.
+        restore: Option<RestoreProof>,
     },
     /// Close, and come back later.
     ComeBack(ComeBack),
+}
+
+/// The record of a restore, and that it stands in a head.
+#[derive(Clone, Debug)]
+pub struct RestoreProof {
+    /// The record in canonical form.
+    pub leaf: Vec<u8>,
+    /// RFC 6962 inclusion path.
+    pub inclusion: Vec<[u8; 32]>,
 }
 
 /// Opens a session.

@@ -8,7 +8,7 @@ use proto_model::{Digest, Generation, NodeId, Revision};
 use tokio::sync::mpsc;
 
 use crate::{
-    hub::Hub,
+    hub::{Across, HeldHead, Hub},
     message::{HeldConfig, Hello, RosterPosition, ToAgent},
     outbox::{Due, Kind},
     session::{Outgoing, Session},
@@ -45,12 +45,14 @@ pub(crate) struct Sender<'a> {
     jobs: Option<Revision>,
     ring: Option<std::sync::Arc<[String]>>,
     checkpoint_size: u64,
+    /// The head that the agent holds, of an earlier epoch.
+    checkpoint_of_before: Option<HeldHead>,
     checkpoint_sent: Option<std::sync::Arc<str>>,
 }
 
 impl<'a> Sender<'a> {
     pub(crate) fn new(hub: &'a Hub, session: &'a Session, hello: &Hello, out: &'a mpsc::Sender<Outgoing>) -> Self {
-        let held = hello.audit_checkpoint.as_deref().and_then(|text| hub.checkpoint_size(text)).unwrap_or(0);
+        let held = hello.audit_checkpoint.as_deref().and_then(|text| hub.held_head(text));
         Self {
             hub,
             session,
@@ -63,7 +65,8 @@ impl<'a> Sender<'a> {
             roster: hello.roster,
             jobs: None,
             ring: None,
-            checkpoint_size: held,
+            checkpoint_size: held.filter(|held| !held.is_of_before).map_or(0, |held| held.size),
+            checkpoint_of_before: held.filter(|held| held.is_of_before),
             checkpoint_sent: None,
         }
     }
@@ -201,13 +204,23 @@ impl<'a> Sender<'a> {
         }
         // Who refused a head still holds the one before: the next proof starts there too.
         let held = self.session.held_head.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(size) = held.and_then(|text| self.hub.checkpoint_size(&text)) {
-            self.checkpoint_size = size;
+        match held.and_then(|text| self.hub.held_head(&text)) {
+            Some(held) if held.is_of_before => self.checkpoint_of_before = Some(held),
+            Some(held) => self.checkpoint_size = held.size,
+            None => {}
+        }
+        let mut restore = None;
+        if let Some(held) = self.checkpoint_of_before.take() {
+            match self.hub.across_restore(held, &head).await? {
+                Across::Whole => self.checkpoint_size = held.size,
+                Across::Lost(proof) => (self.checkpoint_size, restore) = (0, Some(proof)),
+                Across::Unexplained => self.checkpoint_size = 0,
+            }
         }
         let consistency = self.hub.consistency(self.checkpoint_size, &head).await?;
         let from_size = std::mem::replace(&mut self.checkpoint_size, head.size);
         self.checkpoint_sent = Some(std::sync::Arc::clone(&head.text));
-        Ok(self.send(ToAgent::AuditCheckpoint { checkpoint: head.text, consistency, from_size }).await)
+        Ok(self.send(ToAgent::AuditCheckpoint { checkpoint: head.text, consistency, from_size, restore }).await)
     }
 
     async fn send(&self, message: ToAgent) -> Result<(), Gone> {

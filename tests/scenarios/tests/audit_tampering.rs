@@ -404,6 +404,25 @@ fn who_remembers_finds_a_database_that_was_put_back_and_a_log_written_anew_with_
 }
 
 #[test]
+fn an_epoch_that_no_restore_opened_is_alarmed() -> Result<()> {
+    let url = cluster().database();
+    let mut fleet = Watched::start(&url)?;
+    let size = fleet.cli.json(&["audit", "verify"])?["events"].as_u64().context("a number")?;
+    fleet.witnessed(size)?;
+    // By whoever has the database and not the seal key.
+    fleet.control_plane.stop()?;
+    drop(sql(&url, "UPDATE fleet SET epoch = 2"));
+    fleet.control_plane.restart()?;
+    fleet.cli = fleet.control_plane.cli()?;
+    let mut seen = Value::Null;
+    eventually("the agent's alarm", ALARM, || {
+        seen = fleet.node()?;
+        Ok(seen["components"].to_string().contains("its audit log is of epoch 1").then_some(()))
+    })
+    .with_context(|| format!("{seen:#}"))
+}
+
+#[test]
 fn a_log_that_is_rewritten_under_a_running_fleet_is_found_without_a_restart() -> Result<()> {
     let url = cluster().database();
     let fleet = Watched::start(&url)?;

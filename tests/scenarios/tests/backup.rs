@@ -130,7 +130,16 @@ fn a_fleet_goes_on_with_a_control_plane_that_was_restored_on_another_host() -> R
     delete(&cli, "site-c")?;
     fleet.add_agent(agent(&fleet, "late"))?;
     states(&cli, &[("late", "READY"), ("site-c", "REVOKED")])?;
-    assert_eq!(cli.json(&["audit", "verify"])?["ok"], true);
+    let verified = cli.json(&["audit", "verify"])?;
+    assert_eq!(verified["ok"], true);
+    let events_seen = verified["events"].as_u64().context("a number")?;
+    for agent in &fleet.agents[..2] {
+        eventually("the agent to witness what the backup does not have", LIMIT, || {
+            let kept: Value = serde_json::from_slice(&fs::read(agent.dir().join("audit-witness.json"))?)?;
+            let size = kept["checkpoint"].as_str().and_then(|text| text.lines().nth(1)?.parse::<u64>().ok());
+            Ok(size.is_some_and(|size| size >= events_seen).then_some(()))
+        })?;
+    }
     let info = cli.json(&["system", "info"])?;
     assert!(info["lastBackupTime"].is_string(), "{info:#}");
     let fingerprint = info["caFingerprint"].as_str().context("a fingerprint")?.to_owned();
@@ -150,6 +159,14 @@ fn a_fleet_goes_on_with_a_control_plane_that_was_restored_on_another_host() -> R
     // The revoked one stays revoked, by what the others remember; nobody else is lost.
     states(&cli, &[("site-a", "READY"), ("site-b", "READY"), ("site-c", "REVOKED"), ("site-d", "REVOKED")])?;
     assert_eq!(events(&cli, "node.revocation_replayed")?.len(), 1);
+    // What an agent saw of the log is lost, and the log itself says by which restore: no alarm.
+    for agent in &fleet.agents[..2] {
+        eventually("the agent to go on with the restored log", LIMIT, || {
+            Ok(agent.process().output().contains("the audit log that this agent saw goes on").then_some(()))
+        })?;
+        assert!(!agent.process().output().contains("is not a continuation"));
+    }
+    states(&cli, &[("site-a", "READY"), ("site-b", "READY")])?;
     assert_eq!(cli.json(&["system", "info"])?["epoch"], "2");
     assert_eq!(events(&cli, "fleet.restore")?.len(), 1);
 

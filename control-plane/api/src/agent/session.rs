@@ -203,11 +203,14 @@ pub(super) fn outgoing(message: Result<ToAgent, SessionEnd>) -> Result<rpc::Serv
             records: records.into_iter().map(write_record).collect(),
         }),
         ToAgent::DhtRing(nodes) => Message::DhtRing(rpc::DhtRing { nodes: nodes.to_vec() }),
-        ToAgent::AuditCheckpoint { checkpoint, consistency, from_size } => {
+        ToAgent::AuditCheckpoint { checkpoint, consistency, from_size, restore } => {
+            let (restore_leaf, inclusion) = restore.map(|proof| (proof.leaf, proof.inclusion)).unwrap_or_default();
             Message::AuditCheckpoint(rpc::AuditCheckpoint {
                 checkpoint: checkpoint.as_ref().to_owned(),
                 consistency: consistency.iter().map(|hash| hash.to_vec()).collect(),
                 from_size,
+                restore_leaf,
+                restore_inclusion: inclusion.iter().map(|hash| hash.to_vec()).collect(),
             })
         }
         ToAgent::ComeBack(ComeBack { after_seconds, reason }) => {

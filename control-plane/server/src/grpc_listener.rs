@@ -22,7 +22,7 @@ use nix::unistd::Uid;
 use rustls::CertificateError;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
@@ -101,12 +101,11 @@ impl GrpcListener {
     }
 
     /// Accepts on the socket until the tasks are to end; its file goes then.
-    pub(crate) fn accept_local(&self, listener: UnixListener, file: LocalSocket) {
+    pub(crate) fn accept_local(&self, socket: LocalSocket) {
         let shared = self.shared();
         let token = self.tasks.token().clone();
         self.tasks.spawn("accept-admin", OnEnd::Fatal, async move {
-            token.run_until_cancelled(shared.accept_local(&listener)).await;
-            drop(file);
+            token.run_until_cancelled(shared.accept_local(socket)).await;
         });
     }
 
@@ -235,11 +234,11 @@ impl Shared {
         self.refusals.note(Refusal { actor, action: "connect", resource: "admin.sock", reason, from: None }, "");
     }
 
-    async fn accept_local(&self, listener: &UnixListener) {
+    async fn accept_local(&self, mut socket: LocalSocket) {
         let own = Uid::effective().as_raw();
         let permits = Arc::new(Semaphore::new(count(self.limits.local_connections)));
         while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            match listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
+            match socket.accept().await.and_then(|stream| Ok((stream.peer_cred()?.uid(), stream))) {
                 Ok((uid, stream)) if uid == 0 || uid == own => {
                     let info = ConnectInfo {
                         remote: Remote::Unix,

@@ -422,10 +422,9 @@ impl Ground<'_> {
         let (grpc, incoming) = GrpcListener::new(front, connections, state.refusals.clone(), *limits);
         grpc.accept_tls(bound.grpc, Arc::new(identity.grpc_config(state.keys.ca(), revoked)?));
         let socket = self.dir.file("admin.sock");
-        let (local, file) = LocalSocket::bind(&socket, SocketAccess::Owner)
-            .and_then(|(listener, file)| Ok((tokio::net::UnixListener::from_std(listener)?, file)))
-            .map_err(|source| RunError::Io { path: socket, source })?;
-        grpc.accept_local(local, file);
+        let local =
+            LocalSocket::bind(&socket, SocketAccess::Owner).map_err(|source| RunError::Io { path: socket, source })?;
+        grpc.accept_local(local);
         serve_grpc(front, routes, limits, self.authenticator(state), ReceiverStream::new(incoming));
         Ok((health, grpc.cut))
     }

@@ -34,10 +34,7 @@ use proto_rpc::{
     },
     v1,
 };
-use tokio::{
-    net::UnixListener,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status,
@@ -84,7 +81,7 @@ pub(crate) async fn serve(
     ready: impl FnOnce() + Send,
 ) -> PartResult {
     // The file goes with this future, however that ends.
-    let (listener, _file) = bind(&dir, group.as_deref()).map_err(|error| format!("agent.sock: {error}"))?;
+    let socket = bind(&dir, group.as_deref()).map_err(|error| format!("agent.sock: {error}"))?;
     ready();
     let tasks = local.tasks.clone();
     let uid = geteuid().as_raw();
@@ -100,12 +97,12 @@ pub(crate) async fn serve(
     Server::builder()
         .layer(TraceLayer::server("local"))
         .add_service(LocalServiceServer::with_interceptor(local, check))
-        .serve_with_incoming_shutdown(bounded(listener, connections), async move { tasks.cancelled().await })
+        .serve_with_incoming_shutdown(bounded(socket, connections), async move { tasks.cancelled().await })
         .await
         .map_err(|error| format!("agent.sock: {}", chain(&error)))
 }
 
-fn bind(dir: &Path, group: Option<&str>) -> io::Result<(UnixListener, LocalSocket)> {
+fn bind(dir: &Path, group: Option<&str>) -> io::Result<LocalSocket> {
     let path = dir.join(FILE);
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
@@ -119,8 +116,7 @@ fn bind(dir: &Path, group: Option<&str>) -> io::Result<(UnixListener, LocalSocke
         Some(name) => SocketAccess::Group(open_to_group(dir, name)?),
         None => SocketAccess::Owner,
     };
-    let (listener, file) = LocalSocket::bind(&path, access)?;
-    Ok((UnixListener::from_std(listener)?, file))
+    LocalSocket::bind(&path, access)
 }
 
 /// The group's number. Its members must be able to pass through the data directory, too; they cannot list it.

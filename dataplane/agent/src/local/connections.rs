@@ -8,10 +8,11 @@ use std::{
 };
 
 use foundation_listener::{Gate, accept};
+use foundation_runtime::LocalSocket;
 use futures::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tonic::transport::server::{Connected, UdsConnectInfo};
@@ -24,17 +25,17 @@ pub(super) struct LocalConnection {
 }
 
 /// Connections as they come; more than `most` have to wait.
-pub(super) fn bounded(listener: UnixListener, most: usize) -> impl Stream<Item = io::Result<LocalConnection>> {
+pub(super) fn bounded(socket: LocalSocket, most: usize) -> impl Stream<Item = io::Result<LocalConnection>> {
     let places = Arc::new(Semaphore::new(most));
     // Nobody is put out here: who may connect is a user of this host.
     let gate = Gate::new("limits.local_connections", most);
-    stream::unfold((listener, places, gate), |(listener, places, gate)| async {
+    stream::unfold((socket, places, gate), |(mut socket, places, gate)| async move {
         let place = Arc::clone(&places).acquire_owned().await.ok()?;
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
+            match socket.accept().await {
+                Ok(stream) => {
                     let connection = LocalConnection { stream, _place: place };
-                    return Some((Ok(connection), (listener, places, gate)));
+                    return Some((Ok(connection), (socket, places, gate)));
                 }
                 Err(error) => accept::failed(&error, &gate, "agent.sock").await,
             }

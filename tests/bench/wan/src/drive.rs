@@ -53,13 +53,13 @@ fn dwcp(bed: &Bed, length: Length) -> Result<Outcome> {
     let watched = one.run(&format!("dwcp -o json transfer watch {name} --timeout {:.0}s", length.limit))?;
     let ended = bed.passed().as_secs_f64();
     if watched.code == 0 {
-        return Ok(Outcome { useful: Some(bed.file_bytes()), complete: true, ended });
+        return Ok(Outcome { useful: Some(bed.file_bytes()), complete: true, ended, window: None });
     }
     let present: Value = serde_json::from_str(&one.ok(&format!("dwcp -o json transfer get {name}"))?)?;
     let state = present["state"].as_str().unwrap_or_default();
     ensure!(["RUNNING", "WAITING", "SUCCEEDED"].contains(&state), "{present:#}");
     one.run(&format!("dwcp transfer cancel {name}"))?;
-    Ok(Outcome { useful: number(&present, "bytesDone"), complete: false, ended })
+    Ok(Outcome { useful: number(&present, "bytesDone"), complete: false, ended, window: None })
 }
 
 /// A number anywhere in a document; 64 bits are written as text there.
@@ -86,7 +86,7 @@ fn iperf3(bed: &Bed, congestion: &str, flows: u32, length: Length) -> Result<Out
     server.wait(READY)?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of bytes")]
     let useful = Some(received as u64);
-    Ok(Outcome { useful, complete: true, ended: ended.min(length.seconds + 0.5) })
+    Ok(Outcome { useful, complete: true, ended, window: Some(length.seconds) })
 }
 
 /// Waits until somebody listens there at the second host.
@@ -112,7 +112,7 @@ fn rsync(bed: &Bed, length: Length) -> Result<Outcome> {
     let ended = bed.passed().as_secs_f64();
     ensure!([0, 124].contains(&ran.code), "{ran:?}");
     let useful = bed.hosts.two.ok("stat -c %s /srv/rsync/file")?.trim().parse()?;
-    Ok(Outcome { useful: Some(useful), complete: ran.code == 0, ended })
+    Ok(Outcome { useful: Some(useful), complete: ran.code == 0, ended, window: None })
 }
 
 fn quinn(bed: &Bed, congestion: &str, connections: u32, length: Length) -> Result<Outcome> {
@@ -140,7 +140,7 @@ fn quinn(bed: &Bed, congestion: &str, connections: u32, length: Length) -> Resul
     let said = server.output();
     let useful = said.get(before..).unwrap_or_default().trim().parse();
     let useful = useful.with_context(|| format!("the receiver said: {said}; the sender: {}", client.output()))?;
-    Ok(Outcome { useful: Some(useful), complete: true, ended: passed })
+    Ok(Outcome { useful: Some(useful), complete: true, ended: passed, window: None })
 }
 
 /// The program is looked for in `PATH` and where cargo puts it.
@@ -171,5 +171,5 @@ fn sendme(bed: &Bed, length: Length) -> Result<Outcome> {
     let ended = bed.passed().as_secs_f64();
     ensure!([0, 124].contains(&ran.code), "{ran:?}");
     let complete = ran.code == 0;
-    Ok(Outcome { useful: complete.then(|| bed.file_bytes()), complete, ended })
+    Ok(Outcome { useful: complete.then(|| bed.file_bytes()), complete, ended, window: None })
 }

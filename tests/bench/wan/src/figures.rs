@@ -12,6 +12,8 @@ pub(crate) struct Outcome {
     pub(crate) complete: bool,
     /// From the start of the count to its end, in seconds.
     pub(crate) ended: f64,
+    /// What counts, in seconds from the first data byte, where it goes on to drain its buffers after that.
+    pub(crate) window: Option<f64>,
 }
 
 /// One run, with shares of the link's rate.
@@ -54,20 +56,22 @@ pub(crate) fn figures(report: &Report, link: &Link, outcome: Outcome) -> Option<
     let rate = link.rate?.0 as f64;
     let first = tally.bytes_in.iter().position(|bytes| *bytes >= DATA)?;
     let start = first as f64 * BIN_SECONDS;
-    let seconds = outcome.ended - start;
+    let seconds = outcome.window.unwrap_or(outcome.ended - start);
     // Where it is not told, what arrived is taken for useful.
     let useful = outcome.useful.unwrap_or(tally.counts.payload_out) as f64;
     let share = (useful / tally.counts.payload_out.max(1) as f64).min(1.0);
-    let end = ((outcome.ended / BIN_SECONDS) as usize).min(tally.payload_out.len());
+    let end = (((start + seconds) / BIN_SECONDS).round() as usize).min(tally.payload_out.len());
     let half = (first + end) / 2;
     let second_half: u64 = tally.payload_out.get(half..end)?.iter().sum();
     let steady = second_half as f64 * share * 8.0 / ((end - half) as f64 * BIN_SECONDS) / rate;
+    let within: u64 = tally.payload_out.get(first..end)?.iter().sum();
+    let whole = if outcome.window.is_some() { within as f64 * share } else { useful };
     let enough = 0.9 * rate / 8.0 * BIN_SECONDS * WINDOW as f64;
     let windows = tally.bytes_out.get(first..)?.windows(WINDOW);
     let to_90 = windows.map(|bins| bins.iter().sum::<u64>() as f64).position(|bytes| bytes >= enough);
     let counts = &tally.counts;
     Some(Figures {
-        whole: useful * 8.0 / seconds / rate,
+        whole: whole * 8.0 / seconds / rate,
         steady,
         to_90: to_90.map(|bins| (bins + WINDOW) as f64 * BIN_SECONDS),
         beyond: counts.payload_in as f64 / useful - 1.0,

@@ -8,7 +8,7 @@ use control_plane_store::transfers::{
 };
 use futures::{FutureExt as _, stream::BoxStream};
 use proto_model::{
-    Epoch, Filter, NodeRef, Revision, TransferError, TransferId, TransferReport, TransferRole, TransferSpec,
+    Epoch, Filter, NodeRef, Revision, TimeSpent, TransferError, TransferId, TransferReport, TransferRole, TransferSpec,
     TransferState,
 };
 use proto_rpc::v1::{self as rpc, WatchType, transfer_service_server::TransferService};
@@ -379,6 +379,8 @@ fn translate(transfer: Transfer, detail: Detail) -> rpc::Transfer {
         reports.into_iter().flatten().find(|report| report.issue_count > 0 || !report.planned_changes.is_empty());
     let entries = entries.or(reports[0]).or(reports[1]);
     let tree_digest = reports.into_iter().flatten().find_map(|report| report.tree_digest);
+    let spent = |report: Option<&TransferReport>| report.map(|report| report.time_spent.clone()).unwrap_or_default();
+    let time_spent = TimeSpent::of_both(&spent(reports[0]), &spent(reports[1]));
     let listed = entries.filter(|_| detail == Detail::All);
     rpc::Transfer {
         name: transfer.id.resource_name(),
@@ -399,6 +401,8 @@ fn translate(transfer: Transfer, detail: Detail) -> rpc::Transfer {
         planned_changes: listed
             .map(|report| report.planned_changes.iter().cloned().map(Into::into).collect())
             .unwrap_or_default(),
+        advice: time_spent.advice().unwrap_or_default(),
+        time_spent: (&time_spent).into(),
         progress: sender.map(|report| progress(&report)),
         receiver_progress: receiver.map(|report| progress(&report)),
     }

@@ -308,6 +308,7 @@ async fn tell(
 
 fn as_transfer(report: TransferReport, spec: v1::TransferSpec) -> v1::Transfer {
     let name = report.transfer.resource_name();
+    let advice = report.time_spent.advice().unwrap_or_default();
     let report: proto_rpc::agent::TransferReport = report.into();
     v1::Transfer {
         name,
@@ -322,6 +323,8 @@ fn as_transfer(report: TransferReport, spec: v1::TransferSpec) -> v1::Transfer {
         end_time: report.end_time,
         path: report.path,
         planned_changes: report.planned_changes,
+        time_spent: report.time_spent,
+        advice,
         ..v1::Transfer::default()
     }
 }

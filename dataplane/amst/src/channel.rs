@@ -52,6 +52,14 @@ pub struct ControlReceiver {
 #[derive(Clone, Debug)]
 pub struct PieceSender(Arc<SendingEnd>);
 
+impl PieceSender {
+    /// What pieces of this channel wait for, and how its session uses the path.
+    #[must_use]
+    pub fn path_use(&self) -> crate::PathUse {
+        self.0.session.path_use(&self.0.channel)
+    }
+}
+
 /// Our sending end, until the last clone is dropped.
 #[derive(Debug)]
 struct SendingEnd {

@@ -212,7 +212,7 @@ impl Endpoint {
         let local_addr = opened[0].local_addr().map_err(io)?;
         let doorkeeper = Doorkeeper::new(clock.clone(), options.limits.first_packets_per_second);
         for (index, socket) in opened.into_iter().enumerate() {
-            let thread = LaneThread::start(index, threads.clone()).await.map_err(io)?;
+            let thread = LaneThread::start(index, clock.clone(), threads.clone()).await.map_err(io)?;
             let ids = SteeredIds { index: byte(index), count: byte(count) };
             let config = transport::endpoint_config(&options.identity, ids);
             let runtime = Arc::new(thread.clone());

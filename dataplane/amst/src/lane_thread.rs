@@ -1,35 +1,74 @@
 //! A socket's thread: a single-threaded runtime that drives the socket's endpoint and its connections. A runtime of many
 //! threads costs quinn far more processor time for the same bytes.
 
-use std::{fmt, future::Future, io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::UdpSocket,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use foundation_runtime::Clock;
+use nix::time::{ClockId, clock_gettime};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::path_use::Part;
+
 /// A handle on the thread. Clones are the same thread.
 #[derive(Clone)]
-pub(crate) struct LaneThread(Handle);
+pub(crate) struct LaneThread(Handle, Arc<Part>);
+
+/// How often a thread looks at how busy it was.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl LaneThread {
     /// Starts the thread; it ends with `stop`.
-    pub(crate) async fn start(index: usize, stop: CancellationToken) -> io::Result<Self> {
+    pub(crate) async fn start(index: usize, clock: Clock, stop: CancellationToken) -> io::Result<Self> {
         let (sender, receiver) = oneshot::channel();
         std::thread::Builder::new().name(format!("amst-{index}")).spawn(move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(sender.send(Err(error))),
             };
-            drop(sender.send(Ok(runtime.handle().clone())));
-            runtime.block_on(stop.cancelled());
+            let busy = Arc::new(Part::default());
+            drop(sender.send(Ok(Self(runtime.handle().clone(), Arc::clone(&busy)))));
+            runtime.block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = look(&busy, &clock) => {}
+                }
+            });
         })?;
-        receiver.await.map_err(io::Error::other)?.map(Self)
+        receiver.await.map_err(io::Error::other)?
+    }
+
+    /// The part of the last quarter of a second in which the thread was at work.
+    pub(crate) fn busy(&self) -> f64 {
+        self.1.get()
     }
 
     /// Runs something that spawns, or makes timers or sockets, for this thread.
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         let _context = self.0.enter();
         work()
+    }
+}
+
+/// Looks, from the thread itself, how much processor time it takes.
+async fn look(busy: &Part, clock: &Clock) {
+    let worked = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default();
+    let (mut then, mut before) = (clock.now(), worked());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let (now, work) = (clock.now(), worked());
+        let passed = now.saturating_duration_since(then).as_secs_f64();
+        busy.set(work.saturating_sub(before).as_secs_f64() / passed.max(1e-6));
+        (then, before) = (now, work);
     }
 }
 

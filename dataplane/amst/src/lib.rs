@@ -21,6 +21,7 @@ mod frames;
 mod lane_thread;
 mod pace;
 pub mod parsers;
+mod path_use;
 mod pool;
 mod rate;
 mod scaler;
@@ -36,6 +37,7 @@ pub use channel::{
 };
 pub use close::{CloseReason, Closed};
 pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options};
+pub use path_use::PathUse;
 pub use rate::Rates;
 pub use scaler::{Move, Reason};
 pub use session::{OpenChannelError, PastMove, PingError, Session, SessionInfo};

@@ -20,10 +20,11 @@ use proto_model::PublicKey;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Channel, CloseReason, Closed,
+    Channel, CloseReason, Closed, PathUse,
     close::Code,
     congestion::{Snapshot, adapter},
     endpoint::Shared,
+    path_use::{Part, Waiters},
     rate::Limiter,
     slots::Slots,
 };
@@ -64,6 +65,11 @@ struct Inner {
     next_ping: AtomicU64,
     /// What bounds what it sends: of its own, of the peer, of the endpoint.
     limiters: [Limiter; 3],
+    /// Pieces that wait for one of them.
+    for_rate: Waiters,
+    /// Of the last sample: how much of the congestion windows was used, and lost of what was sent.
+    window_used: Part,
+    lost: Part,
     outbox: Outbox,
     pings: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     last_used: Mutex<Instant>,
@@ -161,6 +167,9 @@ impl Session {
             next_channel: AtomicU64::new(if origin.dialled { 0 } else { 1 }),
             next_ping: AtomicU64::new(0),
             limiters: shared.limiters.of(&origin.peer, settings.pacing_rate),
+            for_rate: Waiters::default(),
+            window_used: Part::default(),
+            lost: Part::default(),
             outbox: Outbox::default(),
             pings: Mutex::default(),
             last_used: Mutex::new(now),
@@ -320,6 +329,29 @@ impl Session {
     /// Of the slowest lane.
     fn round_trip(&self) -> Duration {
         self.lanes().iter().map(|lane| lane.connection.rtt()).max().unwrap_or_default()
+    }
+
+    /// Waits until so many bytes of a piece may go by all bounds.
+    async fn pass(&self, bytes: usize) {
+        if self.0.limiters.iter().all(|limiter| limiter.bits().is_none()) {
+            return;
+        }
+        let _waiting = self.0.for_rate.wait();
+        for limiter in &self.0.limiters {
+            limiter.pass(bytes).await;
+        }
+    }
+
+    /// What the pieces of a channel wait for, and how the path is used.
+    pub(crate) fn path_use(&self, channel: &ChannelState) -> PathUse {
+        let busy = self.lanes().iter().map(|lane| lane.thread.busy()).fold(0.0, f64::max);
+        PathUse {
+            waits_for_credit: channel.for_credit.any(),
+            waits_for_rate: self.0.for_rate.any(),
+            window_used: self.0.window_used.get(),
+            lost: self.0.lost.get(),
+            lane_busy: busy,
+        }
     }
 
     pub(crate) fn limiters(&self) -> &[Limiter; 3] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dataplane_amst::{
-    Channel, ControlError, ControlReceiver, ControlSender, PieceReceiver, PieceSender, SendError, Session,
+    Channel, ControlError, ControlReceiver, ControlSender, PathUse, PieceReceiver, PieceSender, SendError, Session,
 };
 use futures::{FutureExt, future::BoxFuture};
 use proto_model::{PathKind, TransferPathInfo};
@@ -73,6 +73,10 @@ impl ControlIn for In {
 impl PiecesOut for PiecesTo {
     fn send(&self, number: u64, payload: Bytes) -> BoxFuture<'_, Result<(), LinkError>> {
         async move { Ok(self.0.send(number, payload).await?) }.boxed()
+    }
+
+    fn path_use(&self) -> PathUse {
+        self.0.path_use()
     }
 }
 

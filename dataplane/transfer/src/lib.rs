@@ -8,6 +8,7 @@
 //! What carries the frames and pieces is a [`Link`]: a channel of AMST. Who finds the peer is a [`Connector`].
 
 mod amst_link;
+mod attribution;
 mod bit_set;
 mod confine;
 mod ends;

@@ -5,6 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+use dataplane_amst::PathUse;
 use futures::future::BoxFuture;
 use proto_model::{PublicKey, TransferPathInfo};
 
@@ -37,6 +38,11 @@ pub trait ControlIn: Send + Sync {
 pub trait PiecesOut: Send + Sync {
     /// Sends a piece; resolves when it has been acknowledged. Many may be under way at once.
     fn send(&self, number: u64, payload: Bytes) -> BoxFuture<'_, Result<(), LinkError>>;
+
+    /// What those pieces wait for that are under way.
+    fn path_use(&self) -> PathUse {
+        PathUse::default()
+    }
 }
 
 /// Receives pieces.

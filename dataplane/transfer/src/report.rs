@@ -58,6 +58,7 @@ impl Reporter {
             report.path = path.or(report.path.take());
             report.issue_count = tally.issue_count();
             report.start_time = Some(self.start);
+            report.time_spent = tally.attribution.times();
         });
     }
 

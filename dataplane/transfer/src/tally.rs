@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use proto_model::{PlannedChange, TransferIssue, TransferProgress};
 use proto_wire::frames::Finished;
 
-use crate::walk::Issue;
+use crate::{attribution::Attribution, walk::Issue};
 
 /// The rate is of so long a time: long enough to be calm, short enough to follow.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -29,6 +29,11 @@ pub(crate) struct Tally {
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) files_deleted: AtomicU64,
     pub(crate) totals_final: AtomicBool,
+    /// Threads that read the source now, and that hash and encode.
+    pub(crate) reading: Busy,
+    pub(crate) encoding: Busy,
+    /// What held this end up.
+    pub(crate) attribution: Attribution,
     /// What earlier attempts encoded and sent: it was spent, also where it arrived in vain.
     before: Spent,
     issue_count: AtomicU64,
@@ -58,6 +63,31 @@ impl Spent {
             return Self::default();
         };
         Self { encoded_in: u64::from_le_bytes(*encoded_in), sent: u64::from_le_bytes(*sent) }
+    }
+}
+
+/// Counts who is at a work now.
+#[derive(Debug, Default)]
+pub(crate) struct Busy(AtomicUsize);
+
+/// One who is at it, until dropped.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a>(&'a Busy);
+
+impl Busy {
+    pub(crate) fn begin(&self) -> AtWork<'_> {
+        self.0.fetch_add(1, Relaxed);
+        AtWork(self)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -36,6 +36,7 @@ mod root_path;
 mod roster_entry;
 mod roster_head;
 mod selector;
+mod time_spent;
 mod timestamp;
 mod traceparent;
 mod transfer_error;
@@ -80,6 +81,7 @@ pub use root_path::{ParseRelPathError, ParseRootNameError, ParseRootPathError, R
 pub use roster_entry::{RosterEntry, RosterSequence};
 pub use roster_head::RosterHead;
 pub use selector::{ParseSelectorError, Selector};
+pub use time_spent::{Bottleneck, TimeSpent};
 pub use timestamp::{TimestampError, from_timestamp, from_unix_ms, to_timestamp};
 pub use traceparent::{ParseTraceparentError, Traceparent};
 pub use transfer_error::TransferError;

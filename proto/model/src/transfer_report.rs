@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use proto_rpc::agent as rpc;
 
 use crate::{
-    Digest, InvalidField, PlannedChange, TransferError, TransferId, TransferIssue, TransferPathInfo, TransferProgress,
-    TransferRole, TransferState, from_timestamp,
+    Digest, InvalidField, PlannedChange, TimeSpent, TransferError, TransferId, TransferIssue, TransferPathInfo,
+    TransferProgress, TransferRole, TransferState, from_timestamp,
     invalid_field::{at, each},
     to_timestamp,
 };
@@ -37,6 +37,8 @@ pub struct TransferReport {
     pub start_time: Option<DateTime<Utc>>,
     /// When it ended.
     pub end_time: Option<DateTime<Utc>>,
+    /// What held this end up.
+    pub time_spent: TimeSpent,
 }
 
 impl TransferReport {
@@ -56,6 +58,7 @@ impl TransferReport {
             planned_changes: Vec::new(),
             start_time: None,
             end_time: None,
+            time_spent: TimeSpent::default(),
         }
     }
 }
@@ -80,6 +83,7 @@ impl TryFrom<rpc::TransferReport> for TransferReport {
             planned_changes: each("planned_changes", changes, PlannedChange::try_from)?,
             start_time: report.start_time.map(from_timestamp).transpose().map_err(at("start_time"))?,
             end_time: report.end_time.map(from_timestamp).transpose().map_err(at("end_time"))?,
+            time_spent: report.time_spent.into(),
         })
     }
 }
@@ -99,6 +103,7 @@ impl From<TransferReport> for rpc::TransferReport {
             planned_changes: report.planned_changes.into_iter().map(Into::into).collect(),
             start_time: report.start_time.map(to_timestamp),
             end_time: report.end_time.map(to_timestamp),
+            time_spent: (&report.time_spent).into(),
         }
     }
 }

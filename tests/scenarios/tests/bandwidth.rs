@@ -54,6 +54,11 @@ fn a_bound_holds_until_it_is_lifted_and_then_the_transfer_goes_on_at_once() -> R
     set(&fleet, &cli, "bandwidth:\n  total: null\n")?;
     let ended = cli.json(&["transfer", "watch", &name, "--timeout", "60s"])?;
     ensure!(ended["state"] == "SUCCEEDED", "{ended:#}");
+    // What held it up is said, with what would help.
+    ensure!(ended["timeSpent"][0]["cause"] == "bandwidth_limit", "{ended:#}");
+    let advice = ended["advice"].as_str().unwrap_or_default();
+    ensure!(advice.contains("bandwidth and transport.pacing_rate"), "{advice}");
+    ensure!(cli.ok(&["transfer", "get", &name])?.contains("bandwidth limit "), "the same for people");
     ensure!(fs::read(&data)? == fs::read(fleet.agents[1].root("data").join("large"))?, "the files differ");
     Ok(())
 }

@@ -14,6 +14,9 @@ use crate::{
     units,
 };
 
+/// Seconds from which on it is said what held a transfer up.
+const WORTH_ADVICE: u64 = 10;
+
 /// Follows a transfer to its end, through lost connections; what is shown meanwhile is up to `output`.
 pub(super) async fn follow(
     connection: &Connection,
@@ -133,6 +136,10 @@ fn summary(transfer: &Transfer) -> String {
                 units::bytes(progress.bytes_sent),
                 units::bytes(progress.bytes_reused),
             ));
+            // Of what took a moment nobody asks why it was not faster.
+            if took.as_secs() >= WORTH_ADVICE && !transfer.advice.is_empty() {
+                text.push_str(&format!("why   {}\n", transfer.advice));
+            }
         }
         State::Unspecified | State::Pending | State::Running | State::Waiting | State::Failed | State::Cancelled => {
             let error = transfer.error.clone().unwrap_or_default();

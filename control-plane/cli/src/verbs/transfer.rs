@@ -141,6 +141,8 @@ fn details(transfer: &Transfer) -> String {
                 path.path, path.remote_address, path.lanes, path.streams, path.congestion_algorithm, path.rtt_ms
             ),
         ),
+        ("held up by", held_up_by(transfer)),
+        ("advice", transfer.advice.clone()),
         ("tree digest", transfer.tree_digest.clone()),
         ("trace", transfer.trace_id.clone()),
         ("by", transfer.created_by.clone()),
@@ -152,6 +154,19 @@ fn details(transfer: &Transfer) -> String {
     text.push_str(&planned(transfer));
     text.push_str(&issues(transfer));
     text
+}
+
+/// Causes with their shares of the time, the longest first; what is below a hundredth says nothing.
+fn held_up_by(transfer: &Transfer) -> String {
+    let all: f64 = transfer.time_spent.iter().map(|spent| spent.seconds).sum();
+    let shares =
+        transfer.time_spent.iter().map(|spent| (spent, spent.seconds / all)).filter(|(_, share)| *share >= 0.01);
+    let shares: Vec<_> = shares
+        .map(|(spent, share)| {
+            format!("{} {:.0} % ({:.1} s)", spent.cause.replace('_', " "), share * 100.0, spent.seconds)
+        })
+        .collect();
+    shares.join(", ")
 }
 
 fn options(spec: &TransferSpec) -> String {

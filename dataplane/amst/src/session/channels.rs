@@ -19,6 +19,7 @@ use crate::{
     PieceSender,
     budget::{ControlRoom, Window},
     frames::{ChannelOpened, OpenChannel},
+    path_use::Waiters,
 };
 
 /// Above pieces, below the session's own stream.
@@ -38,6 +39,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct ChannelState {
     pub(crate) id: u64,
+    /// Pieces that wait for credit.
+    pub(crate) for_credit: Waiters,
     /// What may be sent, in bytes of cost; closed when the other end takes no more.
     pub(crate) credit: Semaphore,
     /// The sum that the peer has granted so far.
@@ -132,6 +135,7 @@ impl Session {
         let (sender, receiver) = mpsc::channel(MAX_WAITING_PIECES);
         let state = Arc::new(ChannelState {
             id,
+            for_credit: Waiters::default(),
             credit: Semaphore::new(0),
             granted: Mutex::new(0),
             receiving: Mutex::new(Receiving { window, pieces: Some(sender) }),

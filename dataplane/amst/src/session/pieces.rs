@@ -36,7 +36,9 @@ pub(crate) async fn send_piece(
     let length = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_PIECE).ok_or(SendError::TooLarge(bytes))?;
     let price = u32::try_from(cost(length)).map_err(|_longer| SendError::TooLarge(bytes))?;
     let ended = || session.closed().map_or(SendError::NotWanted, SendError::Session);
+    let waiting = channel.for_credit.wait();
     let credit = channel.credit.acquire_many(price).await.map_err(|_closed| ended())?;
+    drop(waiting);
     let slot = session.slots().acquire(channel.id).await.ok_or_else(ended)?;
     let lane = session.pick_lane().ok_or_else(ended)?;
     credit.forget();
@@ -100,9 +102,7 @@ async fn write(session: &Session, stream: &mut SendStream, head: Bytes, mut payl
     let mut head = Some(head);
     loop {
         let part = payload.split_to(slice.min(payload.len()));
-        for limiter in limiters {
-            limiter.pass(part.len()).await;
-        }
+        session.pass(part.len()).await;
         match head.take() {
             Some(head) => stream.write_all_chunks(&mut [head, part]).await?,
             None => stream.write_chunk(part).await?,

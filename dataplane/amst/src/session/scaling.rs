@@ -101,9 +101,21 @@ impl Session {
             most_used: u32::try_from(most_used).unwrap_or(u32::MAX),
             waiting: (waited.as_secs_f64() / elapsed.as_secs_f64().max(1e-6)).min(1.0),
         };
+        self.measure_use(&sample);
         let moved = self.0.scaling.state().scaler.sample(&sample);
         self.moved(moved);
         now
+    }
+
+    /// How much of the windows is in use: what was delivered in a round trip, of what might be under way.
+    #[allow(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
+    fn measure_use(&self, sample: &Sample) {
+        let lanes = self.lanes();
+        let windows: u64 = lanes.iter().map(|lane| lane.connection.stats().path.cwnd).sum();
+        let sent = (sample.delivered + sample.lost) as f64;
+        let rounds = sample.elapsed.as_secs_f64() / self.round_trip().as_secs_f64().max(1e-6);
+        self.0.window_used.set(sent / rounds.max(1e-6) / (windows.max(1) as f64));
+        self.0.lost.set(sample.lost as f64 / sent.max(1.0));
     }
 
     /// Takes changed settings; another number to begin with holds at once.

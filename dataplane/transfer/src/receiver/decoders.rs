@@ -49,6 +49,11 @@ impl Decoders {
         Arc::clone(&self.places).acquire_owned().await.ok().map(|permit| DecoderPlace { _permit: permit })
     }
 
+    /// Whether as many decode as one transfer has threads.
+    pub(super) fn are_busy(&self) -> bool {
+        self.places.available_permits() <= threads()
+    }
+
     /// A decoder for whoever has a place.
     pub(super) fn take(&self, _place: &DecoderPlace) -> Worker {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()

@@ -37,6 +37,7 @@ use super::{
     stopping,
 };
 use crate::{
+    attribution::{self, ReceiverLook},
     confine::Folder,
     ends::remove_folder,
     exclude::{Excludes, is_temporary},
@@ -201,6 +202,7 @@ async fn go(
             part.keep_journal(),
             part.report(reporter, &link.path),
             part.watch_for_stalls(),
+            part.attribute(),
         )
     };
     // One span for all decoding, with its sums.
@@ -393,6 +395,18 @@ impl Part<'_> {
             };
             self.blocking("transfer journal", move |receiving| keep_journal(receiving, of_all)).await?;
         }
+    }
+
+    /// Adds up what holds this end up.
+    async fn attribute(&self) -> Result<(), Stop> {
+        let receiving = self.receiving;
+        let look = || {
+            attribution::of_receiver(&ReceiverLook {
+                disk_is_behind: !receiving.backlog.has_room(),
+                decoders_busy: receiving.shared.decoders.are_busy(),
+            })
+        };
+        receiving.tally.attribution.keep(&receiving.shared.clock, look).await
     }
 
     async fn report(&self, reporter: &Reporter, path: &super::super::link::PathOf) -> Result<(), Stop> {

@@ -120,6 +120,7 @@ fn moved(row: &BundleRow) -> Moved {
 
 fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -> Result<Outcome, Stop> {
     let mut outcome = Outcome::default();
+    let reading = sending.tally.reading.begin();
     for Wanted { file, entry, there } in files {
         let mut small = read_one(sending, file, &entry, first);
         if matches!(small, Small::Changed) && first == 0 {
@@ -140,6 +141,8 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -
             }
         }
     }
+    drop(reading);
+    let _encoding = sending.tally.encoding.begin();
     let Some(first) = outcome.rows.first() else { return Ok(outcome) };
     let header = Header {
         kind: PieceKind::Bundle,

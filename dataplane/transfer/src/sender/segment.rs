@@ -42,7 +42,10 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
         let value = task.segments.value(task.segment, bytes);
         return Ok(Prepared::Known(Known { segment: task.segment, source: Source::Zeros, value }));
     }
+    let reading = sending.tally.reading.begin();
     task.source.read_exact_at(bytes, offset)?;
+    drop(reading);
+    let _encoding = sending.tally.encoding.begin();
     let value = task.segments.value(task.segment, bytes);
     let mut encoded = vec![0; HEADER_BYTES];
     let encoding = worker.encoder.encode(bytes, task.basis.as_deref(), &mut encoded).map_err(io::Error::other)?;

@@ -25,6 +25,7 @@ use super::{
     state::{Parts, Sending},
 };
 use crate::{
+    attribution::{self, SenderLook},
     exclude::Excludes,
     link::{ControlIn, ControlOut, HOLES, Link, PathOf},
     reason::end,
@@ -83,6 +84,7 @@ impl Attempt<'_> {
                 part.send_wanted(),
                 part.report(self.reporter, &link.path),
                 part.watch_for_stalls(),
+                part.attribute(),
             )
         };
         let result = tokio::select! {
@@ -289,6 +291,21 @@ impl Part<'_> {
         drop(resends);
         self.board.bell.notify_one();
         Ok(())
+    }
+
+    /// Adds up what holds this end up.
+    async fn attribute(&self) -> Result<(), Stop> {
+        let sending = self.sending;
+        let tally = &sending.tally;
+        let look = || {
+            attribution::of_sender(&SenderLook {
+                window_full: sending.window_is_full(),
+                reading: tally.reading.count(),
+                encoding: tally.encoding.count(),
+                path: sending.pieces.path_use(),
+            })
+        };
+        tally.attribution.keep(&sending.shared.clock, look).await
     }
 
     async fn report(&self, reporter: &Reporter, path: &PathOf) -> Result<(), Stop> {

@@ -186,6 +186,12 @@ impl Sending {
         self.unless_cancelled(room).await?.map_err(|_closed| stopping())
     }
 
+    /// Whether no further segment may be read: as much is under way as may be.
+    pub(super) fn window_is_full(&self) -> bool {
+        let segment_kib = usize::try_from(self.segment_bytes / 1024).unwrap_or(usize::MAX);
+        self.window.available_permits() < segment_kib
+    }
+
     /// Sends an encoded segment, before which there is room for the header; resolves when all of it is acknowledged.
     pub(super) async fn send_pieces(&self, header: Header, room_and_encoded: Vec<u8>) -> Result<(), Stop> {
         for piece in header.pieces(room_and_encoded)? {

@@ -115,7 +115,9 @@ impl TwoHosts {
         self.programs.truncate(1);
         for host in [&self.one, &self.two] {
             // Nobody there waits for a process whose parent is gone: what is only left to be waited for does not count.
-            host.ok("pkill -TERM dwcp-agent; while pgrep --runstates R,S,D dwcp-agent >/dev/null; do sleep 0.05; done")?;
+            host.ok(
+                "pkill -TERM dwcp-agent; while pgrep --runstates R,S,D dwcp-agent >/dev/null; do sleep 0.05; done",
+            )?;
             host.ok(&format!("rm -f {AGENT_READY}"))?;
             let line = start(&start_line(&typed(host, &install)?)?);
             let mut process = started(host, &line, &self.scratch)?;

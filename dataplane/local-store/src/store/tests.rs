@@ -204,3 +204,20 @@ async fn a_file_of_a_newer_program_is_left_as_it_is_where_that_says_so() {
     assert!(matches!(&refused, StoreError::TooOld { least, .. } if least == "999.0.0"), "{refused}");
     assert_eq!(fs::read(bench.store.path()).unwrap(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_sqlite_ended_by_itself_keeps_no_later_one_from_beginning() {
+    let bench = bench().await;
+    // As on a disk that fails: the transaction is over, and the driver does not know.
+    for _ in 0..8 {
+        let ended = bench.store.write("test", |connection| {
+            Box::pin(async move {
+                sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+                Err::<(), _>(sqlx::Error::RowNotFound)
+            })
+        });
+        assert!(matches!(ended.await, Err(error) if !error.is_damage()));
+    }
+    bench.store.keep_record(record(1, 1)).await.unwrap();
+    assert_eq!(bench.store.record(key(1)).await.unwrap(), Some(record(1, 1)));
+}

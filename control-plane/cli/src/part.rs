@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -22,15 +21,15 @@ impl Part {
     /// Begins a file that is to stand at `out`, in place of an older file at most: whoever names a device, which root could
     /// rename away, means to write to it.
     pub(crate) fn create(out: &Path, mode: u32) -> Result<Self, Failure> {
-        let name = out.file_name().ok_or_else(|| Failure::usage(format!("{} names no file", out.display())))?;
+        if out.file_name().is_none() {
+            return Err(Failure::usage(format!("{} names no file", out.display())));
+        }
         if fs::metadata(out).is_ok_and(|there| !there.is_file()) {
             let message = format!("{} is there, and is no regular file: nothing is put in its place", out.display());
             return Err(Failure::usage(message));
         }
-        let name = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-        let path = out.with_file_name(name);
-        let made = File::options().write(true).create_new(true).mode(mode).open(&path);
-        let file = made.map_err(|error| Failure::chain(format!("cannot write {}", out.display()), &error))?;
+        let made = durable::begin_part(out, "part", mode);
+        let (path, file) = made.map_err(|error| Failure::chain(format!("cannot write {}", out.display()), &error))?;
         Ok(Self { path, file, kept: false })
     }
 

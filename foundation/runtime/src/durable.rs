@@ -3,8 +3,8 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
 };
 
 /// What a temporary name ends with, after a dot and so many digits.
@@ -85,6 +85,37 @@ pub fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Begins a file that is to stand at `out` when it is whole: a hidden one beside it, named after it and ending in `end`, locked as long as it is
+/// open. What killed predecessors left of the same is removed; who still writes holds the lock.
+///
+/// # Errors
+/// What the file system answers.
+pub fn begin_part(out: &Path, end: &str, mode: u32) -> io::Result<(PathBuf, File)> {
+    let name = out.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let folder = parent(out)?;
+    let (first, last) = (format!(".{name}."), format!(".{end}"));
+    for entry in fs::read_dir(folder)?.flatten() {
+        let found = entry.file_name();
+        let number = found.to_str().and_then(|found| found.strip_prefix(&first)?.strip_suffix(&last));
+        let is_ours =
+            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // Somebody else's stays.
+            let left = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            drop(left.then(|| fs::remove_file(entry.path())));
+        }
+    }
+    loop {
+        let path = folder.join(format!("{first}{:08x}{last}", rand::random::<u32>()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+        // Where there are no locks nobody can take it for left.
+        drop(file.try_lock());
+        if file.metadata()?.nlink() > 0 {
+            return Ok((path, file));
+        }
+    }
+}
+
 /// Whether a file has a name of those that [`replace`] writes to before it renames.
 fn is_temporary(name: &[u8]) -> bool {
     let Some(rest) = name.strip_suffix(TEMPORARY_END) else { return false };
@@ -148,5 +179,19 @@ mod tests {
         create(&path, b"one", 0o600).unwrap();
         assert_eq!(create(&path, b"two", 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).unwrap(), b"one");
+    }
+
+    #[test]
+    fn what_a_killed_predecessor_left_of_a_part_goes_and_what_is_being_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("backup");
+        let (writing, _held) = begin_part(&out, "new", 0o600).unwrap();
+        let left = [".backup.0123abcd.new", ".backup.4711.new"].map(|name| dir.path().join(name));
+        let others = [".backup.0123abcd.part", ".backups.0123abcd.new", ".backup.mine.new", "backup"];
+        let others = others.map(|name| dir.path().join(name));
+        left.iter().chain(&others).for_each(|path| fs::write(path, "").unwrap());
+        let (next, _also_held) = begin_part(&out, "new", 0o600).unwrap();
+        assert!(left.iter().all(|path| !path.exists()));
+        assert!(others.iter().chain([&writing, &next]).all(|path| path.exists()));
     }
 }

@@ -1,9 +1,8 @@
 //! `dwcp-control-plane backup`.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -363,10 +362,7 @@ impl Output {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io("read")(error)),
         }
-        let name = path.file_name().ok_or_else(|| io("write")(io::ErrorKind::IsADirectory.into()))?;
-        let hidden = format!(".{}.{:08x}.new", name.to_string_lossy(), rand::random::<u32>());
-        let temporary = path.with_file_name(hidden);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io("write"))?;
+        let (temporary, file) = durable::begin_part(path, "new", 0o600).map_err(io("write"))?;
         Ok(Self { path: path.to_path_buf(), temporary: Some(temporary), file, length: 0, hash: Hash::new(&SHA256) })
     }
 

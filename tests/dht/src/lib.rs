@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests act in real time")]
 
+pub mod alarm;
 pub mod begin;
 pub mod eclipse;
 pub mod fleet;

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tests_dht::{
-    begin,
+    alarm, begin,
     eclipse::{self, Eclipse, Tally},
     partition::{self, Partition},
     side::{self, Side},
@@ -24,6 +24,8 @@ enum What {
     Partition(Partition),
     /// Made-up nodes around one record (R30).
     Eclipse(Eclipse),
+    /// An agent of a real fleet whose ring lies (R30): when and what `dwcp check` says.
+    Alarm,
     /// How a node finds the ring (R32); its test starts it, in a network of its own.
     #[command(hide = true)]
     Begin,
@@ -40,6 +42,10 @@ fn main() -> Result<()> {
             Ok(())
         }
         What::Eclipse(options) => runtime()?.block_on(eclipsed(&options)),
+        What::Alarm => {
+            println!("{:#?}", runtime()?.block_on(alarm::run())?);
+            Ok(())
+        }
         What::Begin => {
             println!("{}", runtime()?.block_on(begin::run())?);
             Ok(())

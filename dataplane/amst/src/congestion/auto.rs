@@ -10,18 +10,20 @@
 //! Whatever is believed, a round that loses far more than the path does anyway makes the window smaller.
 
 mod loss_floor;
+mod solitude;
 mod start;
 
 use std::time::{Duration, Instant};
 
 use self::{
     loss_floor::LossFloor,
+    solitude::{Advice, Solitude},
     start::{Start, Verdict},
 };
 use super::{
     core::{Acks, Algorithm, Lost, Mode, Path, Round},
     cubic_curve::{BETA, Curve},
-    rate_sample::to_f64,
+    rate_sample::{MaxFilter, to_f64},
     reno::in_recovery,
 };
 
@@ -40,9 +42,18 @@ const EVIDENCE_LASTS: Duration = Duration::from_secs(20);
 const STANDS: Duration = Duration::from_secs(2);
 const STANDS_ROUNDS: u32 = 12;
 
-/// Rounds without a queue after which the window grows by a share of itself: the path became faster.
-const QUIET_ROUNDS: u32 = 20;
-const QUIET_ROUNDS_LOSSY: u32 = 10;
+/// Rounds and time without a queue after which the window grows by a share of itself: the path became faster. Longer than CUBIC takes
+/// on a short path to find the queue again by itself.
+const QUIET: (u32, Duration) = (20, Duration::from_secs(3));
+const QUIET_LOSSY: (u32, Duration) = (10, Duration::from_secs(1));
+
+/// What a session that is known to have more than others leaves less of its window than CUBIC, and by how much lower it aims.
+const LEAVES_LESS: f64 = 0.1;
+const LOWER: f64 = 0.25;
+
+/// The part of the longest queue of late below which no loss is an overflow, and over how many seconds it is remembered.
+const OVERFLOW: f64 = 0.3;
+const PEAK_SECONDS: u64 = 20;
 
 /// A window above what the path holds by this much keeps it busy where a few packets are late or lost.
 const OVER: f64 = 1.01;
@@ -61,10 +72,14 @@ pub(super) struct Auto {
     last_trip: Duration,
     /// Rounds without a queue in a row.
     quiet: u32,
+    quiet_since: Option<Instant>,
     /// Since when, and for how many rounds, a queue stands.
     stands: Option<(Instant, u32)>,
     /// Bytes lost in this round of those that left after the last reduction.
     lost: f64,
+    solitude: Solitude,
+    peaks: MaxFilter,
+    first_round: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +98,7 @@ struct Trial {
     round: u64,
     /// The round trip when it began.
     trip: Duration,
+    bandwidth: f64,
 }
 
 /// Undone trials.
@@ -92,6 +108,8 @@ struct Evidence {
     first: Option<Instant>,
     last: Option<Instant>,
     believed_until: u64,
+    /// The highest bandwidth since the first.
+    bandwidth: f64,
 }
 
 impl Auto {
@@ -106,8 +124,12 @@ impl Auto {
             loss_floor: LossFloor::default(),
             last_trip: Duration::ZERO,
             quiet: 0,
+            quiet_since: None,
             stands: None,
             lost: 0.0,
+            solitude: Solitude::default(),
+            peaks: MaxFilter::new(PEAK_SECONDS),
+            first_round: None,
         }
     }
 
@@ -115,16 +137,21 @@ impl Auto {
     fn settle(&mut self, path: &Path, now: Instant, window: f64) {
         // What left before was too much, and its losses say nothing about this window.
         self.recovery = Some(now);
+        self.solitude.lost(now);
         self.window = path.clamp(window);
         self.stage = Stage::Clean;
         self.curve.restart();
     }
 
-    /// Reduces as CUBIC does.
+    /// Reduces as CUBIC does; more where the session is known to have more than others leave it.
     fn reduce(&mut self, path: &Path, now: Instant) {
         self.recovery = Some(now);
+        self.solitude.lost(now);
         self.curve.reduced(self.window);
-        self.window = path.clamp(BETA * self.window);
+        let large = self.solitude.large(now);
+        // Both what is left, and where growth slows down.
+        self.curve.lower(1.0 - large * LOWER);
+        self.window = path.clamp((BETA - large * LEAVES_LESS) * self.window);
     }
 
     fn begin_trial(&mut self, path: &Path, now: Instant) {
@@ -132,7 +159,7 @@ impl Auto {
         // A last round that was longer saw a queue which was already gone.
         let trip = if self.last_trip > current + path.rtt.noise() { current } else { current.max(self.last_trip) };
         let (window, curve) = (self.window, self.curve.clone());
-        self.trial = Some(Trial { window, curve, began: now, round: path.rounds, trip });
+        self.trial = Some(Trial { window, curve, began: now, round: path.rounds, trip, bandwidth: path.bandwidth });
         self.reduce(path, now);
     }
 
@@ -152,10 +179,13 @@ impl Auto {
             *evidence = Evidence::default();
         }
         evidence.undone += 1;
+        evidence.bandwidth = evidence.bandwidth.max(trial.bandwidth);
         evidence.last = Some(round.now);
         evidence.believed_until = path.rounds + BELIEVED_ROUNDS;
         let first = *evidence.first.get_or_insert(trial.began);
         if evidence.undone >= TRIALS && round.now.saturating_duration_since(first) >= TRIALS_SPAN {
+            self.window =
+                path.clamp(self.window.max(evidence.bandwidth * path.rtt.base().unwrap_or_default().as_secs_f64()));
             self.stage = Stage::Lossy;
             (self.stands, self.quiet) = (None, 0);
         }
@@ -163,12 +193,23 @@ impl Auto {
 
     /// A loss on a path that was not found lossy.
     fn lost_clean(&mut self, path: &Path, now: Instant, marked: bool) {
-        if marked || path.rtt.queue() > path.rtt.queue_floor() {
+        if let Some(window) = self.solitude.forget() {
+            self.window = path.clamp(window);
+        }
+        let queue = path.rtt.queue();
+        if marked || queue > path.rtt.queue_floor().max(self.peak().mul_f64(OVERFLOW)) {
             self.trial = None;
             self.reduce(path, now);
+        } else if queue > path.rtt.queue_floor() {
+            // Far below what the queue has held: it did not overflow.
         } else if self.trial.is_none() && path.rounds >= self.evidence.believed_until {
             self.begin_trial(path, now);
         }
+    }
+
+    /// The longest queue of late.
+    fn peak(&self) -> Duration {
+        Duration::try_from_secs_f64(self.peaks.get()).unwrap_or_default()
     }
 
     /// A loss on a lossy path: if there is a queue, just the queue is given back.
@@ -210,6 +251,20 @@ impl Auto {
         }
     }
 
+    /// Whether to stand still, where nobody else is.
+    fn ask_who_is_there(&mut self, path: &Path, round: &Round) {
+        if self.trial.is_some() || !matches!(self.stage, Stage::Clean) {
+            return;
+        }
+        let held = self.solitude.holds();
+        if let Advice::Take(window) = self.solitude.round(path, round, self.window) {
+            self.window = path.clamp(window);
+        }
+        if held {
+            self.curve.skip(round.now.saturating_duration_since(round.began));
+        }
+    }
+
     /// A round that lost far more than the path does by itself.
     fn too_much_was_lost(&self, path: &Path, round: &Round, lost: f64) -> bool {
         let expected = 0.02 + self.loss_floor.get();
@@ -220,12 +275,23 @@ impl Auto {
     /// No queue for long: the path became faster, or was left too soon.
     fn grow_where_quiet(&mut self, path: &Path, round: &Round) {
         let queue = round.trips.quartile.saturating_sub(path.rtt.base().unwrap_or_default());
-        let held = round.app_limited || self.trial.is_some() || queue > path.rtt.queue_floor() / 2;
-        self.quiet = if held { 0 } else { self.quiet + 1 };
-        let enough = if matches!(self.stage, Stage::Lossy) { QUIET_ROUNDS_LOSSY } else { QUIET_ROUNDS };
-        if self.quiet >= enough {
-            let growth = (0.02 * f64::from(self.quiet - enough + 1)).min(0.15);
-            self.window = path.clamp(self.window * (1.0 + growth));
+        let busy = queue > path.rtt.queue_floor() / 2;
+        let held = busy || round.app_limited || self.trial.is_some() || self.solitude.holds();
+        if held {
+            (self.quiet, self.quiet_since) = (0, None);
+            return;
+        }
+        let (rounds, time) = if matches!(self.stage, Stage::Lossy) { QUIET_LOSSY } else { QUIET };
+        let since = *self.quiet_since.get_or_insert(round.now);
+        if round.now.saturating_duration_since(since) >= time {
+            self.quiet += 1;
+        } else {
+            self.quiet = (self.quiet + 1).min(rounds.saturating_sub(1));
+        }
+        if self.quiet >= rounds {
+            // More each round, and less in proportion for who has more already.
+            let packets = f64::from(self.quiet - rounds + 1) * 0.33 * (self.window / path.mtu).sqrt();
+            self.window = path.clamp(self.window + (packets * path.mtu).min(0.15 * self.window));
         }
     }
 }
@@ -237,7 +303,7 @@ impl Algorithm for Auto {
                 Verdict::Grow(window) => self.window = path.clamp(window),
                 Verdict::Settle(window) => self.settle(path, acks.now, window),
             },
-            Stage::Clean if !acks.app_limited && self.trial.is_none() => {
+            Stage::Clean if !acks.app_limited && self.trial.is_none() && !self.solitude.holds() => {
                 let Some(rtt) = path.rtt.smoothed() else { return };
                 for packet in acks.packets.iter().filter(|packet| !in_recovery(self.recovery, packet.sent)) {
                     let grown = self.curve.grown(self.window, to_f64(packet.bytes), acks.now, rtt, path.mtu);
@@ -274,6 +340,9 @@ impl Algorithm for Auto {
 
     fn round(&mut self, path: &Path, round: &Round) {
         self.loss_floor.round(path, round);
+        let first = *self.first_round.get_or_insert(round.now);
+        let queue = round.trips.quartile.saturating_sub(path.rtt.base().unwrap_or_default());
+        self.peaks.update(round.now.saturating_duration_since(first).as_secs(), queue.as_secs_f64());
         if round.trips.base_sank {
             self.believe_nothing();
         }
@@ -288,7 +357,10 @@ impl Algorithm for Auto {
                 self.last_trip = round.trips.quartile;
                 return;
             }
-            Stage::Clean => self.judge_trial(path, round),
+            Stage::Clean => {
+                self.judge_trial(path, round);
+                self.ask_who_is_there(path, round);
+            }
             Stage::Lossy => self.round_lossy(path, round),
         }
         if too_much {
@@ -317,6 +389,7 @@ impl Algorithm for Auto {
     fn mode(&self) -> Mode {
         match self.stage {
             Stage::Start(_) => Mode::Start,
+            Stage::Clean if self.solitude.is_alone() => Mode::Alone,
             Stage::Clean => Mode::Avoidance,
             Stage::Lossy => Mode::Lossy,
         }

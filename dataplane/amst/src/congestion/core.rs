@@ -176,6 +176,7 @@ pub(super) struct Acks<'a> {
 /// A round trip's worth of acknowledgments.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Round {
+    pub(super) began: Instant,
     pub(super) now: Instant,
     pub(super) trips: RoundTrips,
     /// Bytes that arrived, and bytes that were lost.
@@ -364,6 +365,7 @@ impl Core {
         let took = now.saturating_duration_since(self.rounds.began).max(Duration::from_micros(100));
         let arrived = to_f64(delivered.saturating_sub(self.rounds.delivered));
         let round = Round {
+            began: self.rounds.began,
             now,
             trips,
             delivered: arrived,

@@ -37,6 +37,11 @@ impl Curve {
         self.begun = None;
     }
 
+    /// Aims for less than what was reached before.
+    pub(super) fn lower(&mut self, factor: f64) {
+        self.w_max *= factor;
+    }
+
     /// Forgets what was reached: the curve starts flat from the window there is.
     pub(super) fn restart(&mut self) {
         *self = Self::default();

@@ -12,8 +12,8 @@ use std::{
 /// on purpose to look; here a competitor's saw tooth has to reach its bottom by itself.
 const BASE_WINDOW: Duration = Duration::from_secs(30);
 
-/// Rounds in the window at most; of 30 s at a round trip of a millisecond the lowest are kept anyway.
-const MAX_ROUNDS: usize = 64;
+/// Rounds that end within this of a lower one say nothing new: so that 30 s are few values on a short path, too.
+const BASE_STEP: Duration = Duration::from_millis(500);
 
 /// Samples of a round that its quartile is taken from; of more, every second is dropped.
 const MAX_SAMPLES: usize = 256;
@@ -94,9 +94,11 @@ impl Rtt {
         while self.rounds.back().is_some_and(|(_, value)| *value >= quartile) {
             self.rounds.pop_back();
         }
-        self.rounds.push_back((now, quartile));
-        while self.rounds.len() > MAX_ROUNDS
-            || self.rounds.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > BASE_WINDOW)
+        if self.rounds.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= BASE_STEP) {
+            self.rounds.push_back((now, quartile));
+        }
+        while self.rounds.len() > 1
+            && self.rounds.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > BASE_WINDOW)
         {
             self.rounds.pop_front();
         }

@@ -72,7 +72,7 @@ impl Start {
             self.suspended = None;
             let rate = self.rate(acks.now, smoothed);
             if rate < STANDS_STILL * suspended.rate {
-                let full = OVER * rate * path.rtt.base().unwrap_or_default().as_secs_f64();
+                let full = OVER * rate.max(suspended.rate) * path.rtt.base().unwrap_or_default().as_secs_f64();
                 return Verdict::Settle(full.clamp(0.5 * suspended.window, suspended.window));
             }
             (self.theirs, self.slow) = (path.rtt.queue(), true);

@@ -174,18 +174,23 @@ impl Auto {
         self.window = path.clamp(trial.window.max(self.window));
         self.curve = trial.curve;
         self.curve.skip(round.now.saturating_duration_since(trial.began));
+        self.count_evidence(path, round.now, trial.began, trial.bandwidth);
+    }
+
+    /// Notes that a loss came without congestion; enough of them over enough time make a path lossy.
+    fn count_evidence(&mut self, path: &Path, now: Instant, began: Instant, bandwidth: f64) {
         let evidence = &mut self.evidence;
-        if evidence.last.is_some_and(|last| round.now.saturating_duration_since(last) > EVIDENCE_LASTS) {
+        if evidence.last.is_some_and(|last| now.saturating_duration_since(last) > EVIDENCE_LASTS) {
             *evidence = Evidence::default();
         }
         evidence.undone += 1;
-        evidence.bandwidth = evidence.bandwidth.max(trial.bandwidth);
-        evidence.last = Some(round.now);
+        evidence.bandwidth = evidence.bandwidth.max(bandwidth);
+        evidence.last = Some(now);
         evidence.believed_until = path.rounds + BELIEVED_ROUNDS;
-        let first = *evidence.first.get_or_insert(trial.began);
-        if evidence.undone >= TRIALS && round.now.saturating_duration_since(first) >= TRIALS_SPAN {
-            self.window =
-                path.clamp(self.window.max(evidence.bandwidth * path.rtt.base().unwrap_or_default().as_secs_f64()));
+        let first = *evidence.first.get_or_insert(began);
+        if evidence.undone >= TRIALS && now.saturating_duration_since(first) >= TRIALS_SPAN {
+            let held = evidence.bandwidth * path.rtt.base().unwrap_or_default().as_secs_f64();
+            self.window = path.clamp(self.window.max(held));
             self.stage = Stage::Lossy;
             (self.stands, self.quiet) = (None, 0);
         }
@@ -200,8 +205,11 @@ impl Auto {
         if marked || queue > path.rtt.queue_floor().max(self.peak().mul_f64(OVERFLOW)) {
             self.trial = None;
             self.reduce(path, now);
-        } else if queue > path.rtt.queue_floor() {
-            // Far below what the queue has held: it did not overflow.
+        } else if queue > path.rtt.noise() && queue < self.peak().mul_f64(OVERFLOW) {
+            // Far below what the queue has held: it did not overflow, and no trial is needed to know that.
+            if path.rounds >= self.evidence.believed_until {
+                self.count_evidence(path, now, now, path.bandwidth);
+            }
         } else if self.trial.is_none() && path.rounds >= self.evidence.believed_until {
             self.begin_trial(path, now);
         }

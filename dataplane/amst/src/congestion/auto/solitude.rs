@@ -18,6 +18,9 @@ const DIP: f64 = 1.0 - 1.0 / 12.0;
 /// Rounds until the answer has come: one until less is under way, one until that has reached the bottleneck and come back whole.
 const ROUNDS: u64 = 3;
 
+/// Rounds in which the window stands still before, so that what is measured is not its own growth.
+const STILL: u64 = 2;
+
 /// The share from which a session is alone, as far as can be measured.
 const ALONE: f64 = 0.85;
 
@@ -53,7 +56,8 @@ pub(super) struct Solitude {
 #[derive(Clone, Copy, Debug)]
 struct Dip {
     window: f64,
-    trip: Duration,
+    /// The round trip before less was under way; none while the window stands still so that it can be measured.
+    trip: Option<Duration>,
     round: u64,
 }
 
@@ -104,11 +108,7 @@ impl Solitude {
         let queue = round.trips.quartile.saturating_sub(base);
         let target = (base / QUEUE).max(path.rtt.queue_floor() * 5 / 4);
         if let Some(dip) = self.dip {
-            return if path.rounds >= dip.round + ROUNDS {
-                self.judge(dip, base + target, round)
-            } else {
-                Advice::GoOn
-            };
+            return self.dipping(path, dip, base + target, round);
         }
         if self.alone {
             self.longer = if queue > target * 3 / 2 + path.rtt.noise() { self.longer + 1 } else { 0 };
@@ -120,29 +120,40 @@ impl Solitude {
         }
         let due = self.asked.is_none_or(|asked| round.now.saturating_duration_since(asked) >= PAUSE);
         let settled = self.reduced.is_none_or(|at| round.now.saturating_duration_since(at) >= UNSETTLED);
-        if due && settled && queue >= target && !round.app_limited {
+        // Less than where it stands still: else two sessions would find it reached at the same moment.
+        if due && settled && queue >= target * 4 / 5 && !round.app_limited {
             let at = *self.ask_at.get_or_insert(path.rounds + self.dither % SPREAD_ROUNDS);
             if path.rounds < at {
                 return Advice::GoOn;
             }
             (self.asked, self.ask_at) = (Some(round.now), None);
-            self.dip = Some(Dip { window, trip: round.trips.quartile, round: path.rounds });
-            return Advice::Take(DIP * window);
+            self.dip = Some(Dip { window, trip: None, round: path.rounds });
         }
         Advice::GoOn
     }
 
-    fn judge(&mut self, dip: Dip, wanted: Duration, round: &Round) -> Advice {
+    fn dipping(&mut self, path: &Path, dip: Dip, wanted: Duration, round: &Round) -> Advice {
+        match dip.trip {
+            Some(trip) if path.rounds >= dip.round + ROUNDS => self.judge(dip.window, trip, wanted, round),
+            None if path.rounds >= dip.round + STILL => {
+                self.dip = Some(Dip { trip: Some(round.trips.quartile), round: path.rounds, ..dip });
+                Advice::Take(DIP * dip.window)
+            }
+            Some(_) | None => Advice::GoOn,
+        }
+    }
+
+    fn judge(&mut self, window: f64, trip: Duration, wanted: Duration, round: &Round) -> Advice {
         self.dip = None;
-        let expected = dip.trip.as_secs_f64() * (1.0 - DIP);
-        let fell = dip.trip.saturating_sub(round.trips.quartile).as_secs_f64();
+        let expected = trip.as_secs_f64() * (1.0 - DIP);
+        let fell = trip.saturating_sub(round.trips.quartile).as_secs_f64();
         let share = fell / expected.max(1e-6);
         self.share = Some((round.now, share));
         self.alone = share >= ALONE;
         if !self.alone {
-            return Advice::Take(dip.window);
+            return Advice::Take(window);
         }
-        let trip = dip.trip.as_secs_f64().max(1e-6);
-        Advice::Take(dip.window * (wanted.as_secs_f64() / trip).clamp(0.5, 1.0))
+        let trip = trip.as_secs_f64().max(1e-6);
+        Advice::Take(window * (wanted.as_secs_f64() / trip).clamp(0.5, 1.0))
     }
 }

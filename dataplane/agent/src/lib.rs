@@ -23,6 +23,7 @@ mod local;
 mod member;
 mod metrics;
 mod metrics_port;
+mod rdma;
 mod reach;
 mod ready;
 mod records;

@@ -19,6 +19,7 @@ use crate::{
     health::Health,
     http::{Access, ConfigView, Rates, Snapshot, View},
     member::Member,
+    rdma,
 };
 
 /// So many peers are listed at most.
@@ -163,7 +164,7 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
         "initial_streams": settings.as_ref().map(|settings| settings.initial_streams),
         // What runs, whatever was asked for.
         "congestion_algorithm": info.first().map_or(config.transport.congestion_algorithm.as_str(), |info| info.congestion_algorithm),
-        "rdma": "not available: QUIC carries everything",
+        "rdma": rdma::status(config.transport.enable_rdma, &rdma::ports()),
     })
 }
 
@@ -215,7 +216,8 @@ fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {
         "congestion": sessions.iter().filter_map(congestion).take(MAX_SESSIONS_SHOWN).collect::<Vec<_>>(),
         "rate_limits": sessions.iter().map(dataplane_amst::Session::info).map(|info| info.rate_limit).collect::<Vec<_>>(),
         "enable_rdma": transport.enable_rdma,
-        "rdma_available": false,
+        "rdma_available": rdma::ports().iter().any(|port| port.active),
+        "rdma_ports": rdma::ports().into_iter().map(|port| port.name).collect::<Vec<_>>(),
         "read_timeout": format_duration(transport.read_timeout),
         "lanes": transport.lanes,
         "in_force": in_force.map(|settings| json!({

@@ -22,7 +22,11 @@ const IDLE: [Idle; 11] = [
         when: When::Is(&["bbr"]),
         reason: "CUBIC governs instead at present",
     },
-    Idle { path: "transport.enable_rdma", when: When::Is(&["true"]), reason: "there is no RDMA path; QUIC serves" },
+    Idle {
+        path: "transport.enable_rdma",
+        when: When::Is(&["true"]),
+        reason: "devices are found and reported, and QUIC serves: there is no RDMA path",
+    },
     Idle { path: "compression.baseline_interval", when: When::Set, reason: "baselines are not kept yet" },
     Idle { path: "compression.max_delta_chain", when: When::Set, reason: "baselines are not kept yet" },
     Idle { path: "compression.adaptive_threshold", when: When::Set, reason: "baselines are not kept yet" },

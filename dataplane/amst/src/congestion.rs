@@ -10,6 +10,7 @@
 
 pub(crate) mod adapter;
 mod auto;
+mod bbr;
 mod core;
 mod cubic;
 mod cubic_curve;

@@ -9,6 +9,7 @@ use proto_model::config::CongestionAlgorithm;
 
 use super::{
     auto::Auto,
+    bbr::Bbr,
     cubic::Cubic,
     rate_sample::{Batches, Rate, Sample, to_bytes, to_f64},
     reno::Reno,
@@ -169,7 +170,6 @@ pub(super) struct Acks<'a> {
     pub(super) bytes: u64,
     /// Whether more could have been sent than there was to send: what arrives then does not widen the window (RFC 9002 7.8).
     pub(super) app_limited: bool,
-    #[expect(dead_code, reason = "BBR is what reads it")]
     pub(super) rate: Option<Sample>,
 }
 
@@ -260,11 +260,11 @@ impl Core {
             delivered: 0,
             rounds: 0,
         };
-        let chosen = if chosen == CongestionAlgorithm::Bbr { CongestionAlgorithm::Cubic } else { chosen };
         let algorithm: Box<dyn Algorithm> = match chosen {
             CongestionAlgorithm::Reno => Box::new(Reno::new(&path)),
             CongestionAlgorithm::Cubic => Box::new(Cubic::new(&path)),
-            CongestionAlgorithm::Auto | CongestionAlgorithm::Bbr => Box::new(Auto::new(&path)),
+            CongestionAlgorithm::Auto => Box::new(Auto::new(&path)),
+            CongestionAlgorithm::Bbr => Box::new(Bbr::new(&path)),
         };
         let rounds = Rounds {
             began: now,

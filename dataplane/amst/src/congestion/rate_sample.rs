@@ -1,4 +1,4 @@
-//! The rate at which a session's bytes arrive, from sends and acknowledgments alone (draft-ietf-ccwg-bbr 4.1).
+//! The rate at which a session's bytes arrive, from sends and acknowledgments alone (draft-ietf-ccwg-bbr-06 4.1).
 //!
 //! The seam gives no packet numbers with an acknowledgment. All packets of one batch carry the same time of sending, so that time,
 //! with its lane, finds what was known when a packet left.
@@ -11,7 +11,7 @@ use std::{
 /// Batches of a lane whose state is kept; with ten packets each these are over 100 MB under way. Older ones give no sample.
 const MAX_BATCHES: usize = 8192;
 
-/// What was known when a batch left (draft-ietf-ccwg-bbr 4.1.2.2).
+/// What was known when a batch left (draft-ietf-ccwg-bbr-06 4.1.2.2).
 #[derive(Clone, Copy, Debug)]
 struct Batch {
     sent: Instant,

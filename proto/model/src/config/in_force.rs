@@ -16,12 +16,7 @@ struct Idle {
 }
 
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 11] = [
-    Idle {
-        path: "transport.congestion_algorithm",
-        when: When::Is(&["bbr"]),
-        reason: "CUBIC governs instead at present",
-    },
+const IDLE: [Idle; 10] = [
     Idle {
         path: "transport.enable_rdma",
         when: When::Is(&["true"]),

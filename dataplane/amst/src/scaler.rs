@@ -175,6 +175,7 @@ impl Scaler {
     /// Changes the bounds, and begins anew with a number where one is given.
     pub(crate) fn rebound(&mut self, bounds: Bounds, begin: Option<u32>) -> Option<Move> {
         self.bounds = bounds;
+        (self.before, self.judged) = (None, Judged::default());
         self.go(begin.unwrap_or(self.streams).clamp(bounds.min, bounds.max), Reason::Bounds)
     }
 

@@ -25,8 +25,9 @@ use crate::{
     congestion::{Snapshot, adapter},
     endpoint::Shared,
     path_use::{Part, Waiters},
-    rate::Limiter,
-    slots::Slots,
+    rate::{DATAGRAM_OVERHEAD, Limiter, ONE_BY_ONE_BELOW},
+    slots::{Slot, Slots},
+    telemetry,
 };
 
 pub(crate) use channels::ChannelState;
@@ -65,6 +66,9 @@ struct Inner {
     next_ping: AtomicU64,
     /// What bounds what it sends: of its own, of the peer, of the endpoint.
     limiters: [Limiter; 3],
+    /// Whose turn it is where pieces go one by one, and who of those that write waits for the bounds.
+    line: Slots,
+    passing: tokio::sync::Mutex<()>,
     /// Pieces that wait for one of them.
     for_rate: Waiters,
     /// Of the last sample: how much of the congestion windows was used, and lost of what was sent.
@@ -167,6 +171,8 @@ impl Session {
             next_channel: AtomicU64::new(if origin.dialled { 0 } else { 1 }),
             next_ping: AtomicU64::new(0),
             limiters: shared.limiters.of(&origin.peer, settings.pacing_rate),
+            line: Slots::new(1, shared.clock.clone()),
+            passing: tokio::sync::Mutex::default(),
             for_rate: Waiters::default(),
             window_used: Part::default(),
             lost: Part::default(),
@@ -241,7 +247,7 @@ impl Session {
             bytes_sent: sum(|stats| stats.udp_tx.bytes),
             bytes_received: sum(|stats| stats.udp_rx.bytes),
             bytes_lost: sum(|stats| stats.path.lost_bytes),
-            rate_limit: self.0.limiters.iter().filter_map(Limiter::bits).min(),
+            rate_limit: self.rate_limit(),
         }
     }
 
@@ -288,6 +294,7 @@ impl Session {
             lane.give_up_room();
         }
         self.0.slots.close();
+        self.0.line.close();
         self.pings().clear();
         self.0.outbox.close();
         for channel in self.take_channels() {
@@ -331,12 +338,34 @@ impl Session {
         self.lanes().iter().map(|lane| lane.connection.rtt()).max().unwrap_or_default()
     }
 
-    /// Waits until so many bytes of a piece may go by all bounds.
+    /// Counts what a lane moved since it was last asked, and has the bounds take note of it.
+    pub(crate) fn count(&self, lane: &Lane) -> Counted {
+        let moved = telemetry::count(lane);
+        let on_the_link = moved.sent + DATAGRAM_OVERHEAD * moved.datagrams;
+        self.0.limiters.iter().for_each(|limiter| limiter.settle(on_the_link));
+        moved
+    }
+
+    /// The lowest bound that concerns it, in bits a second.
+    fn rate_limit(&self) -> Option<u64> {
+        self.0.limiters.iter().filter_map(Limiter::bits).min()
+    }
+
+    /// Waits for a piece's turn, where pieces go one by one. Channels take turns.
+    async fn turn(&self, channel: u64) -> Option<Slot> {
+        match self.rate_limit() {
+            Some(bits) if bits < ONE_BY_ONE_BELOW => self.0.line.acquire(channel).await,
+            _ => None,
+        }
+    }
+
+    /// Waits until so many bytes of a piece may go by all bounds. Of each session one waits, so that sessions share by turns.
     async fn pass(&self, bytes: usize) {
-        if self.0.limiters.iter().all(|limiter| limiter.bits().is_none()) {
+        if self.rate_limit().is_none() {
             return;
         }
         let _waiting = self.0.for_rate.wait();
+        let _place = self.0.passing.lock().await;
         for limiter in &self.0.limiters {
             limiter.pass(bytes).await;
         }

@@ -132,7 +132,7 @@ pub(crate) fn dialled(success: bool) {
 }
 
 pub(crate) fn lane_ended(session: &Session, lane: &Lane) {
-    count(lane);
+    session.count(lane);
     let lived = session.shared().clock.now().saturating_duration_since(session.opened());
     histogram!(CONNECTION_DURATION).record(lived.as_secs_f64());
 }

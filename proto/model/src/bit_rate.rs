@@ -11,7 +11,7 @@ pub struct BitRate(u64);
 /// The text is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is not a rate: a whole number of bit, kbit, mbit or gbit a second up to 1000gbit is expected, for example 20mbit"
+    "\"{0}\" is not a rate: a whole number of bit, kbit, mbit or gbit a second from 64kbit to 1000gbit is expected, for example 20mbit"
 )]
 pub struct ParseBitRateError(String);
 
@@ -19,7 +19,7 @@ const UNITS: [(&str, u64); 3] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), (
 
 impl BitRate {
     /// The slowest that still moves anything in the time that peers wait.
-    pub const MIN: Self = Self(8_000);
+    pub const MIN: Self = Self(64_000);
     /// Faster than any link.
     pub const MAX: Self = Self(1_000_000_000_000);
 
@@ -67,13 +67,13 @@ mod tests {
             ("20mbit", 20_000_000, "20mbit"),
             ("1500 kbit", 1_500_000, "1500kbit"),
             ("1000GBIT", 1_000_000_000_000, "1000gbit"),
-            ("8001", 8_001, "8001bit"),
+            ("64001", 64_001, "64001bit"),
         ] {
             let rate: BitRate = text.parse().unwrap();
             assert_eq!((rate.bits(), rate.to_string().as_str()), (bits, shown));
             assert_eq!(rate.to_string().parse(), Ok(rate));
         }
-        for text in ["", "mbit", "20mb", "1.5gbit", "0", "7kbit", "1001gbit", "99999999999999999999gbit", "-1mbit"] {
+        for text in ["", "mbit", "20mb", "1.5gbit", "0", "63kbit", "1001gbit", "99999999999999999999gbit", "-1mbit"] {
             text.parse::<BitRate>().unwrap_err();
         }
     }

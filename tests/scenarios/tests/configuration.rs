@@ -10,7 +10,10 @@ fn a_written_configuration_is_applied_by_every_agent_and_rolled_back_by_one_comm
     let fleet = Fleet::start(&FleetOptions::default())?;
     let cli = fleet.cli()?;
     let file = fleet.scratch.path().join("fleet.yaml");
-    fs::write(&file, "dwcp:\n  transport:\n    initial_streams: 20\n    congestion_algorithm: bbr\n  compression:\n    enable_dictionary: true\n")?;
+    fs::write(
+        &file,
+        "dwcp:\n  transport:\n    initial_streams: 20\n    congestion_algorithm: bbr\n  compression:\n    enable_dictionary: true\n",
+    )?;
     let path = file.display().to_string();
     let written = cli.json(&["config", "set", "fleet", &path, "-m", "first"])?;
     assert_eq!(written["rollout"]["state"], "SUCCEEDED", "{written:#}");

@@ -6,10 +6,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::{CloseReason, Session, rate::DATAGRAM_OVERHEAD, telemetry};
+use crate::{CloseReason, Session, rate::SETTLE_EVERY, telemetry};
 
 /// How often.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = SETTLE_EVERY;
 
 /// After what time without a channel a session is closed.
 const UNUSED: Duration = Duration::from_secs(300);
@@ -86,10 +86,8 @@ impl Session {
         let (mut busy, mut sent) = (false, 0);
         self.share_window();
         for lane in self.lanes() {
-            let moved = telemetry::count(&lane);
+            let moved = self.count(&lane);
             sent += moved.sent;
-            let on_the_link = moved.sent + DATAGRAM_OVERHEAD * moved.datagrams;
-            self.limiters().iter().for_each(|limiter| limiter.settle(on_the_link));
             let rtt = lane.connection.rtt();
             // Twice what arrives in a round trip, doubled again so that growth is not held back for a second.
             let per_round_trip =

@@ -143,6 +143,8 @@ impl Session {
             let code = Code::of(&closed.reason);
             lane.connection.close(code.into(), code.words());
         }
+        // One that was remembered needs its room from the first.
+        lane.connection.set_send_window(crate::transport::send_window(self.0.scaling.streams()));
         let tasks = &self.0.shared.tasks;
         lane.thread.enter(|| {
             tasks.spawn("amst pieces", OnEnd::Expected, pieces::accept(self.clone(), Arc::clone(lane)));

@@ -68,7 +68,7 @@ async fn carry(
         SendError::Session(session.lost(&error))
     };
     let mut stream = lane.0.connection.open_uni().await.map_err(lost)?;
-    let written = write(&session, &mut stream, head.encode(), payload).await;
+    let written = write(&session, head.channel, &mut stream, head.encode(), payload).await;
     let stopped = match written {
         Ok(()) => {
             // Only a stream that the peer stopped cannot be finished, and that shows next.
@@ -95,12 +95,19 @@ async fn carry(
 }
 
 /// Writes a piece, as fast as the bounds of what is sent allow.
-async fn write(session: &Session, stream: &mut SendStream, head: Bytes, mut payload: Bytes) -> Result<(), WriteError> {
+async fn write(
+    session: &Session,
+    channel: u64,
+    stream: &mut SendStream,
+    head: Bytes,
+    mut payload: Bytes,
+) -> Result<(), WriteError> {
     let limiters = session.limiters();
-    let _turn = limiters[0].turn(limiters.iter().filter_map(Limiter::bits).min()).await;
-    let slice = limiters.iter().map(Limiter::slice).min().unwrap_or(usize::MAX);
+    let _turn = session.turn(channel).await;
     let mut head = Some(head);
     loop {
+        // Anew each time: a bound may have been lowered far since the piece began.
+        let slice = limiters.iter().map(Limiter::slice).min().unwrap_or(usize::MAX);
         let part = payload.split_to(slice.min(payload.len()));
         session.pass(part.len()).await;
         match head.take() {

@@ -223,7 +223,7 @@ impl Hub {
         let (limit, come_back) = if self.connected() >= max_sessions && !self.sessions().contains_key(&node) {
             let reason = format!("this server holds its {max_sessions} sessions already (limits.agent_sessions)");
             ("limits.agent_sessions", self.come_back(reason))
-        } else if let Err(after_seconds) = self.0.arrivals.admit(self.0.clock.now()) {
+        } else if let Err(after_seconds) = self.0.arrivals.admit(node, self.0.clock.now()) {
             let reason = format!(
                 "this server begins {max_new_sessions} sessions a second (limits.new_sessions_per_second), and more agents come"
             );

@@ -51,7 +51,8 @@ impl Disagreements {
     pub(crate) fn note(&self, what: Disagreement, now: Instant) -> bool {
         counter!("dwcp_dht_disagreements_total", "kind" => what.kind()).increment(1);
         let mut seen = self.lock();
-        seen.retain(|_, seen| now.saturating_duration_since(seen.last) < FORGOTTEN_AFTER);
+        // Its own stays, however old: somebody asks again for as long as it is there.
+        seen.retain(|key, seen| *key == what.key || now.saturating_duration_since(seen.last) < FORGOTTEN_AFTER);
         if let Some(seen) = seen.get_mut(&what.key) {
             *seen = Seen { what, times: seen.times.saturating_add(1), last: now };
         } else if seen.len() < MOST {

@@ -1,13 +1,13 @@
 //! Whether an opening is consented to: every check before anything is read or made (D16, D17).
 
 use chrono::{DateTime, TimeDelta, Utc};
-use proto_model::{Grant, PublicKey, RootPath, TransferId, TransferOptions, TransferRole};
+use proto_model::{Digest, Grant, PublicKey, RootPath, TransferId, TransferOptions, TransferRole};
 use proto_wire::{
     frames::{Authority, Open},
     grant,
 };
 
-use super::remains::sender_of;
+use super::remains::{sender_of, was_accepted_by};
 use crate::{confine::Folder, reason::end, service::Shared, stop::Stop};
 
 /// Clocks may differ by this much (D4).
@@ -26,6 +26,8 @@ pub(crate) struct Admitted {
     pub(crate) target: Option<Folder>,
     /// The end of the grant.
     pub(crate) not_after: Option<DateTime<Utc>>,
+    /// BLAKE3 of the grant, where there is one.
+    pub(crate) grant: Option<Digest>,
 }
 
 /// What a checked authority lets be done.
@@ -33,6 +35,7 @@ struct Right {
     options: TransferOptions,
     destination: RootPath,
     not_after: Option<DateTime<Utc>>,
+    grant: Option<Digest>,
 }
 
 /// Checks an opening of this peer.
@@ -40,7 +43,8 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
     let right = match &open.authority {
         Authority::Grant(signed) => {
             // What was accepted before the control plane was restored goes on by the right that it was accepted by.
-            let at_hand = |grant: &Grant| sender_of(shared, grant.transfer) == Some(peer);
+            let accepted_by = Digest::blake3(&signed.payload);
+            let at_hand = |grant: &Grant| was_accepted_by(shared, grant.transfer, accepted_by);
             let grant = check_grant(shared, signed, shared.clock.utc(), at_hand)?;
             if grant.transfer != open.transfer {
                 return Err(invalid("the grant is for another transfer"));
@@ -52,7 +56,12 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
                 return Err(invalid("the grant names another node as the sender"));
             }
             shared.roots.load().writable(&grant.destination_path)?;
-            Right { options: grant.options, destination: grant.destination_path, not_after: Some(grant.not_after) }
+            Right {
+                options: grant.options,
+                destination: grant.destination_path,
+                not_after: Some(grant.not_after),
+                grant: Some(accepted_by),
+            }
         }
         Authority::Direct(request) => {
             if request.transfer != open.transfer {
@@ -66,13 +75,13 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
                 return Err(Stop::final_(end::NOT_ACCEPTED, "the transfer of this name is another node's"));
             }
             let request = request.clone();
-            Right { options: request.options, destination: request.destination_path, not_after: None }
+            Right { options: request.options, destination: request.destination_path, not_after: None, grant: None }
         }
     };
     not_ended(shared, open.transfer)?;
     let target = target(shared, &right.destination, right.options.dry_run)?;
-    let Right { options, destination, not_after } = right;
-    Ok(Admitted { transfer: open.transfer, sender: peer, options, destination, target, not_after })
+    let Right { options, destination, not_after, grant } = right;
+    Ok(Admitted { transfer: open.transfer, sender: peer, options, destination, target, not_after, grant })
 }
 
 /// Refuses a transfer that has ended here (D16).

@@ -41,7 +41,8 @@ pub(super) fn conclude(receiving: &Receiving, manifest: &ManifestEnd, theirs: &[
             receiving.target().iter().for_each(|target| sweep_below(target, receiving.id));
         }
         folders(receiving)?;
-        let synced = receiving.target().and_then(Folder::sync_file_system);
+        let flush = || receiving.target().and_then(Folder::sync_file_system);
+        let synced = receiving.flushes.of_all(std::iter::empty(), flush);
         synced.map_err(|error| receiving.destination_fails(&error))?;
     }
     let ours = receiving.pages.tree_digests().map_err(|error| receiving.own(&error))?;

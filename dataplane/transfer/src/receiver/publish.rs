@@ -99,7 +99,7 @@ fn sync_folders(receiving: &Receiving, folders: &HashMap<Vec<u8>, Folder>) -> io
     if folders.len() < SYNC_EACH_BELOW {
         return folders.values().try_for_each(Folder::sync);
     }
-    receiving.target()?.sync_file_system()
+    receiving.flushes.of_all(std::iter::empty(), || receiving.target()?.sync_file_system())
 }
 
 fn done(receiving: &Receiving, placed: Vec<Whole>) -> Result<(), Stop> {

@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foundation_runtime::durable;
-use proto_model::{PublicKey, RootPath, TransferId, TransferRole, TransferState};
+use proto_model::{Digest, PublicKey, RootPath, TransferId, TransferRole, TransferState};
 use proto_wire::tree_path::MAX_DEPTH;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ struct Remains {
     /// Whose transfer it is; not said by earlier versions.
     #[serde(default)]
     sender: String,
+    /// BLAKE3 of the grant by which it was accepted; none for a direct send.
+    #[serde(default)]
+    grant: Option<String>,
 }
 
 /// Until when a transfer may go on.
@@ -34,11 +37,13 @@ pub(super) fn until(not_after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Dat
 pub(super) fn write_down(
     folder: &Path,
     (destination, sender, not_after): (&RootPath, PublicKey, DateTime<Utc>),
+    grant: Option<Digest>,
 ) -> io::Result<()> {
     let remains = Remains {
         destination: destination.to_string(),
         not_after_ms: not_after.timestamp_millis(),
         sender: hex::encode(sender.as_bytes()),
+        grant: grant.map(|grant| grant.to_string()),
     };
     durable::replace(&folder.join(FILE), &serde_json::to_vec(&remains).map_err(io::Error::from)?, 0o600)
 }
@@ -46,6 +51,12 @@ pub(super) fn write_down(
 /// Whose a transfer is that broke off, or runs, here.
 pub(super) fn sender_of(shared: &Shared, id: TransferId) -> Option<PublicKey> {
     read(shared, id)?.sender.parse().ok()
+}
+
+/// Whether a transfer that broke off, or runs, here was accepted by this very grant.
+pub(super) fn was_accepted_by(shared: &Shared, id: TransferId, grant: Digest) -> bool {
+    let kept = read(shared, id).and_then(|remains| remains.grant?.parse::<Digest>().ok());
+    kept == Some(grant)
 }
 
 fn read(shared: &Shared, id: TransferId) -> Option<Remains> {

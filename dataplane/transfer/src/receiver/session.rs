@@ -136,7 +136,7 @@ impl Attempt {
         let folder = shared.folder.make(id, TransferRole::Receiver).map_err(|error| own(&error))?;
         let now = shared.clock.utc();
         let note = (&admitted.destination, admitted.sender, until(admitted.not_after, now));
-        write_down(&folder, note).map_err(|error| own(&error))?;
+        write_down(&folder, note, admitted.grant).map_err(|error| own(&error))?;
         let journal = Journal::open(&folder).map_err(|error| own(&error))?;
         let backlog = Arc::new(Backlog::default());
         let pages = PageStore::create(&folder).map_err(|error| own(&error))?;

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use dataplane_transfer::{Received, Settings};
-use proto_model::{ByteCount, DirectRequest, PublicKey, TransferOptions, TransferState};
+use proto_model::{ByteCount, DirectRequest, Labels, PublicKey, TransferOptions, TransferState, TrustBundle};
 use proto_wire::{
     frames::{Authority, FileAborted, FileEnd, Open, ReceiverFrame, SenderFrame},
     manifest::{Entry, Kind},
@@ -191,6 +191,28 @@ async fn a_direct_send_does_not_take_the_name_of_anothers_transfer() {
     let tree = page(&[entry("z", 0)]);
     let outcome = Liar::dial(&bed, other).run(vec![direct(own), page_frame(&tree), Step::HangUp]).await;
     assert!(matches!(outcome, Received::Interrupted(_)), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_send_under_a_grants_name_does_not_bring_back_the_grant_of_before_a_restore() {
+    let bed = Bed::new();
+    let a = bed.a.identity.public_key();
+    let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+    bed.b.identity.trust().replace_bundle(TrustBundle { epoch: 2.into(), ..bed.fleet.bundle() }).unwrap();
+    bed.fleet.enter(&bed.a.identity, "a", Labels::default());
+    bed.fleet.share([&bed.b.identity]);
+    bed.b.set_roots(false, &["a"]);
+    let request = DirectRequest {
+        transfer: grant.transfer,
+        source_paths: vec!["data:/x".parse().unwrap()],
+        destination_path: "data:/".parse().unwrap(),
+        options: TransferOptions::default(),
+    };
+    let begun = vec![direct(request), page_frame(&page(&[entry("z", 0)])), Step::HangUp];
+    let outcome = Liar::dial(&bed, a).run(begun).await;
+    assert!(matches!(outcome, Received::Interrupted(_)), "{outcome:?}");
+    let outcome = Liar::dial(&bed, a).run(vec![opening(&bed, &grant)]).await;
+    assert!(matches!(&outcome, Received::Refused(error) if error.reason == "GRANT_OF_OTHER_EPOCH"), "{outcome:?}");
 }
 
 fn direct(request: DirectRequest) -> Step {

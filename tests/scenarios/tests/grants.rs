@@ -150,7 +150,7 @@ async fn a_stolen_key_without_the_right_grant_writes_nothing() -> Result<()> {
     for (what, grant, reason) in [
         ("another sender", Grant { source: other, ..asked.clone() }, "GRANT_INVALID"),
         ("another receiver", Grant { destination: other, ..asked.clone() }, "GRANT_INVALID"),
-        ("another epoch", Grant { epoch: 77.into(), ..asked.clone() }, "GRANT_INVALID"),
+        ("another epoch", Grant { epoch: 77.into(), ..asked.clone() }, "GRANT_OF_OTHER_EPOCH"),
         ("another fleet", Grant { fleet: uuid::Uuid::new_v4().into(), ..asked.clone() }, "GRANT_INVALID"),
         ("no root of the host", Grant { destination_path: "vault:/".parse()?, ..asked.clone() }, "NO_SUCH_ROOT"),
         (

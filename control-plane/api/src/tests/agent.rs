@@ -115,6 +115,11 @@ impl Agent {
         .await
     }
 
+    /// Waits until a job is to be cancelled: one that was told before may come once more.
+    pub(crate) async fn cancelled(&mut self, transfer: &str) {
+        while !self.job(transfer).await.cancel {}
+    }
+
     pub(crate) async fn report(&self, transfer: &str, role: TransferRole, state: State) {
         let id = transfer.strip_prefix("transfers/").unwrap().to_owned();
         self.say(agent_message::Message::TransferReport(TransferReport {

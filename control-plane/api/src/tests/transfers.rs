@@ -111,7 +111,8 @@ async fn a_cancel_reaches_both_ends_once() {
         let cancelled = pair.client.cancel_transfer(cancel.clone()).await.unwrap().into_inner();
         assert_eq!(cancelled.state(), State::Cancelled);
     }
-    assert!(pair.sender.job(&name).await.cancel && pair.receiver.job(&name).await.cancel);
+    pair.sender.cancelled(&name).await;
+    pair.receiver.cancelled(&name).await;
     pair.sender.report(&name, TransferRole::Sender, State::Cancelled).await;
     pair.sender.ack(&name).await;
     // Who ended differently cannot be cancelled.

@@ -1,5 +1,6 @@
 //! All there is between two nodes.
 
+mod carrier;
 mod channels;
 mod control_stream;
 mod lane;

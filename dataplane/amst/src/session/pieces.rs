@@ -8,16 +8,18 @@ use std::{
 
 use bytes::Bytes;
 use foundation_runtime::OnEnd;
-use quinn::{ReadError, ReadExactError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
 use tokio::sync::oneshot;
 
-use super::{ChannelState, Lane, Session, lane::LanePick};
+use super::{
+    ChannelState, Lane, Session,
+    carrier::{Carrier, Delivery},
+};
 use crate::{
     CloseReason, MAX_PIECE, Piece, SendError,
     budget::cost,
     frames::{PIECE_HEAD, PieceHead},
     pool::Buffer,
-    rate::Limiter,
     slots::Slot,
     telemetry::{self, StreamError, StreamGauge},
 };
@@ -40,13 +42,13 @@ pub(crate) async fn send_piece(
     let credit = channel.credit.acquire_many(price).await.map_err(|_closed| ended())?;
     drop(waiting);
     let slot = session.slots().acquire(channel.id).await.ok_or_else(ended)?;
-    let lane = session.pick_lane().ok_or_else(ended)?;
+    let carrier = session.pick_carrier().ok_or_else(ended)?;
     credit.forget();
     // From here on the piece goes whole, even if the caller leaves: the receiver has promised memory for it. It goes on the
     // lane's own thread, so that nobody elsewhere has to be woken for each packet.
-    let thread = lane.0.thread.clone();
+    let thread = carrier.thread().clone();
     let (answer, answered) = oneshot::channel();
-    let work = carry(session.clone(), (lane, slot), PieceHead { channel: channel.id, number, length }, payload);
+    let work = carry(session.clone(), (carrier, slot), PieceHead { channel: channel.id, number, length }, payload);
     thread.enter(|| {
         session.shared().tasks.spawn("amst send", OnEnd::Expected, async move {
             // Who asked may have gone.
@@ -58,64 +60,16 @@ pub(crate) async fn send_piece(
 
 async fn carry(
     session: Session,
-    (lane, _slot): (LanePick, Slot),
+    (carrier, _slot): (Carrier, Slot),
     head: PieceHead,
     payload: Bytes,
 ) -> Result<(), SendError> {
     let _open = StreamGauge::sending(session.shared());
-    let lost = |error| {
-        telemetry::stream_error(StreamError::ConnectionLost);
-        SendError::Session(session.lost(&error))
-    };
-    let mut stream = lane.0.connection.open_uni().await.map_err(lost)?;
-    let written = write(&session, head.channel, &mut stream, head.encode(), payload).await;
-    let stopped = match written {
-        Ok(()) => {
-            // Only a stream that the peer stopped cannot be finished, and that shows next.
-            drop(stream.finish());
-            match stream.stopped().await {
-                Ok(stopped) => stopped,
-                Err(StoppedError::ConnectionLost(error)) => return Err(lost(error)),
-                Err(StoppedError::ZeroRttRejected) => return Err(SendError::Session(session.reason())),
-            }
-        }
-        Err(WriteError::Stopped(code)) => Some(code),
-        Err(WriteError::ConnectionLost(error)) => return Err(lost(error)),
-        Err(WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
-            return Err(SendError::Session(session.reason()));
-        }
-    };
-    match stopped {
-        None => Ok(()),
-        Some(_code) => {
+    match carrier.send(&session, head, payload).await? {
+        Delivery::Taken => Ok(()),
+        Delivery::NotWanted => {
             telemetry::stream_error(StreamError::NotWanted);
             Err(session.closed().map_or(SendError::NotWanted, SendError::Session))
-        }
-    }
-}
-
-/// Writes a piece, as fast as the bounds of what is sent allow.
-async fn write(
-    session: &Session,
-    channel: u64,
-    stream: &mut SendStream,
-    head: Bytes,
-    mut payload: Bytes,
-) -> Result<(), WriteError> {
-    let limiters = session.limiters();
-    let _turn = session.turn(channel).await;
-    let mut head = Some(head);
-    loop {
-        // Anew each time: a bound may have been lowered far since the piece began.
-        let slice = limiters.iter().map(Limiter::slice).min().unwrap_or(usize::MAX);
-        let part = payload.split_to(slice.min(payload.len()));
-        session.pass(part.len()).await;
-        match head.take() {
-            Some(head) => stream.write_all_chunks(&mut [head, part]).await?,
-            None => stream.write_chunk(part).await?,
-        }
-        if payload.is_empty() {
-            return Ok(());
         }
     }
 }

@@ -159,7 +159,7 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
         "quic": member.map(|member| member.endpoint.local_addr().to_string()),
         "sessions": info.len(),
         "lanes": info.iter().map(|info| info.lanes).sum::<usize>(),
-        "scaler": sessions.iter().flat_map(moves).collect::<Vec<_>>(),
+        "scaler": member.map(|member| member.endpoint.moves()).unwrap_or_default().iter().map(past_move).collect::<Vec<_>>(),
         "streams_in_use": info.iter().map(|info| info.streams_in_use).sum::<usize>(),
         "initial_streams": settings.as_ref().map(|settings| settings.initial_streams),
         // What runs, whatever was asked for.
@@ -168,20 +168,17 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
     })
 }
 
-/// How the streams of a session changed, the last first.
-fn moves(session: &dataplane_amst::Session) -> Vec<Value> {
-    let (peer, opened) = (session.peer().node_id().to_string(), session.opened());
-    let moves = session.moves().into_iter().map(|past| {
-        json!({
-            "peer": peer,
-            "seconds": past.at.saturating_duration_since(opened).as_secs_f64(),
-            "from": past.what.from,
-            "to": past.what.to,
-            "reason": past.what.reason.as_str(),
-            "bytes_per_second": past.what.goodput.round(),
-        })
-    });
-    moves.collect()
+/// A change of the streams of a session.
+fn past_move(past: &dataplane_amst::PastMove) -> Value {
+    json!({
+        "peer": past.peer.node_id().to_string(),
+        "at": past.at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        "seconds": past.open_for.as_secs_f64(),
+        "from": past.what.from,
+        "to": past.what.to,
+        "reason": past.what.reason.as_str(),
+        "bytes_per_second": past.what.goodput.round(),
+    })
 }
 
 /// Sessions whose congestion control is shown, at most: what is said of more nobody reads.

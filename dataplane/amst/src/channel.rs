@@ -58,6 +58,11 @@ impl PieceSender {
     pub fn path_use(&self) -> crate::PathUse {
         self.0.session.path_use(&self.0.channel)
     }
+
+    /// Has each change of the session's streams and lanes said as an event of this span, as long as both live; first of all how many there are.
+    pub fn tell(&self, span: &tracing::Span) {
+        self.0.session.tell(&self.0.channel, span);
+    }
 }
 
 /// Our sending end, until the last clone is dropped.

@@ -25,12 +25,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Channel, CloseReason, Limits, Session, SettingsError, TransportSettings,
+    Channel, CloseReason, Limits, PastMove, Session, SettingsError, TransportSettings,
     budget::Budget,
     doorkeeper::Doorkeeper,
     lane_thread::LaneThread,
     pool::Pool,
     rate::{Limiters, Rates},
+    session::Moves,
     steering::{self, SteeredIds},
     telemetry, transport,
 };
@@ -93,6 +94,7 @@ pub(crate) struct Shared {
     registry: Mutex<Registry>,
     /// Moves on when a session was added.
     added: watch::Sender<u64>,
+    moves: Moves,
 }
 
 /// One socket of the port.
@@ -243,6 +245,7 @@ impl Endpoint {
             settings: ArcSwap::from_pointee(options.settings),
             registry: Mutex::default(),
             added: watch::Sender::new(0),
+            moves: Moves::default(),
         });
         for socket in &shared.sockets {
             let accepting = accept::run(Arc::clone(&shared), socket.endpoint.clone(), socket.thread.clone());
@@ -330,6 +333,12 @@ impl Endpoint {
         self.0.shared.limiters.set(rates);
     }
 
+    /// How streams and lanes of all sessions changed, also of those that are over: the last [`crate::MOVES`], the last first.
+    #[must_use]
+    pub fn moves(&self) -> Vec<PastMove> {
+        self.0.shared.moves.past()
+    }
+
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> TransportSettings {
@@ -415,6 +424,10 @@ impl Shared {
     /// Moves on when a session was added.
     pub(crate) fn additions(&self) -> watch::Receiver<u64> {
         self.added.subscribe()
+    }
+
+    pub(crate) fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {

@@ -40,7 +40,7 @@ pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, O
 pub use path_use::PathUse;
 pub use rate::Rates;
 pub use scaler::{Move, Reason};
-pub use session::{OpenChannelError, PastMove, PingError, Session, SessionInfo};
+pub use session::{MOVES, OpenChannelError, PastMove, PingError, Session, SessionInfo};
 pub use settings::{Limits, SettingsError, TransportSettings};
 
 /// Bytes of a piece at most: 1 MiB of data and 4 KiB for what a transfer puts before it. At the smallest MTU these are 915

@@ -105,6 +105,8 @@ pub(crate) struct Scaler {
     refused_at: f64,
     idle: u32,
     idle_most: u32,
+    /// Bytes a second over the last sample.
+    goodput: f64,
     /// The number that was last seen to be of use.
     best: Option<u32>,
 }
@@ -159,6 +161,7 @@ impl Scaler {
             refused_at: 0.0,
             idle: 0,
             idle_most: 0,
+            goodput: 0.0,
             best: None,
         }
     }
@@ -181,6 +184,7 @@ impl Scaler {
 
     /// Takes a sample; says what is to change.
     pub(crate) fn sample(&mut self, sample: &Sample) -> Option<Move> {
+        self.goodput = float(sample.delivered) / sample.elapsed.as_secs_f64().max(1e-6);
         if let Some(unused) = self.unused(sample) {
             return Some(unused);
         }
@@ -246,7 +250,7 @@ impl Scaler {
     }
 
     fn go(&mut self, to: u32, reason: Reason) -> Option<Move> {
-        if to == self.streams { None } else { self.moved(to, reason, 0.0) }
+        if to == self.streams { None } else { self.moved(to, reason, self.goodput) }
     }
 
     fn moved(&mut self, to: u32, reason: Reason, goodput: f64) -> Option<Move> {

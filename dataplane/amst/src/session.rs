@@ -4,6 +4,7 @@ mod carrier;
 mod channels;
 mod control_stream;
 mod lane;
+mod moves;
 mod pieces;
 mod scaling;
 
@@ -34,8 +35,9 @@ use crate::{
 pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
 pub(crate) use lane::{Counted, Lane, canonical, reason};
+pub(crate) use moves::Moves;
+pub use moves::{MOVES, PastMove};
 pub(crate) use pieces::send_piece;
-pub use scaling::PastMove;
 
 use control_stream::Outbox;
 use scaling::Scaling;
@@ -250,12 +252,6 @@ impl Session {
             bytes_lost: sum(|stats| stats.path.lost_bytes),
             rate_limit: self.rate_limit(),
         }
-    }
-
-    /// How the number of its streams changed, the last first.
-    #[must_use]
-    pub fn moves(&self) -> Vec<PastMove> {
-        self.0.scaling.moves()
     }
 
     /// What the congestion control knows of the path; none when the session is over.

@@ -78,6 +78,10 @@ impl PiecesOut for PiecesTo {
     fn path_use(&self) -> PathUse {
         self.0.path_use()
     }
+
+    fn tell(&self, span: &tracing::Span) {
+        self.0.tell(span);
+    }
 }
 
 impl PiecesIn for PiecesFrom {

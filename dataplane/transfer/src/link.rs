@@ -43,6 +43,9 @@ pub trait PiecesOut: Send + Sync {
     fn path_use(&self) -> PathUse {
         PathUse::default()
     }
+
+    /// Has changes of what carries them said as events of the span.
+    fn tell(&self, _span: &tracing::Span) {}
 }
 
 /// Receives pieces.

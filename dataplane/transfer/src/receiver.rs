@@ -102,6 +102,7 @@ async fn receive(
         Err(stop) => return refuse(link, &stop).await,
     };
     let id = admitted.transfer;
+    link.pieces_out.tell(&tracing::Span::current());
     let counted = Counted::new(&shared.clock);
     let (reporter, reports) = Reporter::begin(shared.clock.clone(), id, TransferRole::Receiver);
     began(reports);

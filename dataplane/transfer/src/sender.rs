@@ -418,6 +418,7 @@ impl Trying<'_> {
         if link.peer != self.checked.peer {
             return Err(Stop::violation("the link leads to another node than it should"));
         }
+        link.pieces_out.tell(&tracing::Span::current());
         let group = self.shared.tasks.child("transfer send");
         let attempt = session::Attempt {
             shared: Arc::clone(self.shared),

@@ -40,7 +40,7 @@ pub use grpcurl::{Grpcurl, grpcurls};
 pub use host::{Host, repository};
 pub use metric::{limit_hits, metric};
 pub use mounts::{as_seen_by, private_mounts};
-pub use otlp::{OtlpReceiver, SeenSpan};
+pub use otlp::{OtlpReceiver, SeenEvent, SeenSpan};
 pub use process::Process;
 pub use scratch::Scratch;
 pub use seed::seed;

@@ -1,11 +1,17 @@
 //! An OTLP receiver that keeps what it is sent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Result;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-    trace_service_server::{TraceService, TraceServiceServer},
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
 };
 use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -25,6 +31,17 @@ pub struct SeenSpan {
     pub span_id: String,
     /// In hexadecimal; empty for a root.
     pub parent_id: String,
+    /// What happened in it.
+    pub events: Vec<SeenEvent>,
+}
+
+/// An event of a span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenEvent {
+    /// What.
+    pub name: String,
+    /// Texts, and numbers as text.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Keeps spans.
@@ -102,6 +119,7 @@ impl TraceService for Kept {
                     trace_id: hex::encode(span.trace_id),
                     span_id: hex::encode(span.span_id),
                     parent_id: hex::encode(span.parent_span_id),
+                    events: span.events.into_iter().map(seen).collect(),
                 });
             }
         }
@@ -110,8 +128,22 @@ impl TraceService for Kept {
     }
 }
 
+fn seen(event: opentelemetry_proto::tonic::trace::v1::span::Event) -> SeenEvent {
+    let attribute = |attribute: KeyValue| Some((attribute.key, text(attribute.value?.value?)?));
+    SeenEvent { name: event.name, attributes: event.attributes.into_iter().filter_map(attribute).collect() }
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::StringValue(text) => Some(text),
+        Value::BoolValue(value) => Some(value.to_string()),
+        Value::IntValue(number) => Some(number.to_string()),
+        Value::DoubleValue(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
 fn service_name(resource: Option<&opentelemetry_proto::tonic::resource::v1::Resource>) -> String {
-    use opentelemetry_proto::tonic::common::v1::any_value::Value;
     let attributes = resource.into_iter().flat_map(|resource| &resource.attributes);
     let mut named = attributes.filter(|attribute| attribute.key == "service.name");
     match named.next().and_then(|attribute| attribute.value.as_ref()).and_then(|value| value.value.as_ref()) {

@@ -1,7 +1,7 @@
 //! The channels of a session: how they open, what each has been granted, and how they end.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -39,6 +39,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct ChannelState {
     pub(crate) id: u64,
+    /// The span that hears of changes of the session.
+    pub(crate) follower: OnceLock<tracing::Id>,
     /// Pieces that wait for credit.
     pub(crate) for_credit: Waiters,
     /// What may be sent, in bytes of cost; closed when the other end takes no more.
@@ -135,6 +137,7 @@ impl Session {
         let (sender, receiver) = mpsc::channel(MAX_WAITING_PIECES);
         let state = Arc::new(ChannelState {
             id,
+            follower: OnceLock::new(),
             for_credit: Waiters::default(),
             credit: Semaphore::new(0),
             granted: Mutex::new(0),

@@ -1,7 +1,6 @@
 //! Scales the streams of a session: samples what they move, and does what the scaler says.
 
 use std::{
-    collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,24 +9,12 @@ use super::Session;
 use crate::{
     TransportSettings,
     scaler::{Bounds, Move, Sample, Scaler, interval},
-    telemetry,
 };
 
-/// Moves that are remembered: those of the last minutes of a session that moves often.
-const MOVES: usize = 32;
 /// How often a session is looked at in which nothing is open.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// A change of a session's streams, and when it was.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PastMove {
-    /// What changed.
-    pub what: Move,
-    /// When.
-    pub at: Instant,
-}
-
-/// The scaler of a session, and what it did.
+/// The scaler of a session.
 #[derive(Debug)]
 pub(super) struct Scaling(Mutex<State>);
 
@@ -36,7 +23,6 @@ struct State {
     scaler: Scaler,
     /// `initial_streams`, as it was last set.
     initial: u32,
-    moves: VecDeque<PastMove>,
 }
 
 /// What was sent and lost by the last sample.
@@ -50,15 +36,11 @@ struct Mark {
 impl Scaling {
     pub(super) fn new(settings: &TransportSettings, streams: u32) -> Self {
         let scaler = Scaler::new(bounds(settings), streams);
-        Self(Mutex::new(State { scaler, initial: settings.initial_streams, moves: VecDeque::new() }))
+        Self(Mutex::new(State { scaler, initial: settings.initial_streams }))
     }
 
     pub(super) fn streams(&self) -> u32 {
         self.state().scaler.streams()
-    }
-
-    pub(super) fn moves(&self) -> Vec<PastMove> {
-        self.state().moves.iter().copied().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,24 +113,11 @@ impl Session {
 
     fn moved(&self, moved: Option<Move>) {
         let Some(what) = moved else { return };
-        {
-            let mut state = self.0.scaling.state();
-            state.moves.truncate(MOVES - 1);
-            state.moves.push_front(PastMove { what, at: self.0.shared.clock.now() });
-        }
         self.slots().resize(usize::try_from(what.to).unwrap_or(usize::MAX));
         for lane in self.lanes() {
             lane.connection.set_send_window(crate::transport::send_window(what.to));
         }
-        telemetry::scaled(what.reason);
-        tracing::info!(
-            peer = %self.peer().node_id(),
-            from = what.from,
-            to = what.to,
-            reason = what.reason.as_str(),
-            goodput = what.goodput,
-            "Streams scaled"
-        );
+        self.say_moved(what);
     }
 
     /// So that the next session with the peer begins where this one came to.

@@ -45,6 +45,6 @@ pub use process::Process;
 pub use scratch::Scratch;
 pub use seed::seed;
 pub use tree::{digest_tree, fill_random, write_sample_tree};
-pub use two_hosts::{TwoHosts, digest, joined, page, typed};
+pub use two_hosts::{End, TwoHosts, digest, joined, page, typed};
 pub use two_servers::two_servers;
 pub use wait::{eventually, eventually_async};

@@ -75,6 +75,15 @@ pub struct TwoHosts {
     programs: Vec<Process>,
 }
 
+/// One of the two agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// site-a, on the first host.
+    Sender,
+    /// site-b, on the second.
+    Receiver,
+}
+
 const AGENT_READY: &str = "/var/lib/dwcp-agent/ready.json";
 
 impl TwoHosts {
@@ -125,6 +134,37 @@ impl TwoHosts {
             self.programs.push(process);
         }
         self.ready(2)
+    }
+
+    /// Kills the agent of a host without warning.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_agent(&self, which: End) -> Result<()> {
+        // Nobody there waits for a process whose parent is gone: what is only left to be waited for does not count.
+        let line = "pkill -KILL dwcp-agent && while pgrep --runstates R,S,D dwcp-agent >/dev/null; do sleep 0.01; done";
+        self.host(which).ok(line).map(drop)
+    }
+
+    /// Starts it again, as an installation says, and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn start_agent(&mut self, which: End) -> Result<()> {
+        let block = page()?;
+        let install = block.get(1).and_then(|block| block.first()).context("how an agent is installed")?;
+        let host = self.host(which);
+        host.ok(&format!("rm -f {AGENT_READY}"))?;
+        let mut process = started(host, &start_line(&typed(host, install)?)?, &self.scratch)?;
+        waits_for(host, AGENT_READY, &mut process)?;
+        // After the server's.
+        let place = if which == End::Sender { 1 } else { 2 };
+        *self.programs.get_mut(place).context("a server and two agents")? = process;
+        Ok(())
+    }
+
+    fn host(&self, which: End) -> &Host {
+        if which == End::Sender { &self.one } else { &self.two }
     }
 
     /// Waits until so many nodes are ready.

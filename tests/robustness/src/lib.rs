@@ -7,6 +7,7 @@
 
 mod campaign;
 mod check;
+mod distance;
 mod files;
 mod gate;
 mod history;
@@ -25,6 +26,7 @@ mod watcher;
 mod writes;
 
 pub use campaign::{Options, Summary, run};
+pub use distance::{Killed, kill_far_apart};
 pub use files::{change_tree, file_is_whole, write_file};
 pub use history::History;
 pub use movers::{Moved, Movers};

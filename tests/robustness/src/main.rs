@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use tests_robustness::{
-    Cut, Mode, Options, cut_power, fail_agents, fail_server, fail_while_writing, resend, revoke, run, start_often,
+    Cut, Killed, Mode, Options, cut_power, fail_agents, fail_server, fail_while_writing, kill_far_apart, resend,
+    revoke, run, start_often,
 };
 
 /// What to hurt, and how much.
@@ -32,6 +33,9 @@ struct Args {
     /// Kills of a receiver in the middle of one large file, one transfer each, instead.
     #[arg(long)]
     resends: Option<u32>,
+    /// Kills of the sender or the receiver over an emulated path of 80 ms, 100 Mbit/s and 1 % of loss, one transfer each, instead (as root).
+    #[arg(long)]
+    distant: Option<u32>,
     /// Nodes that are deleted while they send and receive, instead.
     #[arg(long)]
     revocations: Option<u32>,
@@ -74,6 +78,9 @@ fn main() -> Result<()> {
         println!("bytes sent again      {} kB a kill, seed {seed}", middle_and_most(again));
         return Ok(());
     }
+    if let Some(kills) = args.distant {
+        return distant(kills, seed, u32::try_from(args.megabytes)?);
+    }
     if let Some(rounds) = args.revocations {
         let cuts = revoke(rounds, seed, wide(args.megabytes << 20))?;
         let of = |what: fn(&Cut) -> u64| middle_and_most(cuts.iter().map(what).collect());
@@ -114,6 +121,26 @@ fn main() -> Result<()> {
         };
         println!("{}\n", run(&options)?);
     }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "a command prints what it found")]
+fn distant(kills: u32, seed: u64, megabytes: u32) -> Result<()> {
+    let killed = kill_far_apart(kills, seed, megabytes)?;
+    for one in &killed {
+        println!(
+            "{:?} killed at {} %: {} kB again, {} kB on the path; went on {} ms after its start",
+            one.end,
+            one.at / 10,
+            one.again / 1000,
+            one.again_on_the_path / 1000,
+            millis(one.resumed_after)
+        );
+    }
+    let of = |what: fn(&Killed) -> u64| middle_and_most(killed.iter().map(what).collect());
+    println!("bytes sent again          {} kB a kill of {megabytes} MB, seed {seed}", of(|one| one.again / 1000));
+    println!("more than that on the path {} kB", of(|one| one.again_on_the_path / 1000));
+    println!("went on after             {} ms", of(|one| millis(one.resumed_after)));
     Ok(())
 }
 

@@ -23,6 +23,7 @@ mod local;
 mod member;
 mod metrics;
 mod metrics_port;
+mod profiles;
 mod rdma;
 mod reach;
 mod ready;

@@ -29,7 +29,7 @@ use crate::{
     bandwidth,
     discovery::{Discovery, Setup},
     health::{Component, Health},
-    host,
+    host, profiles,
     records::LocalRecords,
     transfers::{Movers, Reports},
 };
@@ -66,6 +66,8 @@ pub(crate) struct Member {
     pub(crate) transfers: Transfers,
     pub(crate) movers: Movers,
     pub(crate) discovery: Discovery,
+    /// Of the agent's state.
+    dir: PathBuf,
 }
 
 /// Why the parts did not come to run; one line for people.
@@ -104,6 +106,7 @@ impl Member {
         let config = &effective.config;
         let tasks = context.tasks.child("member");
         let endpoint = bind(context, config, &identity, &tasks).await?;
+        profiles::keep(&endpoint, &context.dir, &tasks);
         context.health.healthy(Component::AmstTransport);
         context.introduction.send_modify(|said| said.facts = facts(config));
         let clock = context.clock.clone();
@@ -151,7 +154,8 @@ impl Member {
         .map_err(unusable)?;
         context.health.healthy(Component::Transfers);
         context.health.healthy(Component::Identity);
-        let member = Arc::new(Self { identity, endpoint, control, transfers, movers, discovery });
+        let member =
+            Arc::new(Self { identity, endpoint, control, transfers, movers, discovery, dir: context.dir.clone() });
         member.take_jobs(jobs, &tasks);
         member.keep_known(context, &tasks);
         member.watch_session(context, &tasks);
@@ -172,6 +176,7 @@ impl Member {
         if let Err(error) = self.endpoint.shutdown(ENDPOINT_GRACE).await {
             tracing::info!(component = "amst", %error, "Not every peer was told of the end");
         }
+        profiles::keep_last(&self.endpoint, &self.dir).await;
     }
 
     fn take_jobs(&self, mut jobs: mpsc::Receiver<Jobs>, tasks: &TaskGroup) {

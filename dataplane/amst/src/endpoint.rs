@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Channel, CloseReason, Limits, PastMove, Session, SettingsError, TransportSettings,
+    Channel, CloseReason, Limits, PastMove, PeerProfile, Session, SettingsError, TransportSettings,
     budget::Budget,
     doorkeeper::Doorkeeper,
     lane_thread::LaneThread,
@@ -95,6 +95,8 @@ pub(crate) struct Shared {
     /// Moves on when a session was added.
     added: watch::Sender<u64>,
     moves: Moves,
+    /// Moves on when a profile changed.
+    profile_changes: watch::Sender<u64>,
 }
 
 /// One socket of the port.
@@ -246,6 +248,7 @@ impl Endpoint {
             registry: Mutex::default(),
             added: watch::Sender::new(0),
             moves: Moves::default(),
+            profile_changes: watch::Sender::new(0),
         });
         for socket in &shared.sockets {
             let accepting = accept::run(Arc::clone(&shared), socket.endpoint.clone(), socket.thread.clone());
@@ -339,6 +342,26 @@ impl Endpoint {
         self.0.shared.moves.past()
     }
 
+    /// What is remembered of peers, to be kept beyond the end of this program; what changed last first.
+    #[must_use]
+    pub fn profiles(&self) -> Vec<PeerProfile> {
+        self.0.shared.registry().profiles.all()
+    }
+
+    /// Moves on when a profile changed.
+    #[must_use]
+    pub fn profile_changes(&self) -> watch::Receiver<u64> {
+        self.0.shared.profile_changes.subscribe()
+    }
+
+    /// Takes what was kept of peers, in the order of [`Self::profiles`]; what is no member's is left out.
+    pub fn recall(&self, profiles: &[PeerProfile]) {
+        let shared = &self.0.shared;
+        let mut registry = shared.registry();
+        let known = profiles.iter().rev().filter(|profile| shared.is_member(&profile.peer));
+        known.for_each(|profile| _ = registry.profiles.remember(*profile));
+    }
+
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> TransportSettings {
@@ -424,6 +447,12 @@ impl Shared {
     /// Moves on when a session was added.
     pub(crate) fn additions(&self) -> watch::Receiver<u64> {
         self.added.subscribe()
+    }
+
+    pub(crate) fn remember(&self, profile: PeerProfile) {
+        if self.registry().profiles.remember(profile) {
+            self.profile_changes.send_modify(|count| *count += 1);
+        }
     }
 
     pub(crate) fn moves(&self) -> &Moves {

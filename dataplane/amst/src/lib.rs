@@ -23,6 +23,7 @@ mod pace;
 pub mod parsers;
 mod path_use;
 mod pool;
+mod profiles;
 mod rate;
 mod scaler;
 mod session;
@@ -38,6 +39,7 @@ pub use channel::{
 pub use close::{CloseReason, Closed};
 pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options};
 pub use path_use::PathUse;
+pub use profiles::{MAX_PROFILES, PeerProfile};
 pub use rate::Rates;
 pub use scaler::{Move, Reason};
 pub use session::{MOVES, OpenChannelError, PastMove, PingError, Session, SessionInfo};

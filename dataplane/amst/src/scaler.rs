@@ -107,8 +107,14 @@ pub(crate) struct Scaler {
     idle_most: u32,
     /// Bytes a second over the last sample.
     goodput: f64,
-    /// The number that was last seen to be of use.
-    best: Option<u32>,
+    best: Option<Best>,
+}
+
+/// The number that was last seen to be of use, and what it moved: bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Best {
+    pub(crate) streams: u32,
+    pub(crate) goodput: f64,
 }
 
 /// What a number of streams moved.
@@ -167,7 +173,7 @@ impl Scaler {
     }
 
     /// What a next session with the peer should begin with.
-    pub(crate) fn best(&self) -> Option<u32> {
+    pub(crate) fn best(&self) -> Option<Best> {
         self.best
     }
 
@@ -213,7 +219,7 @@ impl Scaler {
             self.last_pause = 0;
         }
         if waiting >= 0.5 {
-            self.best = Some(self.streams);
+            self.best = Some(Best { streams: self.streams, goodput });
         }
         self.pause = self.pause.saturating_sub(judged.samples);
         if goodput > self.refused_at * OTHER_PATH || goodput < self.refused_at / OTHER_PATH {
@@ -266,171 +272,4 @@ pub(crate) fn interval(rtt: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { min: 16, max: 256, factor: 1.5 };
-    const MIB: f64 = 1024.0 * 1024.0;
-
-    /// A path in virtual time: what so many streams move, and what is lost of it.
-    struct Path {
-        /// Bytes a second.
-        link: f64,
-        rtt: Duration,
-        /// Bytes that wait to be sent; less than this is in use where it is not endless.
-        supply: f64,
-        /// What each stream above so many costs of the goodput.
-        crowd: f64,
-        noise: f64,
-        random: StdRng,
-    }
-
-    impl Path {
-        fn new(mbit: f64, rtt_ms: u64) -> Self {
-            let rtt = Duration::from_millis(rtt_ms);
-            Self {
-                link: mbit * 125_000.0,
-                rtt,
-                supply: f64::INFINITY,
-                crowd: 0.0,
-                noise: 0.02,
-                random: StdRng::seed_from_u64(1),
-            }
-        }
-
-        fn goodput(&self, streams: u32) -> f64 {
-            let by_streams = f64::from(streams) * MIB / (self.rtt.as_secs_f64() + 0.01);
-            by_streams.min(self.link).min(self.supply) * (1.0 - self.crowd * f64::from(streams.saturating_sub(64)))
-        }
-
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small positive numbers")]
-        fn sample(&mut self, streams: u32) -> Sample {
-            let elapsed = interval(self.rtt);
-            let noise = 1.0 + self.noise * self.random.random_range(-1.0..1.0);
-            let in_use = (self.supply / (MIB / (self.rtt.as_secs_f64() + 0.01))).min(f64::from(streams)).ceil() as u32;
-            Sample {
-                elapsed,
-                delivered: (self.goodput(streams) * elapsed.as_secs_f64() * noise) as u64,
-                lost: 0,
-                most_used: in_use,
-                waiting: if self.supply.is_infinite() { 1.0 } else { 0.0 },
-            }
-        }
-
-        /// So much virtual time.
-        fn run(&mut self, scaler: &mut Scaler, seconds: f64) -> Vec<Move> {
-            let mut left = seconds;
-            let mut moves = Vec::new();
-            while left > 0.0 {
-                moves.extend(scaler.sample(&self.sample(scaler.streams())));
-                left -= interval(self.rtt).as_secs_f64();
-            }
-            moves
-        }
-    }
-
-    #[test]
-    fn within_five_seconds_it_moves_nine_tenths_of_what_the_best_number_does() {
-        for (mbit, rtt) in [(200.0, 80), (1000.0, 20), (1000.0, 100), (10_000.0, 20), (10_000.0, 80), (100.0, 150)] {
-            let mut path = Path::new(mbit, rtt);
-            let best = (BOUNDS.min..=BOUNDS.max).map(|streams| path.goodput(streams)).fold(0.0, f64::max);
-            let mut scaler = Scaler::new(BOUNDS, 32);
-            path.run(&mut scaler, 5.0);
-            let reached = path.goodput(scaler.streams());
-            assert!(
-                reached >= 0.9 * best,
-                "{mbit} Mbit/s, {rtt} ms: {} streams, {:.2}",
-                scaler.streams(),
-                reached / best
-            );
-            // From there on it tries seldom, and what it tries costs little.
-            let moves = path.run(&mut scaler, 60.0);
-            assert!(moves.len() <= 14, "{mbit} {rtt}: {moves:?}");
-        }
-    }
-
-    #[test]
-    fn a_warm_start_has_it_from_the_first_second() {
-        let mut path = Path::new(10_000.0, 20);
-        let mut cold = Scaler::new(BOUNDS, 32);
-        path.run(&mut cold, 10.0);
-        let best = cold.best().unwrap();
-        assert!(path.goodput(best) >= 0.9 * path.goodput(256));
-        let mut warm = Scaler::new(BOUNDS, best);
-        path.run(&mut warm, 1.0);
-        assert!(path.goodput(warm.streams()) >= 0.9 * path.goodput(256));
-    }
-
-    #[test]
-    fn what_does_not_pay_is_taken_back_and_tried_ever_less_often() {
-        let mut path = Path::new(100.0, 20);
-        let mut scaler = Scaler::new(BOUNDS, 32);
-        let moves = path.run(&mut scaler, 120.0);
-        assert_eq!(scaler.streams(), 32);
-        assert!(
-            moves.chunks(2).all(|pair| pair[0].reason == Reason::Waiting && pair[1].reason == Reason::NotPaid),
-            "{moves:?}"
-        );
-        let late = path.run(&mut scaler, 120.0);
-        assert!(late.len() < moves.len() && late.len() <= 12, "{} {}", moves.len(), late.len());
-    }
-
-    #[test]
-    fn a_crowd_that_costs_goodput_is_not_gathered() {
-        let mut path = Path::new(10_000.0, 80);
-        path.crowd = 0.006;
-        let mut scaler = Scaler::new(BOUNDS, 32);
-        path.run(&mut scaler, 10.0);
-        let best = (BOUNDS.min..=BOUNDS.max).map(|streams| path.goodput(streams)).fold(0.0, f64::max);
-        assert!(path.goodput(scaler.streams()) >= 0.85 * best, "{}", scaler.streams());
-    }
-
-    #[test]
-    fn what_is_not_in_use_is_given_back_and_a_path_that_changed_is_tried_anew() {
-        let mut path = Path::new(10_000.0, 20);
-        let mut scaler = Scaler::new(BOUNDS, 32);
-        path.run(&mut scaler, 10.0);
-        assert!(scaler.streams() > 32);
-        path.supply = 1_000_000.0;
-        path.run(&mut scaler, 20.0);
-        assert_eq!(scaler.streams(), BOUNDS.min);
-        path.supply = f64::INFINITY;
-        path.run(&mut scaler, 5.0);
-        assert!(path.goodput(scaler.streams()) >= 0.9 * path.goodput(256), "{}", scaler.streams());
-
-        // A slow path on which nothing paid becomes a fast one.
-        let mut path = Path::new(100.0, 20);
-        let mut scaler = Scaler::new(BOUNDS, 32);
-        path.run(&mut scaler, 60.0);
-        path.link *= 100.0;
-        path.run(&mut scaler, 5.0);
-        assert!(path.goodput(scaler.streams()) >= 0.9 * path.goodput(256), "{}", scaler.streams());
-    }
-
-    #[test]
-    fn loss_has_its_price_and_bounds_are_kept_whatever_comes() {
-        let mut scaler = Scaler::new(BOUNDS, 32);
-        let mut random = StdRng::seed_from_u64(2);
-        for _ in 0..100_000 {
-            let sample = Sample {
-                elapsed: Duration::from_nanos(random.random_range(0..2_000_000_000)),
-                delivered: random.random::<u64>() >> random.random_range(0..64_u32),
-                lost: random.random::<u64>() >> random.random_range(0..64_u32),
-                most_used: random.random_range(0..400),
-                waiting: random.random_range(0.0..1.0),
-            };
-            scaler.sample(&sample);
-            assert!((BOUNDS.min..=BOUNDS.max).contains(&scaler.streams()));
-        }
-        let bounds = Bounds { min: 1, max: 1, factor: 1.5 };
-        let moved = scaler.rebound(bounds, None).unwrap();
-        assert_eq!((moved.to, moved.reason), (1, Reason::Bounds));
-
-        let mut clean = Judged { samples: 1, seconds: 1.0, delivered: 1e6, lost: 0.0, waiting: 1.0 };
-        let utility = clean.utility(32);
-        clean.lost = 1e5;
-        assert!(clean.utility(32) < 0.6 * utility);
-    }
-}
+mod tests;

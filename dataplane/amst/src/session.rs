@@ -158,8 +158,8 @@ impl Session {
     pub(crate) fn new(shared: &Arc<Shared>, origin: Origin) -> Self {
         let now = shared.clock.now();
         let settings = shared.settings();
-        let remembered = shared.registry().streams_with(&origin.peer);
-        let scaling = Scaling::new(&settings, remembered.unwrap_or(settings.initial_streams));
+        let remembered = shared.registry().profiles.of(&origin.peer);
+        let scaling = Scaling::new(&settings, remembered.map_or(settings.initial_streams, |profile| profile.streams));
         Self(Arc::new(Inner {
             peer: origin.peer,
             id: origin.id,
@@ -285,6 +285,7 @@ impl Session {
             return;
         }
         tracing::info!(peer = %self.0.peer.node_id(), %reason, "Session closed");
+        self.remember();
         let code = Code::of(&reason);
         for lane in self.lanes() {
             lane.connection.close(code.into(), code.words());

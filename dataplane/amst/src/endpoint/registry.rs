@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use foundation_listener::limit_hits;
 use proto_model::PublicKey;
 
-use crate::Session;
+use crate::{Session, profiles::Profiles};
 
-/// Peers of which something is remembered, at most.
+/// Peers of which it is remembered that they were reached, at most.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// There is no room for a further session.
@@ -25,8 +25,8 @@ pub(crate) struct Registry {
     sessions: HashMap<PublicKey, Vec<Session>>,
     /// Peers that were reached the last time.
     reached: HashSet<PublicKey>,
-    /// Streams that were of use with a peer the last time.
-    streams: HashMap<PublicKey, u32>,
+    /// What was of use with a peer the last time.
+    pub(crate) profiles: Profiles,
 }
 
 impl Registry {
@@ -95,16 +95,6 @@ impl Registry {
     /// Forgets that peers were reached that are no members any more.
     pub(super) fn keep_reached(&mut self, is_member: impl Fn(&PublicKey) -> bool) {
         self.reached.retain(&is_member);
-        self.streams.retain(|peer, _| is_member(peer));
-    }
-
-    pub(crate) fn streams_with(&self, peer: &PublicKey) -> Option<u32> {
-        self.streams.get(peer).copied()
-    }
-
-    pub(crate) fn remember_streams(&mut self, peer: PublicKey, streams: u32) {
-        if self.streams.len() < MAX_REMEMBERED || self.streams.contains_key(&peer) {
-            self.streams.insert(peer, streams);
-        }
+        self.profiles.keep(is_member);
     }
 }

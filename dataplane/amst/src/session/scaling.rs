@@ -8,7 +8,8 @@ use std::{
 use super::Session;
 use crate::{
     TransportSettings,
-    scaler::{Bounds, Move, Sample, Scaler, interval},
+    profiles::PeerProfile,
+    scaler::{Best, Bounds, Move, Sample, Scaler, interval},
 };
 
 /// How often a session is looked at in which nothing is open.
@@ -52,6 +53,11 @@ fn bounds(settings: &TransportSettings) -> Bounds {
     Bounds { min: settings.min_streams, max: settings.max_streams, factor: settings.stream_scaling_factor }
 }
 
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what a u64 holds")]
+fn to_bytes(rate: f64) -> u64 {
+    rate.clamp(0.0, 9.0e15) as u64
+}
+
 /// Scales until the session ends.
 pub(super) async fn run(session: Session) {
     let mut mark = session.mark();
@@ -59,7 +65,7 @@ pub(super) async fn run(session: Session) {
         let pause = if session.channel_count() == 0 { IDLE } else { interval(session.round_trip()) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _closed = session.wait_closed() => return session.remember_streams(),
+            _closed = session.wait_closed() => return,
         }
         mark = session.scale(mark);
     }
@@ -86,6 +92,7 @@ impl Session {
         self.measure_use(&sample);
         let moved = self.0.scaling.state().scaler.sample(&sample);
         self.moved(moved);
+        self.remember();
         now
     }
 
@@ -121,9 +128,10 @@ impl Session {
     }
 
     /// So that the next session with the peer begins where this one came to.
-    fn remember_streams(&self) {
-        if let Some(best) = self.0.scaling.state().scaler.best() {
-            self.0.shared.registry().remember_streams(self.peer(), best);
-        }
+    pub(super) fn remember(&self) {
+        let best = self.0.scaling.state().scaler.best();
+        let Some(Best { streams, goodput }) = best else { return };
+        let profile = PeerProfile { peer: self.peer(), streams, rate: to_bytes(goodput) };
+        self.0.shared.remember(profile);
     }
 }

@@ -1,17 +1,20 @@
-//! `dwcp.v1.TransferService`: transfers are accepted with their grant, watched while their ends work, and stopped.
+//! `dwcp.v1.TransferService`: transfers are accepted with their grant, watched while their ends work, held, and stopped.
+
+mod watching;
 
 use std::collections::HashSet;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use control_plane_store::transfers::{
-    self, Accepted, CreateTransfer, Granter, HasEnded, RefuseTransfer, Transfer, TransferFilter, TransferPage,
+    self, Accepted, CannotHold, CreateTransfer, Granter, HasEnded, RefuseTransfer, Transfer, TransferFilter,
+    TransferPage,
 };
 use futures::{FutureExt as _, stream::BoxStream};
 use proto_model::{
-    Epoch, Filter, NodeRef, Revision, TimeSpent, TransferError, TransferId, TransferReport, TransferRole, TransferSpec,
+    Filter, NodeRef, Revision, TimeSpent, TransferError, TransferId, TransferReport, TransferRole, TransferSpec,
     TransferState,
 };
-use proto_rpc::v1::{self as rpc, WatchType, transfer_service_server::TransferService};
+use proto_rpc::v1::{self as rpc, transfer_service_server::TransferService};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -22,14 +25,18 @@ use crate::{
     paging::Page,
     request::{context, traceparent},
     time::{lifetime, parse_time_cursor, time_cursor, timestamp},
-    watch::{self, Batch, Follow},
+    watch,
 };
+use watching::{FollowAll, FollowOne};
 
 /// How long a grant lets a transfer begin and go on, where nothing is asked for (D16).
 const GRANT_TTL: TimeDelta = TimeDelta::days(7);
 
 /// The longest grant: a right that nobody takes back lies on two hosts for so long.
 const MAX_GRANT_TTL: TimeDelta = TimeDelta::days(30);
+
+/// A reason is a line in a table.
+const MAX_REASON_CHARS: usize = 500;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -70,14 +77,21 @@ impl TransferService for Transfers {
         let context = context(&request, "dwcp.v1.TransferService/CreateTransfer", &request.get_ref().request_id)?;
         let traceparent = traceparent(&request);
         let request = request.into_inner();
+        let spec = parse_spec(request.spec)?;
+        let time_limit = lifetime("time_limit", request.time_limit, MAX_GRANT_TTL)?;
+        if time_limit.is_some() && spec.options.deadline.is_some() {
+            return Err(error::invalid("time_limit", "is given beside spec.deadline, which says the same"));
+        }
         let create = CreateTransfer {
             id: self.next_id(),
-            spec: parse_spec(request.spec)?,
+            spec,
+            time_limit,
             grant_ttl: lifetime("grant_ttl", request.grant_ttl, MAX_GRANT_TTL)?.unwrap_or(GRANT_TTL),
             traceparent,
             validate_only: request.validate_only,
         };
         let (id, validate_only, granter) = (create.id, create.validate_only, self.granter());
+        let deadline_field = if time_limit.is_some() { "time_limit" } else { "spec.deadline" };
         let create = self.0.db.write("transfer.create", context, move |tx| {
             async move {
                 if let Some(first) = tx.repeated(&id.resource_name()).await? {
@@ -87,7 +101,7 @@ impl TransferService for Transfers {
             }
             .boxed()
         });
-        match create.await.map_err(refusal)? {
+        match create.await.map_err(|refused| refusal(refused, deadline_field))? {
             Created::Before(name) => Ok(Response::new(translate(self.find(&name).await?, Detail::All))),
             Created::Now(accepted) if validate_only => {
                 require_connected(&accepted)?;
@@ -185,112 +199,83 @@ impl TransferService for Transfers {
         };
         Ok(Response::new(translate(transfer, Detail::All)))
     }
+
+    async fn pause_transfer(
+        &self,
+        request: Request<rpc::PauseTransferRequest>,
+    ) -> Result<Response<rpc::Transfer>, Status> {
+        let context = context(&request, "dwcp.v1.TransferService/PauseTransfer", &request.get_ref().request_id)?;
+        let rpc::PauseTransferRequest { name, reason, .. } = request.into_inner();
+        let id = transfer_id(&name)?;
+        if reason.chars().count() > MAX_REASON_CHARS {
+            return Err(error::invalid("reason", format!("has more than {MAX_REASON_CHARS} characters")));
+        }
+        let reason = proto_model::escape_str(reason.trim());
+        let pause = self.0.db.write("transfer.pause", context, move |tx| {
+            async move {
+                if tx.repeated(&id.resource_name()).await?.is_some() {
+                    return Ok(None);
+                }
+                transfers::pause(tx, id, reason).await.map(Some)
+            }
+            .boxed()
+        });
+        let paused = pause.await.map_err(error::store)?;
+        self.held(&name, paused).await
+    }
+
+    async fn resume_transfer(
+        &self,
+        request: Request<rpc::ResumeTransferRequest>,
+    ) -> Result<Response<rpc::Transfer>, Status> {
+        let context = context(&request, "dwcp.v1.TransferService/ResumeTransfer", &request.get_ref().request_id)?;
+        let name = request.into_inner().name;
+        let id = transfer_id(&name)?;
+        let resume = self.0.db.write("transfer.resume", context, move |tx| {
+            async move {
+                if tx.repeated(&id.resource_name()).await?.is_some() {
+                    return Ok(None);
+                }
+                transfers::resume(tx, id).await.map(Some)
+            }
+            .boxed()
+        });
+        let resumed = resume.await.map_err(error::store)?;
+        self.held(&name, resumed).await
+    }
+}
+
+/// What holding a transfer, or letting it go on, came to; none for a repeat, whose answer is what became of the first.
+type Held = Option<Option<Result<Transfer, CannotHold>>>;
+
+impl Transfers {
+    async fn held(&self, name: &str, held: Held) -> Result<Response<rpc::Transfer>, Status> {
+        let transfer = match held {
+            None => self.find(name).await?,
+            Some(None) => return Err(error::not_found(name)),
+            Some(Some(Ok(transfer))) => transfer,
+            Some(Some(Err(cannot))) => {
+                let text = match cannot {
+                    CannotHold::Ended(state) => format!("{name} has ended already: {state}"),
+                    CannotHold::GrantOver(at) => format!(
+                        "the grant of {name} ended while it was paused ({}); create the transfer again: what is in place is not sent again",
+                        shown(at)
+                    ),
+                    CannotHold::DeadlinePassed(at) => {
+                        format!("the deadline of {name} passed while it was paused ({})", shown(at))
+                    }
+                };
+                return Err(error::failed_precondition(Reason::WrongState, name, text));
+            }
+        };
+        Ok(Response::new(translate(transfer, Detail::All)))
+    }
 }
 
 /// What a request made, or what its first one did.
 enum Created {
     Now(Box<Accepted>),
     Before(String),
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Watching
-
-/// One transfer, until it has ended.
-struct FollowOne {
-    state: State,
-    epoch: Epoch,
-    id: TransferId,
-    cursor: Revision,
-    shown: bool,
-    over: bool,
-}
-
-impl Follow for FollowOne {
-    type Item = rpc::WatchTransferResponse;
-
-    async fn changes(&mut self) -> Result<Batch<Self::Item>, Status> {
-        let found = transfers::find(&self.state.db, self.id).await.map_err(error::store)?;
-        let Some(transfer) = found.filter(|transfer| transfer.revision > self.cursor) else {
-            return Ok(Batch { items: Vec::new(), more: false });
-        };
-        self.cursor = transfer.revision;
-        self.over = transfer.standing.state.is_end();
-        let kind = if std::mem::replace(&mut self.shown, true) { WatchType::Modified } else { WatchType::Added };
-        let item = response(kind, Some(translate(transfer, Detail::All)), self.epoch, self.cursor);
-        Ok(Batch { items: vec![item], more: false })
-    }
-
-    fn synced(&self) -> Option<Self::Item> {
-        Some(response(WatchType::Synced, None, self.epoch, self.cursor))
-    }
-
-    fn bookmark(&self) -> Option<Self::Item> {
-        Some(response(WatchType::Bookmark, None, self.epoch, self.cursor))
-    }
-
-    fn is_over(&self) -> bool {
-        self.over
-    }
-}
-
-/// Transfers that match, as they change.
-struct FollowAll {
-    state: State,
-    filter: TransferFilter,
-    epoch: Epoch,
-    begun_at: Revision,
-    cursor: Revision,
-    /// Transfers that this watch has shown: 16 bytes each.
-    shown: HashSet<TransferId>,
-}
-
-impl FollowAll {
-    fn change(&mut self, transfer: Transfer) -> Option<rpc::WatchTransferResponse> {
-        self.cursor = transfer.revision;
-        // A resumed watch may have shown before what existed then.
-        let known = self.shown.contains(&transfer.id) || transfer.create_revision <= self.begun_at;
-        let kind = match (self.filter.matches(&transfer), known) {
-            (true, true) => WatchType::Modified,
-            (true, false) => WatchType::Added,
-            (false, true) => WatchType::Deleted,
-            (false, false) => return None,
-        };
-        if kind == WatchType::Deleted {
-            self.shown.remove(&transfer.id);
-        } else {
-            self.shown.insert(transfer.id);
-        }
-        Some(response(kind, Some(translate(transfer, Detail::WithoutEntries)), self.epoch, self.cursor))
-    }
-}
-
-impl Follow for FollowAll {
-    type Item = rpc::WatchTransferResponse;
-
-    async fn changes(&mut self) -> Result<Batch<Self::Item>, Status> {
-        let changed =
-            transfers::changed(&self.state.db, self.cursor, watch::READ_AT_ONCE).await.map_err(error::store)?;
-        let more = u32::try_from(changed.len()) == Ok(watch::READ_AT_ONCE);
-        Ok(Batch { items: changed.into_iter().filter_map(|transfer| self.change(transfer)).collect(), more })
-    }
-
-    fn synced(&self) -> Option<Self::Item> {
-        Some(response(WatchType::Synced, None, self.epoch, self.cursor))
-    }
-
-    fn bookmark(&self) -> Option<Self::Item> {
-        Some(response(WatchType::Bookmark, None, self.epoch, self.cursor))
-    }
-}
-
-fn response(
-    kind: WatchType,
-    transfer: Option<rpc::Transfer>,
-    epoch: Epoch,
-    cursor: Revision,
-) -> rpc::WatchTransferResponse {
-    rpc::WatchTransferResponse { r#type: kind.into(), transfer, resume_token: watch::resume_token(epoch, cursor) }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -325,7 +310,7 @@ fn parse_filter(text: &str) -> Result<TransferFilter, Status> {
     Ok(parsed)
 }
 
-fn refusal(refused: RefuseTransfer) -> Status {
+fn refusal(refused: RefuseTransfer, deadline_field: &'static str) -> Status {
     let node_field = |role| match role {
         TransferRole::Sender => "spec.source_node",
         TransferRole::Receiver => "spec.destination_node",
@@ -345,11 +330,23 @@ fn refusal(refused: RefuseTransfer) -> Status {
         RefuseTransfer::UnknownRoot { .. } | RefuseTransfer::ReadOnlyRoot { .. } => {
             error::invalid("spec.destination_path", root_help(&refused))
         }
+        RefuseTransfer::DeadlinePassed { deadline, now } => {
+            error::invalid(deadline_field, format!("{} is over: it is {} here", shown(*deadline), shown(*now)))
+        }
+        RefuseTransfer::DeadlineAfterGrant(end) => error::invalid(
+            deadline_field,
+            format!("is after the end of the grant ({}): nothing goes on without one; see grant_ttl", shown(*end)),
+        ),
         RefuseTransfer::Database(_) => match refused {
             RefuseTransfer::Database(error) => error::store(error),
             other => error::internal("the transfer could not be accepted", &other),
         },
     }
+}
+
+/// To the second.
+fn shown(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn root_help(refused: &RefuseTransfer) -> String {
@@ -381,12 +378,23 @@ fn translate(transfer: Transfer, detail: Detail) -> rpc::Transfer {
     let tree_digest = reports.into_iter().flatten().find_map(|report| report.tree_digest);
     let spent = |report: Option<&TransferReport>| report.map(|report| report.time_spent.clone()).unwrap_or_default();
     let time_spent = TimeSpent::of_both(&spent(reports[0]), &spent(reports[1]));
+    let at_rest = standing.is_at_rest();
+    let pause = standing.pause.as_ref().map(|pause| rpc::TransferPause {
+        paused_by: pause.by.clone(),
+        reason: pause.reason.clone(),
+        pause_time: timestamp(pause.since),
+        at_rest,
+    });
     let listed = entries.filter(|_| detail == Detail::All);
     rpc::Transfer {
         name: transfer.id.resource_name(),
         spec: Some(transfer.spec.into()),
-        state: rpc::transfer::State::from(standing.state).into(),
-        error: standing.error.map(|TransferError { reason, message }| rpc::TransferError { reason, message }),
+        state: rpc::transfer::State::from(standing.present()).into(),
+        // Why a paused one waits is no secret: it is paused.
+        error: standing
+            .error
+            .filter(|_| pause.is_none())
+            .map(|TransferError { reason, message }| rpc::TransferError { reason, message }),
         issues: listed.map(|report| report.issues.iter().cloned().map(Into::into).collect()).unwrap_or_default(),
         issue_count: entries.map_or(0, |report| report.issue_count),
         tree_digest: tree_digest.map(String::from).unwrap_or_default(),
@@ -405,6 +413,7 @@ fn translate(transfer: Transfer, detail: Detail) -> rpc::Transfer {
         time_spent: (&time_spent).into(),
         progress: sender.map(|report| progress(&report)),
         receiver_progress: receiver.map(|report| progress(&report)),
+        pause,
     }
 }
 

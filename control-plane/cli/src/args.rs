@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::{
     output::{Color, Format},
-    units::parse_duration,
+    units::{Deadline, parse_duration},
 };
 
 /// Moves data between hosts over WANs, and steers the fleet that does it.
@@ -152,7 +152,8 @@ Examples:
   dwcp send --from site-a data:/set/ site-b:data:/in
   dwcp send --from site-a data:/set site-b:data:/in --dry-run
   dwcp send --from site-a data:/set site-b:data:/ --delete    what lies beside data:/set at site-b stays
-  dwcp send ./build site-b:data:/releases --detach")]
+  dwcp send ./build site-b:data:/releases --detach
+  dwcp send ./nightly site-b:data:/in --deadline 2h     ends without success if it takes longer")]
 pub(crate) struct Send {
     /// What is sent, and last NODE:ROOT:/PATH: where to
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
@@ -181,6 +182,10 @@ pub(crate) struct Send {
     /// Checks authority, the paths' form and whether both ends can be reached; begins nothing
     #[arg(long, conflicts_with_all = ["direct", "detach", "dry_run"])]
     pub(crate) validate_only: bool,
+    /// Ends the transfer without success if it has not ended by then, also while it is paused: a duration from now, or a time
+    /// such as 2026-11-22T06:00:00Z; at most the grant's end (7 days)
+    #[arg(long, value_name = "DURATION|TIME", value_parser = Deadline::parse)]
+    pub(crate) deadline: Option<Deadline>,
     /// Gives up waiting after so long; the transfer goes on
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -456,8 +461,33 @@ pub(crate) enum Transfer {
         /// Its name
         transfer: String,
     },
+    /// Holds a transfer: nothing more is sent, and what arrived is kept, until it is resumed
+    #[command(after_help = "\
+A paused transfer stays so whatever is restarted. Its grant and its deadline go on: when one of them is
+over, it ends without success (`dwcp transfer get` shows both). A direct send (`dwcp send --direct`) is
+known to its agent alone, and cannot be paused.
+
+Examples:
+  dwcp transfer pause 0192f0c1-7e2a-7cc3-98c4-dc0c0c07398f
+  dwcp transfer pause 0192f0c1-7e2a-7cc3-98c4-dc0c0c07398f --reason 'the line is needed until 6'
+  dwcp transfer list --filter state=PAUSED")]
+    Pause {
+        /// Its name
+        transfer: String,
+        /// Why, for those who ask
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Lets a paused transfer go on; what arrived is not sent again
+    #[command(after_help = "Example:\n  dwcp transfer resume 0192f0c1-7e2a-7cc3-98c4-dc0c0c07398f")]
+    Resume {
+        /// Its name
+        transfer: String,
+    },
     /// Accepts a transfer between two nodes and returns with its name
-    #[command(after_help = "Example:\n  dwcp transfer create --from site-a data:/set site-b:data:/in")]
+    #[command(
+        after_help = "Examples:\n  dwcp transfer create --from site-a data:/set site-b:data:/in\n  dwcp transfer create --from site-a data:/set site-b:data:/in --deadline 2026-11-22T06:00:00Z"
+    )]
     Create(Box<Send>),
 }
 

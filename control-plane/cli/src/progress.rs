@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use foundation_runtime::Clock;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto_rpc::v1::{Transfer, TransferProgress, transfer::State};
 
@@ -57,8 +59,11 @@ pub(crate) fn line(transfer: &Transfer, progress: &TransferProgress) -> String {
         State::Pending => return "waits for the sender".to_owned(),
         State::Waiting => {
             let why = transfer.error.clone().unwrap_or_default();
-            return format!("waits: {}", why.message);
+            // One that was just resumed.
+            let why = if why.message.is_empty() { "for the sender to go on" } else { why.message.as_str() };
+            return format!("waits: {why}");
         }
+        State::Paused => return paused(transfer),
         State::Unspecified
         | State::Running
         | State::Succeeded
@@ -80,7 +85,23 @@ pub(crate) fn line(transfer: &Transfer, progress: &TransferProgress) -> String {
     if let Some(saved) = saved(progress) {
         parts.push(format!("saved {saved:.0}%"));
     }
+    parts.extend(deadline_left(transfer, Clock::system().utc()));
     parts.join("  ")
+}
+
+/// `paused by operator:ada since 2026-11-22 01:00:00Z: the line is needed`.
+pub(crate) fn paused(transfer: &Transfer) -> String {
+    let pause = transfer.pause.clone().unwrap_or_default();
+    let since = units::time(pause.pause_time.as_ref());
+    let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
+    let yet = if pause.at_rest { "" } else { " (the sender has not said yet that it stands still)" };
+    format!("paused by {} since {since}{why}{yet}", pause.paused_by)
+}
+
+/// `deadline in 1h02m`, of one that has not ended.
+pub(crate) fn deadline_left(transfer: &Transfer, now: DateTime<Utc>) -> Option<String> {
+    let deadline = transfer.spec.as_ref()?.deadline.as_ref().filter(|_| transfer.end_time.is_none());
+    deadline.map(|deadline| format!("deadline {}", units::relative(Some(deadline), now)))
 }
 
 /// How many of a hundred bytes did not have to be sent, of those that are done.

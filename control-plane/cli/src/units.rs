@@ -104,6 +104,29 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if total.is_zero() { Err(wrong()) } else { Ok(total) }
 }
 
+/// When something is to be over: a time from now on, or a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deadline {
+    /// So long from now.
+    In(Duration),
+    /// Then.
+    At(DateTime<Utc>),
+}
+
+impl Deadline {
+    /// `2h`, or `2026-11-22T06:00:00Z`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text.contains('T') || text.contains('-') {
+            let wrong = |error| format!("`{text}` is no time ({error}); write for example 2026-11-22T06:00:00Z, or 2h");
+            return DateTime::parse_from_rfc3339(text).map(|time| Self::At(time.to_utc())).map_err(wrong);
+        }
+        match parse_duration(text)? {
+            Duration::ZERO => Err("a deadline lies after now".to_owned()),
+            from_now => Ok(Self::In(from_now)),
+        }
+    }
+}
+
 /// A duration for the API.
 pub(crate) fn to_proto(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
@@ -132,5 +155,15 @@ mod tests {
         assert!(parse_duration("").is_err());
         assert!(parse_duration("5x").is_err());
         assert!(parse_duration("99999999999999999999d").is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_a_duration_or_a_time() {
+        assert_eq!(Deadline::parse("2h"), Ok(Deadline::In(Duration::from_secs(7200))));
+        let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        assert_eq!(Deadline::parse("2023-11-14T23:13:20+01:00"), Ok(Deadline::At(at)));
+        for wrong in ["", "0", "tomorrow", "2023-11-14", "2023-11-14T23:13:20"] {
+            assert!(Deadline::parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -164,7 +164,7 @@ async fn heartbeat(hub: Hub) {
     let mut beats = 0_u32;
     loop {
         let beat = hub.beat().await;
-        let swept = if beats.is_multiple_of(SWEEP_EVERY) { hub.sweep().await } else { Ok(()) };
+        let swept = if beats.is_multiple_of(SWEEP_EVERY) { hub.sweep().await } else { hub.end_overdue().await };
         if let Err(error) = beat.and(swept) {
             error.log("fleet", "This server's heartbeat could not be stored");
         }

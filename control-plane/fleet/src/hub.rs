@@ -394,6 +394,11 @@ impl Hub {
         }
     }
 
+    /// Ends transfers whose deadline passed.
+    pub(crate) async fn end_overdue(&self) -> Result<(), Error> {
+        transfers::end_overdue(&self.0.db).await
+    }
+
     /// Ends what nobody else ends: transfers without a future, rollouts whose last answer was stored but not counted.
     pub(crate) async fn sweep(&self) -> Result<(), Error> {
         transfers::expire(&self.0.db).await?;

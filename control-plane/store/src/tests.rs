@@ -5,6 +5,7 @@ mod backup;
 mod configs;
 mod database;
 mod faults;
+mod holding;
 mod membership;
 mod migrations;
 mod refusals;

@@ -4,6 +4,7 @@
 //! acknowledged. Progress is written at most once a second and transfer (D13): the sender's, and in every fifth second the receiver's.
 
 mod grant;
+mod hold;
 mod list;
 mod report;
 mod standing;
@@ -14,10 +15,12 @@ use proto_model::{NodeName, NodeUid, Revision, TransferId, TransferReport, Trans
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 pub use grant::{Accepted, CreateTransfer, Granter, RefuseTransfer, create};
+pub use hold::{CannotHold, pause, resume};
 pub use list::{Job, Jobs, TransferFilter, TransferPage, active, changed, jobs, nodes_with_new_jobs, page};
 pub(crate) use report::end_of_node;
-pub use report::{HasEnded, Reported, cancel, expire, report, show_counters};
-pub use standing::{Expiry, Standing};
+pub use report::{HasEnded, Reported, cancel, end_overdue, expire, report, show_counters};
+use report::{Moved, write_standing};
+pub use standing::{Ends, Expiry, Pause, Standing};
 
 use crate::{Db, Error};
 
@@ -105,7 +108,13 @@ fn read(row: &PgRow) -> Result<Transfer, Error> {
         destination: NodeUid::new(row.try_get("destination")?),
         source_name: row.try_get::<String, _>("source_name")?.parse().map_err(|_bad| damaged())?,
         destination_name: row.try_get::<String, _>("destination_name")?.parse().map_err(|_bad| damaged())?,
-        standing: Standing { state, error, start_time: row.try_get("start_time")?, end_time: row.try_get("end_time")? },
+        standing: Standing {
+            state,
+            error,
+            start_time: row.try_get("start_time")?,
+            end_time: row.try_get("end_time")?,
+            pause: read_pause(row)?,
+        },
         sender: report::decode(row.try_get("sender")?)?,
         receiver: report::decode(row.try_get("receiver")?)?,
         created_by: row.try_get("created_by")?,
@@ -116,6 +125,14 @@ fn read(row: &PgRow) -> Result<Transfer, Error> {
         revision: revision(row.try_get("revision")?)?,
         create_revision: revision(row.try_get("create_revision")?)?,
     })
+}
+
+/// Who holds it. What has ended is held by nobody, whatever a server of the previous version left in the row.
+fn read_pause(row: &PgRow) -> Result<Option<Pause>, Error> {
+    let since: Option<DateTime<Utc>> = row.try_get("pause_time")?;
+    let ended: Option<DateTime<Utc>> = row.try_get("end_time")?;
+    let Some(since) = since.filter(|_| ended.is_none()) else { return Ok(None) };
+    Ok(Some(Pause { by: row.try_get("paused_by")?, reason: row.try_get("pause_reason")?, since }))
 }
 
 fn read_spec(row: &PgRow) -> Result<TransferSpec, Error> {
@@ -130,6 +147,7 @@ fn read_spec(row: &PgRow) -> Result<TransferSpec, Error> {
         checksum: row.try_get("checksum")?,
         dry_run: row.try_get("dry_run")?,
         max_bytes: row.try_get::<i64, _>("max_bytes")?.cast_unsigned(),
+        deadline: row.try_get::<Option<DateTime<Utc>>, _>("deadline")?.map(proto_model::to_timestamp),
     };
     TransferSpec::try_from(spec).map_err(|_bad| Error::Damaged("transfer"))
 }
@@ -149,9 +167,11 @@ pub fn state_word(state: TransferState) -> &'static str {
         TransferState::SucceededInPart => "succeeded_in_part",
         TransferState::Failed => "failed",
         TransferState::Cancelled => "cancelled",
+        TransferState::Paused => "paused",
     }
 }
 
+/// The state of a row; PAUSED is none: see the migration.
 fn state_of(word: &str) -> Option<TransferState> {
     [
         TransferState::Pending,

@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use chrono::{DateTime, SubsecRound as _, Utc};
 use dataplane_identity::Member as PeerMember;
 use foundation_runtime::{Clock, LocalSocket, SocketAccess, TaskGroup};
 use foundation_telemetry::TraceLayer;
@@ -209,7 +210,7 @@ impl LocalService for Local {
         let now = u64::try_from(self.clock.unix_ms()).unwrap_or_default();
         let transfer = TransferId::from_parts(now, &rand::random());
         let traceparent = Traceparent::from_optional_text(&request.traceparent);
-        let direct = direct_request(transfer, &request)?;
+        let direct = direct_request(transfer, &request, self.clock.utc())?;
         let spec = spec(&request, self.name(&member), &peer);
         let reports = member.movers.send_direct(direct, peer.public_key, traceparent);
         let (answers, stream) = mpsc::channel(REPORTS);
@@ -250,11 +251,20 @@ impl Local {
     }
 }
 
-fn direct_request(transfer: TransferId, request: &SendDirectRequest) -> Result<DirectRequest, Status> {
+fn direct_request(
+    transfer: TransferId,
+    request: &SendDirectRequest,
+    now: DateTime<Utc>,
+) -> Result<DirectRequest, Status> {
     if request.source_paths.is_empty() {
         return Err(Status::invalid_argument("source_paths: is required"));
     }
     let sources = request.source_paths.iter().map(|path| RootPath::from_bytes(path)).collect::<Result<_, _>>();
+    let deadline = request.deadline.map(proto_model::from_timestamp).transpose().map_err(invalid("deadline"))?;
+    let deadline = deadline.map(|deadline| deadline.trunc_subsecs(3));
+    if let Some(passed) = deadline.filter(|deadline| *deadline <= now) {
+        return Err(Status::invalid_argument(format!("deadline: {passed} is over")));
+    }
     let exclude = request.exclude.iter().map(|glob| glob.parse::<Glob>()).collect::<Result<_, _>>();
     Ok(DirectRequest {
         transfer,
@@ -266,6 +276,7 @@ fn direct_request(transfer: TransferId, request: &SendDirectRequest) -> Result<D
             checksum: request.checksum,
             dry_run: request.dry_run,
             max_bytes: None,
+            deadline,
         },
     })
 }
@@ -281,6 +292,7 @@ fn spec(request: &SendDirectRequest, source_node: String, peer: &PeerMember) -> 
         checksum: request.checksum,
         dry_run: request.dry_run,
         max_bytes: 0,
+        deadline: request.deadline,
     }
 }
 

@@ -116,9 +116,11 @@ impl Counted {
             TransferState::Succeeded => "succeeded",
             TransferState::SucceededInPart => "succeeded_in_part",
             TransferState::Cancelled => "cancelled",
-            TransferState::Failed | TransferState::Pending | TransferState::Running | TransferState::Waiting => {
-                "failed"
-            }
+            TransferState::Failed
+            | TransferState::Pending
+            | TransferState::Running
+            | TransferState::Waiting
+            | TransferState::Paused => "failed",
         };
         metrics::counter!("dwcp_transfers_total", "outcome" => outcome).increment(1);
         let took = self.clock.now().duration_since(self.start);

@@ -89,6 +89,7 @@ fn steps(bed: &Bed, number: usize, bomb: Vec<u8>) -> Vec<Step> {
         traceparent: None,
         features: Vec::new(),
         segment_bytes: SEGMENT,
+        order: 0,
     };
     let tree = page(&[entry("a", FILE)]);
     let bomb = Step::Piece(Header { decoded_bytes: SEGMENT, file_bytes: FILE, ..header(0, 1, [1; 32]) }, bomb);

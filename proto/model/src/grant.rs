@@ -85,6 +85,7 @@ impl TryFrom<rpc::Grant> for DirectRequest {
                 checksum: grant.checksum,
                 dry_run: grant.dry_run,
                 max_bytes: TransferOptions::parse_max_bytes(grant.max_bytes),
+                deadline: TransferOptions::parse_deadline(grant.deadline_ms)?,
             },
         })
     }
@@ -100,6 +101,7 @@ impl From<DirectRequest> for rpc::Grant {
             checksum: request.options.checksum,
             dry_run: request.options.dry_run,
             max_bytes: request.options.max_bytes_number(),
+            deadline_ms: request.options.deadline_number(),
             exclude: TransferOptions::exclude_texts(request.options.exclude),
             ..Self::default()
         }
@@ -183,6 +185,7 @@ mod tests {
             max_bytes: 7,
             not_before_ms: 1_000,
             not_after_ms: 2_000,
+            deadline_ms: 1_500,
         }
     }
 

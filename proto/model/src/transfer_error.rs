@@ -1,6 +1,9 @@
 //! [`TransferError`].
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use proto_rpc::v1 as rpc;
+
+use crate::TransferProgress;
 
 /// Why a transfer waits or failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,23 @@ impl TransferError {
     #[must_use]
     pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: reason.into(), message: message.into() }
+    }
+
+    /// The reason of a transfer that had not ended by its deadline.
+    pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
+
+    /// The deadline passed; what was done by then is said.
+    #[must_use]
+    pub fn deadline_exceeded(deadline: DateTime<Utc>, done: &TransferProgress) -> Self {
+        let TransferProgress { bytes_done, bytes_total, files_done, files_total, .. } = done;
+        let more = if done.totals_final { "" } else { " or more" };
+        let message = format!(
+            "the deadline ({}) passed; by then {} of {}{more} bytes were verified, and {files_done} of {files_total}{more} entries in place",
+            deadline.to_rfc3339_opts(SecondsFormat::Secs, true),
+            bytes_done.bytes(),
+            bytes_total.bytes(),
+        );
+        Self::new(Self::DEADLINE_EXCEEDED, message)
     }
 }
 

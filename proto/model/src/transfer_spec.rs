@@ -2,9 +2,12 @@
 
 use proto_rpc::v1 as rpc;
 
+use chrono::SubsecRound as _;
+
 use crate::{
-    InvalidField, NodeRef, RootPath, TransferOptions,
+    InvalidField, NodeRef, RootPath, TransferOptions, from_timestamp,
     invalid_field::{at, each},
+    to_timestamp,
 };
 
 /// What an operator asks for: what is to be moved from where to where, and how.
@@ -41,6 +44,7 @@ impl TryFrom<rpc::TransferSpec> for TransferSpec {
 
     fn try_from(spec: rpc::TransferSpec) -> Result<Self, Self::Error> {
         Self::check_sources(spec.source_paths.len())?;
+        let deadline = spec.deadline.map(from_timestamp).transpose().map_err(at("deadline"))?;
         Ok(Self {
             source_node: NodeRef::from_resource_name(&spec.source_node).map_err(at("source_node"))?,
             source_paths: each("source_paths", &spec.source_paths, |path| path.parse::<RootPath>())?,
@@ -52,6 +56,7 @@ impl TryFrom<rpc::TransferSpec> for TransferSpec {
                 checksum: spec.checksum,
                 dry_run: spec.dry_run,
                 max_bytes: TransferOptions::parse_max_bytes(spec.max_bytes),
+                deadline: deadline.map(|deadline| deadline.trunc_subsecs(3)),
             },
         })
     }
@@ -68,6 +73,7 @@ impl From<TransferSpec> for rpc::TransferSpec {
             checksum: spec.options.checksum,
             dry_run: spec.options.dry_run,
             max_bytes: spec.options.max_bytes_number(),
+            deadline: spec.options.deadline.map(to_timestamp),
             exclude: TransferOptions::exclude_texts(spec.options.exclude),
         }
     }
@@ -85,6 +91,7 @@ mod tests {
             destination_path: "data:/in/".into(),
             exclude: vec!["*.tmp".into()],
             max_bytes: 9,
+            deadline: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 }),
             ..rpc::TransferSpec::default()
         }
     }

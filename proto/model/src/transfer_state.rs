@@ -23,6 +23,8 @@ pub enum TransferState {
     Failed,
     /// An operator stopped it.
     Cancelled,
+    /// An operator holds it.
+    Paused,
 }
 
 impl TransferState {
@@ -36,7 +38,7 @@ impl TransferState {
     #[must_use]
     pub const fn is_end(self) -> bool {
         match self {
-            Self::Pending | Self::Running | Self::Waiting => false,
+            Self::Pending | Self::Running | Self::Waiting | Self::Paused => false,
             Self::Succeeded | Self::SucceededInPart | Self::Failed | Self::Cancelled => true,
         }
     }
@@ -60,6 +62,7 @@ impl TransferState {
             State::SucceededInPart => Some(Self::SucceededInPart),
             State::Failed => Some(Self::Failed),
             State::Cancelled => Some(Self::Cancelled),
+            State::Paused => Some(Self::Paused),
         }
     }
 }
@@ -74,6 +77,7 @@ impl From<TransferState> for State {
             TransferState::SucceededInPart => Self::SucceededInPart,
             TransferState::Failed => Self::Failed,
             TransferState::Cancelled => Self::Cancelled,
+            TransferState::Paused => Self::Paused,
         }
     }
 }
@@ -86,7 +90,7 @@ impl FromStr for TransferState {
         state.ok_or_else(|| {
             InvalidField::new(
                 "state",
-                "is none of PENDING, RUNNING, WAITING, SUCCEEDED, SUCCEEDED_IN_PART, FAILED, CANCELLED",
+                "is none of PENDING, RUNNING, WAITING, PAUSED, SUCCEEDED, SUCCEEDED_IN_PART, FAILED, CANCELLED",
             )
         })
     }

@@ -101,6 +101,8 @@ pub struct Open {
     pub features: Vec<String>,
     /// Bytes of a segment: a power of two.
     pub segment_bytes: u32,
+    /// Of the newest job that the sender was told of; 0 where it was told of none.
+    pub order: u64,
 }
 
 /// The receiver's consent.

@@ -169,6 +169,7 @@ fn sender_frames() -> Made<Vec<Vec<u8>>> {
             traceparent: None,
             features,
             segment_bytes: 1 << 20,
+            order: 0,
         }))
     };
     let mut builder = PageBuilder::default();

@@ -88,7 +88,8 @@ impl Thief {
 
     /// Opens a transfer, and what came of it: `OPENED`, or the reason of the refusal.
     async fn open(&self, transfer: TransferId, authority: Authority) -> Result<String> {
-        let open = Open { transfer, authority, traceparent: None, features: Vec::new(), segment_bytes: 1 << 20 };
+        let open =
+            Open { transfer, authority, traceparent: None, features: Vec::new(), segment_bytes: 1 << 20, order: 0 };
         let mut channel = self.session.open_channel().await?;
         channel.control_tx.send(&SenderFrame::Open(Box::new(open)).encode()).await?;
         let frame = timeout(LIMIT, channel.control_rx.recv()).await.context("no answer to the opening")??;

@@ -255,6 +255,8 @@ fn write_job(job: Job) -> rpc::TransferJob {
         grant: Some(job.grant.into()),
         traceparent: job.traceparent,
         cancel: job.cancel,
+        pause: job.pause,
+        order: job.order.value(),
     }
 }
 

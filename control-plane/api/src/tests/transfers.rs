@@ -3,9 +3,9 @@
 use proto_rpc::{
     agent::{EnrollResponse, TransferRole},
     v1::{
-        CancelTransferRequest, CreateTransferRequest, GetTransferRequest, ListTransfersRequest, Transfer, TransferSpec,
-        WatchTransferRequest, WatchTransferResponse, WatchTransfersRequest, WatchType, transfer::State,
-        transfer_service_client::TransferServiceClient,
+        CancelTransferRequest, CreateTransferRequest, GetTransferRequest, ListTransfersRequest, PauseTransferRequest,
+        ResumeTransferRequest, Transfer, TransferSpec, WatchTransferRequest, WatchTransferResponse,
+        WatchTransfersRequest, WatchType, transfer::State, transfer_service_client::TransferServiceClient,
     },
 };
 use tonic::{Code, Streaming};
@@ -26,6 +26,14 @@ fn request() -> CreateTransferRequest {
         ..TransferSpec::default()
     };
     CreateTransferRequest { spec: Some(spec), ..CreateTransferRequest::default() }
+}
+
+fn seconds(seconds: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds, nanos: 0 }
+}
+
+fn days(days: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds: days * 86_400, nanos: 0 }
 }
 
 struct Pair {
@@ -124,6 +132,49 @@ async fn a_cancel_reaches_both_ends_once() {
 }
 
 #[tokio::test]
+async fn a_pause_reaches_both_agents_and_again_one_that_comes_back_until_it_is_resumed() {
+    let mut pair = pair().await;
+    let limited = CreateTransferRequest { time_limit: Some(days(1)), ..request() };
+    let made = pair.client.create_transfer(limited).await.unwrap().into_inner();
+    let name = made.name.clone();
+    let deadline = made.spec.unwrap().deadline.unwrap();
+    assert_eq!(deadline.seconds - made.create_time.unwrap().seconds, 86_400);
+    assert!(!pair.sender.job(&name).await.pause && !pair.receiver.job(&name).await.pause);
+
+    let why = "the line is needed\u{1b}[2J".to_owned();
+    let pause = PauseTransferRequest { name: name.clone(), reason: why, ..PauseTransferRequest::default() };
+    let paused = pair.client.pause_transfer(pause.clone()).await.unwrap().into_inner();
+    let held = paused.pause.clone().unwrap();
+    assert_eq!((paused.state(), held.paused_by.as_str(), held.at_rest), (State::Paused, "socket:0", false));
+    assert_eq!(held.reason, "the line is needed\\x1b[2J");
+    let again = pair.client.pause_transfer(PauseTransferRequest { reason: String::new(), ..pause.clone() }).await;
+    assert_eq!(again.unwrap().into_inner(), paused);
+    let orders = [pair.sender.job(&name).await, pair.receiver.job(&name).await];
+    assert!(orders.iter().all(|job| job.pause && !job.cancel && job.order == orders[0].order), "{orders:?}");
+    let mut back = Agent::connect(&pair.world, &pair.a).await;
+    back.welcome().await;
+    assert!(back.job(&name).await.pause);
+
+    let resume = ResumeTransferRequest { name: name.clone(), ..ResumeTransferRequest::default() };
+    let resumed = pair.client.resume_transfer(resume.clone()).await.unwrap().into_inner();
+    assert_eq!((resumed.state(), resumed.pause), (State::Pending, None));
+    let job = back.job(&name).await;
+    assert!(!job.pause && job.order > orders[0].order);
+    // Neither brings back what has ended, nor what there is not.
+    back.report(&name, TransferRole::Sender, State::Succeeded).await;
+    back.ack(&name).await;
+    for late in [pair.client.pause_transfer(pause).await, pair.client.resume_transfer(resume).await] {
+        let late = late.unwrap_err();
+        assert_eq!((late.code(), reason(&late).as_str()), (Code::FailedPrecondition, "WRONG_STATE"));
+    }
+    let unknown = "transfers/0192f0c1-7e2a-7cc3-98c4-dc0c0c07398f".to_owned();
+    let unknown = ResumeTransferRequest { name: unknown, ..ResumeTransferRequest::default() };
+    assert_eq!(pair.client.resume_transfer(unknown).await.unwrap_err().code(), Code::NotFound);
+    let long = PauseTransferRequest { name, reason: "x".repeat(501), ..PauseTransferRequest::default() };
+    assert_eq!(fields(&pair.client.pause_transfer(long).await.unwrap_err()), ["reason"]);
+}
+
+#[tokio::test]
 async fn a_request_that_cannot_be_is_refused_by_its_field() {
     let mut pair = pair().await;
     let changed = |change: &dyn Fn(&mut TransferSpec)| {
@@ -142,6 +193,17 @@ async fn a_request_that_cannot_be_is_refused_by_its_field() {
         (
             CreateTransferRequest { grant_ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..request() },
             "grant_ttl",
+        ),
+        (changed(&|spec| spec.deadline = Some(seconds(1))), "spec.deadline"),
+        (changed(&|spec| spec.deadline = Some(seconds(253_000_000_000))), "spec.deadline"),
+        (CreateTransferRequest { time_limit: Some(days(8)), ..request() }, "time_limit"),
+        (CreateTransferRequest { time_limit: Some(days(0)), ..request() }, "time_limit"),
+        (
+            CreateTransferRequest {
+                time_limit: Some(days(1)),
+                ..changed(&|spec| spec.deadline = Some(seconds(253_000_000_000)))
+            },
+            "time_limit",
         ),
     ] {
         let refused = pair.client.create_transfer(request).await.unwrap_err();

@@ -3,6 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use foundation_runtime::{Backoff, Clock, Stop, stop_signal};
+use proto_model::TransferError;
 use proto_rpc::v1::{Transfer, WatchTransferRequest, transfer::State};
 
 use super::short;
@@ -56,6 +57,7 @@ async fn until_end(
 ) -> Result<Transfer, Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
     let mut said = false;
+    let mut paused = false;
     loop {
         let request = WatchTransferRequest { name: name.to_owned(), resume_token: String::new() };
         let error = match connection.transfers().watch_transfer(request).await {
@@ -68,6 +70,7 @@ async fn until_end(
                             backoff.reset();
                             said = false;
                             bar.show(&transfer);
+                            tell_of_pause(output, bar, &transfer, &mut paused);
                             if has_ended(transfer.state()) {
                                 return Ok(transfer);
                             }
@@ -99,16 +102,41 @@ async fn until_end(
     }
 }
 
+/// Says once that somebody holds the transfer, and once that it goes on.
+fn tell_of_pause(output: &Output, bar: &TransferBar, transfer: &Transfer, paused: &mut bool) {
+    let now = transfer.state() == State::Paused;
+    if std::mem::replace(paused, now) == now {
+        return;
+    }
+    let name = short(&transfer.name);
+    if now {
+        let by = progress::paused(transfer);
+        bar.note(output, &format!("{by}; this waits on, and `dwcp transfer resume {name}` lets it go on"));
+    } else if !has_ended(transfer.state()) {
+        bar.note(output, "resumed");
+    }
+}
+
 /// The result of an ended transfer, and the exit code that it stands for.
 pub(super) fn report(output: &Output, transfer: &Transfer) -> Result<ExitCode, Failure> {
     output.message(transfer, summary)?;
     Ok(match transfer.state() {
         State::Succeeded => ExitCode::SUCCESS,
         State::SucceededInPart => ExitCode::from(Exit::InPart as u8),
-        State::Unspecified | State::Pending | State::Running | State::Waiting | State::Failed | State::Cancelled => {
-            ExitCode::from(Exit::Failed as u8)
-        }
+        State::Failed if is_late(transfer) => ExitCode::from(Exit::TimedOut as u8),
+        State::Unspecified
+        | State::Pending
+        | State::Running
+        | State::Waiting
+        | State::Paused
+        | State::Failed
+        | State::Cancelled => ExitCode::from(Exit::Failed as u8),
     })
+}
+
+/// Whether its deadline ended it.
+fn is_late(transfer: &Transfer) -> bool {
+    transfer.error.as_ref().is_some_and(|error| error.reason == TransferError::DEADLINE_EXCEEDED)
 }
 
 /// What was moved, and what was saved.
@@ -141,7 +169,13 @@ fn summary(transfer: &Transfer) -> String {
                 text.push_str(&format!("why   {}\n", transfer.advice));
             }
         }
-        State::Unspecified | State::Pending | State::Running | State::Waiting | State::Failed | State::Cancelled => {
+        State::Unspecified
+        | State::Pending
+        | State::Running
+        | State::Waiting
+        | State::Paused
+        | State::Failed
+        | State::Cancelled => {
             let error = transfer.error.clone().unwrap_or_default();
             text.push_str(&format!("{}  {} {}\n", state_name(transfer.state()), error.reason, error.message));
         }
@@ -196,7 +230,7 @@ pub(super) fn issues(transfer: &Transfer) -> String {
 pub(super) fn has_ended(state: State) -> bool {
     match state {
         State::Succeeded | State::SucceededInPart | State::Failed | State::Cancelled => true,
-        State::Unspecified | State::Pending | State::Running | State::Waiting => false,
+        State::Unspecified | State::Pending | State::Running | State::Waiting | State::Paused => false,
     }
 }
 
@@ -210,6 +244,7 @@ pub(super) fn state_name(state: State) -> &'static str {
         State::SucceededInPart => "SUCCEEDED_IN_PART",
         State::Failed => "FAILED",
         State::Cancelled => "CANCELLED",
+        State::Paused => "PAUSED",
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     failure::{Exit, Failure},
     output::Output,
     progress::TransferBar,
+    units::{Deadline, to_proto},
 };
 
 pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Result<ExitCode, Failure> {
@@ -42,6 +43,10 @@ pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Res
         checksum: send.checksum,
         dry_run: send.dry_run,
         max_bytes: 0,
+        deadline: match send.deadline {
+            Some(Deadline::At(time)) => Some(proto_model::to_timestamp(time)),
+            Some(Deadline::In(_)) | None => None,
+        },
     };
     let connection = Connection::open(global)?;
     let request = CreateTransferRequest {
@@ -49,6 +54,11 @@ pub(super) async fn run(global: &Global, output: &Output, mut send: Send) -> Res
         request_id: request_id(),
         validate_only: send.validate_only,
         grant_ttl: None,
+        // By the control plane's clock, which may differ from this host's.
+        time_limit: match send.deadline {
+            Some(Deadline::In(from_now)) => Some(to_proto(from_now)),
+            Some(Deadline::At(_)) | None => None,
+        },
     };
     let created = once(request, async |request| connection.transfers().create_transfer(request).await).await?;
     if send.validate_only {
@@ -78,6 +88,10 @@ async fn direct(global: &Global, output: &Output, send: Send, destination: Desti
         exclude: send.exclude,
         checksum: send.checksum,
         dry_run: send.dry_run,
+        deadline: send.deadline.map(|deadline| match deadline {
+            Deadline::At(time) => proto_model::to_timestamp(time),
+            Deadline::In(from_now) => proto_model::to_timestamp(Clock::system().utc() + from_now),
+        }),
         traceparent: foundation_telemetry::propagation::traceparent(&tracing::Span::current()).unwrap_or_default(),
     };
     let bar = TransferBar::new(output);

@@ -5,8 +5,8 @@ use std::{process::ExitCode, time::Duration};
 use chrono::{DateTime, Utc};
 use foundation_runtime::Clock;
 use proto_rpc::v1::{
-    CancelTransferRequest, GetTransferRequest, ListTransfersRequest, ListTransfersResponse, Transfer, TransferSpec,
-    WatchTransfersRequest,
+    CancelTransferRequest, GetTransferRequest, ListTransfersRequest, ListTransfersResponse, PauseTransferRequest,
+    ResumeTransferRequest, Transfer, TransferSpec, WatchTransfersRequest,
 };
 
 use super::{
@@ -40,6 +40,28 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
             let transfer = once(request, async |request| connection.transfers().cancel_transfer(request).await).await?;
             output.message(&transfer, |transfer| {
                 format!("{} is {}; files that were published stay", transfer.name, state_name(transfer.state()))
+            })?;
+        }
+        Verb::Pause { transfer, reason } => {
+            let request =
+                PauseTransferRequest { name: resource("transfers", &transfer), reason, request_id: request_id() };
+            let transfer = once(request, async |request| connection.transfers().pause_transfer(request).await).await?;
+            output.message(&transfer, |transfer| {
+                let until = units::time(transfer.grant_expire_time.as_ref());
+                let name = short(&transfer.name);
+                format!(
+                    "{} is {}\nNext: dwcp transfer resume {name} · dwcp transfer cancel {name}; it can go on until {until}",
+                    transfer.name,
+                    progress::paused(transfer)
+                )
+            })?;
+        }
+        Verb::Resume { transfer } => {
+            let request = ResumeTransferRequest { name: resource("transfers", &transfer), request_id: request_id() };
+            let transfer = once(request, async |request| connection.transfers().resume_transfer(request).await).await?;
+            output.message(&transfer, |transfer| {
+                let (name, state) = (&transfer.name, state_name(transfer.state()));
+                format!("{name} goes on ({state})\nNext: dwcp transfer watch {}", short(name))
             })?;
         }
         Verb::Create(mut send) => {
@@ -99,7 +121,7 @@ async fn watch_all(connection: &Connection, output: &Output, timeout: Option<Dur
 
 fn rows(transfers: &[Transfer], now: DateTime<Utc>) -> String {
     table(
-        ["NAME", "STATE", "FROM", "TO", "DONE", "SENT", "BEGAN"],
+        ["NAME", "STATE", "FROM", "TO", "DONE", "SENT", "BEGAN", "NOTE"],
         transfers.iter().map(|transfer| {
             let spec = transfer.spec.clone().unwrap_or_default();
             let progress = transfer.progress.unwrap_or_default();
@@ -111,9 +133,25 @@ fn rows(transfers: &[Transfer], now: DateTime<Utc>) -> String {
                 format!("{}/{}", units::bytes(progress.bytes_done), units::bytes(progress.bytes_total)),
                 units::bytes(progress.bytes_sent),
                 units::relative(transfer.create_time.as_ref(), now),
+                note(transfer, now),
             ]
         }),
     )
+}
+
+/// Who holds it, and how long it may still take.
+fn note(transfer: &Transfer, now: DateTime<Utc>) -> String {
+    let paused = transfer.pause.as_ref().map(|_held| progress::paused(transfer));
+    let left = progress::deadline_left(transfer, now);
+    [paused, left].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn deadline(transfer: &Transfer, spec: &TransferSpec) -> String {
+    let at = units::time(spec.deadline.as_ref());
+    match progress::deadline_left(transfer, Clock::system().utc()) {
+        Some(left) => format!("{at} ({left})"),
+        None => at,
+    }
 }
 
 fn details(transfer: &Transfer) -> String {
@@ -126,6 +164,7 @@ fn details(transfer: &Transfer) -> String {
     let mut text = fields([
         ("name", transfer.name.clone()),
         ("state", format!("{} {} {}", state_name(transfer.state()), error.reason, error.message).trim().to_owned()),
+        ("pause", transfer.pause.as_ref().map(|_held| progress::paused(transfer)).unwrap_or_default()),
         ("from", format!("{}:{}", short(&spec.source_node), spec.source_paths.join(" "))),
         ("to", destination(&spec)),
         ("options", options(&spec)),
@@ -149,6 +188,7 @@ fn details(transfer: &Transfer) -> String {
         ("accepted", units::time(transfer.create_time.as_ref())),
         ("ended", units::time(transfer.end_time.as_ref())),
         ("took", took.map(units::duration).unwrap_or_default()),
+        ("deadline", deadline(transfer, &spec)),
         ("grant ends", units::time(transfer.grant_expire_time.as_ref())),
     ]);
     text.push_str(&planned(transfer));

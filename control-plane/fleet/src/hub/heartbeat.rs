@@ -89,7 +89,8 @@ impl Hub {
             #[allow(clippy::cast_precision_loss, reason = "a metric; exact for every time of these millions of years")]
             metrics::gauge!("dwcp_backup_last_success_timestamp_seconds").set(time.timestamp() as f64);
         }
-        let zero = [TransferState::Pending, TransferState::Running, TransferState::Waiting].map(transfers::state_word);
+        let zero = [TransferState::Pending, TransferState::Running, TransferState::Waiting, TransferState::Paused]
+            .map(transfers::state_word);
         let active = transfers::active(&self.0.db).await?;
         for state in zero {
             let count = active.iter().find(|(word, _)| word == state).map_or(0, |(_, count)| *count);

@@ -40,6 +40,7 @@ impl World {
             id: TransferId::new(Uuid::now_v7()),
             spec,
             grant_ttl: TimeDelta::days(7),
+            time_limit: None,
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok(),
             validate_only: false,
         };

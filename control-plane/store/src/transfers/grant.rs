@@ -1,6 +1,6 @@
 //! Accepting a transfer: its ends are looked up, the grant is made and signed, and all is stored in one transaction.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use ed25519_dalek::SigningKey;
 use proto_model::{
     Epoch, FleetId, Grant, GrantParty, NodeName, NodeRef, NodeUid, PublicKey, Traceparent, TransferId, TransferRole,
@@ -32,6 +32,8 @@ pub struct CreateTransfer {
     pub spec: TransferSpec,
     /// How long the grant lets it begin and go on.
     pub grant_ttl: TimeDelta,
+    /// The deadline as a time from now on, where none is asked for in `spec`.
+    pub time_limit: Option<TimeDelta>,
     /// Of the request.
     pub traceparent: Option<Traceparent>,
     /// Checks only.
@@ -79,6 +81,17 @@ pub enum RefuseTransfer {
         /// The root.
         root: String,
     },
+    /// The deadline is over.
+    #[error("{deadline} is over: it is {now}")]
+    DeadlinePassed {
+        /// As it was asked for.
+        deadline: DateTime<Utc>,
+        /// By this server's clock.
+        now: DateTime<Utc>,
+    },
+    /// The deadline is after the end of the grant.
+    #[error("is after the end of the grant ({0}), after which the transfer cannot go on")]
+    DeadlineAfterGrant(DateTime<Utc>),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] Error),
@@ -107,12 +120,13 @@ pub struct Accepted {
 ///
 /// # Errors
 /// [`RefuseTransfer`]; nothing is stored then.
-pub async fn create(tx: &mut Tx, request: CreateTransfer, granter: &Granter) -> Result<Accepted, RefuseTransfer> {
+pub async fn create(tx: &mut Tx, mut request: CreateTransfer, granter: &Granter) -> Result<Accepted, RefuseTransfer> {
     let source = find_party(tx.connection(), TransferRole::Sender, &request.spec.source_node).await?;
     let destination = find_party(tx.connection(), TransferRole::Receiver, &request.spec.destination_node).await?;
     check_roots(&request.spec, &source, &destination)?;
     let now = tx.now();
     let not_after = now + request.grant_ttl;
+    request.spec.options.deadline = deadline(&request, now, not_after)?;
     let grant = Grant {
         fleet: granter.fleet,
         epoch: granter.epoch,
@@ -143,8 +157,27 @@ pub async fn create(tx: &mut Tx, request: CreateTransfer, granter: &Granter) -> 
     let event = Event::new("transfer.create", transfer.id.resource_name()).with("source", from).with("destination", to);
     let event = event.with("sourcePaths", paths).with("destinationPath", transfer.spec.destination_path.to_string());
     let event = event.with("delete", transfer.spec.options.delete).with("dryRun", transfer.spec.options.dry_run);
-    tx.audit(event.with("grantExpireTime", not_after.to_rfc3339()));
+    let event = event.with("grantExpireTime", not_after.to_rfc3339());
+    let deadline = transfer.spec.options.deadline;
+    tx.audit(match deadline {
+        Some(deadline) => event.with("deadline", deadline.to_rfc3339()),
+        None => event,
+    });
     Ok(accepted)
+}
+
+fn deadline(
+    request: &CreateTransfer,
+    now: DateTime<Utc>,
+    not_after: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, RefuseTransfer> {
+    let limit = request.time_limit.map(|limit| (now + limit).trunc_subsecs(3));
+    let Some(deadline) = limit.or(request.spec.options.deadline) else { return Ok(None) };
+    match deadline {
+        passed if passed <= now => Err(RefuseTransfer::DeadlinePassed { deadline, now }),
+        late if late > not_after => Err(RefuseTransfer::DeadlineAfterGrant(not_after)),
+        _ => Ok(Some(deadline)),
+    }
 }
 
 fn accepted(
@@ -192,8 +225,8 @@ async fn insert(
     sqlx::query(
         "INSERT INTO transfers (id, source, destination, source_paths, destination_path, delete_extraneous, exclude, \
          checksum, dry_run, max_bytes, state, created_by, trace_id, traceparent, grant_payload, grant_signature, \
-         grant_expire_time, create_time, update_time, create_revision, job_revision, revision) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19, $19, $19)",
+         grant_expire_time, create_time, update_time, create_revision, job_revision, revision, deadline) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19, $19, $19, $20)",
     )
     .bind(transfer.id.uuid())
     .bind(transfer.source.uuid())
@@ -214,6 +247,7 @@ async fn insert(
     .bind(transfer.grant_expire_time)
     .bind(transfer.create_time)
     .bind(transfer.revision.value().cast_signed())
+    .bind(transfer.spec.options.deadline)
     .execute(connection)
     .await?;
     Ok(())

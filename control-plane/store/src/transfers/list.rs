@@ -35,7 +35,7 @@ impl TransferFilter {
     /// Whether a transfer is meant.
     #[must_use]
     pub fn matches(&self, transfer: &Transfer) -> bool {
-        self.state.is_none_or(|state| transfer.standing.state == state)
+        self.state.is_none_or(|state| transfer.standing.present() == state)
             && self.node.as_ref().is_none_or(|node| {
                 [&transfer.source_name, &transfer.destination_name].iter().any(|name| name.as_str() == node)
             })
@@ -63,7 +63,8 @@ async fn read_page(
     limit: u32,
 ) -> Result<Vec<Transfer>, Error> {
     let rows = sqlx::query(select_transfers!(
-        "WHERE ($1::timestamptz IS NULL OR (t.create_time, t.id) < ($1, $2)) AND ($3::text IS NULL OR t.state = $3) \
+        "WHERE ($1::timestamptz IS NULL OR (t.create_time, t.id) < ($1, $2)) AND ($3::text IS NULL OR $3 = \
+         CASE WHEN t.pause_time IS NOT NULL AND t.end_time IS NULL THEN 'paused' ELSE t.state END) \
          AND ($4::text IS NULL OR s.name = $4 OR d.name = $4) ORDER BY t.create_time DESC, t.id DESC LIMIT $5"
     ))
     .bind(after.map(|after| after.create_time))
@@ -101,7 +102,10 @@ pub(crate) async fn newest_revision(connection: &mut PgConnection) -> Result<Rev
 /// # Errors
 /// The database failed.
 pub async fn active(db: &Db) -> Result<Vec<(String, i64)>, Error> {
-    let count = sqlx::query_as("SELECT state, count(*) FROM transfers WHERE end_time IS NULL GROUP BY state");
+    let count = sqlx::query_as(
+        "SELECT CASE WHEN pause_time IS NOT NULL THEN 'paused' ELSE state END AS shown, count(*) FROM transfers \
+         WHERE end_time IS NULL GROUP BY shown",
+    );
     db.read(move |connection| async move { Ok(count.fetch_all(connection).await?) }.boxed()).await
 }
 
@@ -118,6 +122,10 @@ pub struct Job {
     pub traceparent: String,
     /// Whether it is to be stopped.
     pub cancel: bool,
+    /// Whether it is held.
+    pub pause: bool,
+    /// Of the last change of what the ends should do.
+    pub order: Revision,
 }
 
 /// Jobs, and how far they go.
@@ -151,7 +159,7 @@ async fn read_jobs(
     let newest = newest_revision(connection).await?;
     let rows = sqlx::query(
         "SELECT t.id, e.role, t.grant_payload, t.grant_signature, t.traceparent, t.end_time IS NOT NULL AND t.state IN ('failed', 'cancelled') AS stop, \
-         t.job_revision FROM transfers t \
+         t.pause_time IS NOT NULL AND t.end_time IS NULL AS pause, t.job_revision FROM transfers t \
          CROSS JOIN LATERAL (VALUES ('sender', t.source), ('receiver', t.destination)) AS e (role, node) \
          LEFT JOIN transfer_ends x ON x.transfer = t.id AND x.role = e.role \
          WHERE (t.source = $1 OR t.destination = $1) AND e.node = $1 AND t.job_revision > $2 AND t.grant_expire_time > $3 \
@@ -186,6 +194,8 @@ fn read_job(row: &PgRow) -> Result<Job, Error> {
         },
         traceparent: row.try_get("traceparent")?,
         cancel: row.try_get("stop")?,
+        pause: row.try_get("pause")?,
+        order: super::revision(row.try_get("job_revision")?)?,
     })
 }
 

@@ -3,10 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
 use prost::Message;
-use proto_model::{NodeUid, TransferId, TransferReport, TransferRole, TransferState};
+use proto_model::{NodeUid, TransferError, TransferId, TransferReport, TransferRole, TransferState};
 use sqlx::PgConnection;
 
-use super::{Expiry, Standing, Transfer, lock, role_word, state_word};
+use super::{Ends, Expiry, Standing, Transfer, lock, role_word, state_word};
 use crate::{Context, Db, Error, Event, Tx, Unaudited};
 
 /// Progress of one transfer is written at most so often (D13).
@@ -17,6 +17,9 @@ const RECEIVER_INTERVAL: TimeDelta = TimeDelta::seconds(5);
 
 /// Transfers that are ended in one transaction when their time is over; the next sweep takes the rest.
 const MAX_EXPIRED_AT_ONCE: i64 = 200;
+
+/// How long a sender that is there has to say by itself that the deadline passed: it knows more of what was done.
+const DEADLINE_GRACE: TimeDelta = TimeDelta::seconds(3);
 
 /// What became of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +119,11 @@ async fn take_word(tx: &mut Unaudited, node: NodeUid, report: &TransferReport) -
 
 /// Whether an end says something else than how the transfer ended.
 fn contradicts(transfer: &Transfer, report: &TransferReport) -> bool {
-    transfer.standing.state.is_end() && report.state != transfer.standing.state
+    let Standing { state, error, .. } = &transfer.standing;
+    // Who is told to stop because the deadline passed does what it is told.
+    let late = error.as_ref().is_some_and(|error| error.reason == TransferError::DEADLINE_EXCEEDED);
+    let stopped = late && report.state == TransferState::Cancelled;
+    state.is_end() && report.state != *state && !stopped
 }
 
 /// An end is kept for good; the sender's first one is the transfer's.
@@ -228,17 +235,24 @@ async fn write_end(connection: &mut PgConnection, report: &TransferReport, now: 
 }
 
 /// Whether what the ends should do changed too.
-struct Moved {
-    jobs: bool,
+pub(super) struct Moved {
+    pub(super) jobs: bool,
 }
 
-async fn write_standing(tx: &mut Unaudited, id: TransferId, standing: &Standing, moved: Moved) -> Result<(), Error> {
+pub(super) async fn write_standing(
+    tx: &mut Unaudited,
+    id: TransferId,
+    standing: &Standing,
+    moved: Moved,
+) -> Result<(), Error> {
     let now = tx.now();
     let revision = tx.next_revision().await?.value().cast_signed();
     let error = standing.error.as_ref();
+    let pause = standing.pause.as_ref();
     sqlx::query(
         "UPDATE transfers SET state = $2, error_reason = $3, error_message = $4, start_time = $5, end_time = $6, \
-         update_time = $7, revision = $8, job_revision = CASE WHEN $9 THEN $8 ELSE job_revision END WHERE id = $1",
+         update_time = $7, revision = $8, job_revision = CASE WHEN $9 THEN $8 ELSE job_revision END, \
+         pause_time = $10, paused_by = $11, pause_reason = $12 WHERE id = $1",
     )
     .bind(id.uuid())
     .bind(state_word(standing.state))
@@ -249,6 +263,9 @@ async fn write_standing(tx: &mut Unaudited, id: TransferId, standing: &Standing,
     .bind(now)
     .bind(revision)
     .bind(moved.jobs)
+    .bind(pause.map(|pause| pause.since))
+    .bind(pause.map_or("", |pause| pause.by.as_str()))
+    .bind(pause.map_or("", |pause| pause.reason.as_str()))
     .execute(tx.connection())
     .await?;
     Ok(())
@@ -282,15 +299,30 @@ pub async fn cancel(tx: &mut Tx, id: TransferId) -> Result<Option<Result<Transfe
     Ok(Some(Ok(transfer)))
 }
 
-/// Ends transfers that can no longer go on: the grant's time is over, or an end was revoked. Any server may do so at any time.
+/// Ends transfers that can no longer go on: the deadline passed, the grant's time is over, or an end was revoked. Any server may do so at any time.
 ///
 /// # Errors
 /// The database failed.
 pub async fn expire(db: &Db) -> Result<(), Error> {
     let now = db.clock().utc();
-    if db.read(move |connection| hopeless(connection, now).boxed()).await?.is_empty() {
-        return Ok(());
-    }
+    let found = db.read(move |connection| hopeless(connection, now).boxed()).await?;
+    if found.is_empty() { Ok(()) } else { end_hopeless(db).await }
+}
+
+/// The same, where a deadline passed: looked for so often that it may be asked for every few seconds.
+///
+/// # Errors
+/// The database failed.
+pub async fn end_overdue(db: &Db) -> Result<(), Error> {
+    let due = db.clock().utc() - DEADLINE_GRACE;
+    let select = "SELECT EXISTS (SELECT FROM transfers WHERE end_time IS NULL AND deadline <= $1)";
+    let overdue = sqlx::query_scalar(select).bind(due);
+    let overdue: bool =
+        db.read(move |connection| async move { Ok(overdue.fetch_one(connection).await?) }.boxed()).await?;
+    if overdue { end_hopeless(db).await } else { Ok(()) }
+}
+
+async fn end_hopeless(db: &Db) -> Result<(), Error> {
     db.write("transfers.expire", Context::system(), |tx| {
         async move {
             let now = tx.now();
@@ -321,7 +353,8 @@ async fn end_without_a_report(tx: &mut Tx, found: Vec<(TransferId, Expiry)>) -> 
     let mut ended = Vec::new();
     for (id, expiry) in found {
         let Some(mut transfer) = lock(tx.connection(), id).await? else { continue };
-        let Some(standing) = transfer.standing.on_expiry(expiry, transfer.receiver.as_deref(), now) else { continue };
+        let ends = Ends { sender: transfer.sender.as_deref(), receiver: transfer.receiver.as_deref() };
+        let Some(standing) = transfer.standing.on_expiry(expiry, ends, now) else { continue };
         let event = Event::new("transfer.end", id.resource_name()).with("state", state_word(standing.state));
         let reason = standing.error.as_ref().map_or_else(String::new, |error| error.reason.clone());
         tx.audit(event.with("reason", reason).in_trace(&transfer.trace_id));
@@ -342,17 +375,25 @@ async fn end_without_a_report(tx: &mut Tx, found: Vec<(TransferId, Expiry)>) -> 
 }
 
 async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<(TransferId, Expiry)>, Error> {
-    let rows: Vec<(uuid::Uuid, bool)> = sqlx::query_as(
-        "SELECT t.id, s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL FROM transfers t JOIN nodes s ON s.uid = t.source \
+    let rows: Vec<(uuid::Uuid, bool, Option<DateTime<Utc>>)> = sqlx::query_as(
+        "SELECT t.id, s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL, t.deadline FROM transfers t JOIN nodes s ON s.uid = t.source \
          JOIN nodes d ON d.uid = t.destination \
-         WHERE t.end_time IS NULL AND (t.grant_expire_time <= $1 OR s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL) ORDER BY t.id LIMIT $2",
+         WHERE t.end_time IS NULL AND (t.grant_expire_time <= $1 OR t.deadline <= $3 OR s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL) \
+         ORDER BY t.id LIMIT $2",
     )
     .bind(now)
     .bind(MAX_EXPIRED_AT_ONCE)
+    .bind(now - DEADLINE_GRACE)
     .fetch_all(connection)
     .await?;
-    let expiry = |revoked| if revoked { Expiry::NodeRevoked } else { Expiry::GrantExpired };
-    Ok(rows.into_iter().map(|(id, revoked)| (TransferId::new(id), expiry(revoked))).collect())
+    let expiry = |revoked, deadline: Option<DateTime<Utc>>| match deadline.filter(|deadline| *deadline <= now) {
+        _ if revoked => Expiry::NodeRevoked,
+        // It is never after the end of the grant.
+        Some(deadline) => Expiry::DeadlineExceeded(deadline),
+        None => Expiry::GrantExpired,
+    };
+    let expired = |(id, revoked, deadline)| (TransferId::new(id), expiry(revoked, deadline));
+    Ok(rows.into_iter().map(expired).collect())
 }
 
 /// Makes the counters appear before the first end, so that a rate has something to begin with.

@@ -3,8 +3,11 @@
 //! The sender leads: its reports move the state, and its first end is the transfer's. The receiver's reports are kept beside it and
 //! decide only where the sender can no longer be heard. What has ended never moves again.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use proto_model::{TransferError, TransferReport, TransferRole, TransferState};
+
+/// What an end that is told to pause gives as the reason for which it waits.
+const PAUSED: &str = "PAUSED";
 
 /// A transfer's state, with what goes with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +20,19 @@ pub struct Standing {
     pub start_time: Option<DateTime<Utc>>,
     /// When it ended.
     pub end_time: Option<DateTime<Utc>>,
+    /// Who holds it; `state` is what its ends do meanwhile.
+    pub pause: Option<Pause>,
+}
+
+/// A transfer is held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pause {
+    /// By whom.
+    pub by: String,
+    /// Why; empty where nothing was said.
+    pub reason: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
 }
 
 /// Why a transfer ends without a report.
@@ -24,15 +40,38 @@ pub struct Standing {
 pub enum Expiry {
     /// The grant's time is over.
     GrantExpired,
+    /// The deadline passed.
+    DeadlineExceeded(DateTime<Utc>),
     /// One of its ends is out of the fleet.
     NodeRevoked,
+}
+
+/// What the two ends of a transfer last reported.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ends<'a> {
+    /// The sender's word.
+    pub sender: Option<&'a TransferReport>,
+    /// The receiver's.
+    pub receiver: Option<&'a TransferReport>,
 }
 
 impl Standing {
     /// A transfer that was just accepted.
     #[must_use]
     pub fn accepted() -> Self {
-        Self { state: TransferState::Pending, error: None, start_time: None, end_time: None }
+        Self { state: TransferState::Pending, error: None, start_time: None, end_time: None, pause: None }
+    }
+
+    /// The state as it is shown: PAUSED, where somebody holds it.
+    #[must_use]
+    pub fn present(&self) -> TransferState {
+        if self.pause.is_some() && !self.state.is_end() { TransferState::Paused } else { self.state }
+    }
+
+    /// Whether the sender has said that it stands still.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.reason == PAUSED)
     }
 
     /// What a report makes of it; `None` when it changes nothing. A report may be late: it is taken as if it came in time.
@@ -44,6 +83,8 @@ impl Standing {
         // A sender that has begun does not go back to "not begun", whatever order its reports were made in.
         let state = match report.state {
             TransferState::Pending => self.state,
+            // An end that is told to pause waits.
+            TransferState::Paused => TransferState::Waiting,
             TransferState::Running
             | TransferState::Waiting
             | TransferState::Succeeded
@@ -52,12 +93,16 @@ impl Standing {
             | TransferState::Cancelled => report.state,
         };
         let ended = state.is_end();
-        let began = self.start_time.or(report.start_time).or((state != TransferState::Pending).then_some(now));
+        let began = self
+            .start_time
+            .or(report.start_time)
+            .or((state != TransferState::Pending && self.pause.is_none()).then_some(now));
         let next = Self {
             state,
             error: report.error.clone(),
             start_time: began,
             end_time: ended.then(|| report.end_time.unwrap_or(now)),
+            pause: self.pause.clone().filter(|_| !ended),
         };
         (next != *self).then_some(next)
     }
@@ -70,29 +115,46 @@ impl Standing {
             error: None,
             start_time: self.start_time,
             end_time: Some(now),
+            pause: None,
         })
     }
 
     /// It can no longer go on. The receiver's own end counts then; without one it failed.
     #[must_use]
-    pub fn on_expiry(&self, expiry: Expiry, receiver: Option<&TransferReport>, now: DateTime<Utc>) -> Option<Self> {
+    pub fn on_expiry(&self, expiry: Expiry, ends: Ends<'_>, now: DateTime<Utc>) -> Option<Self> {
         if self.state.is_end() {
             return None;
         }
-        let receiver = receiver.filter(|report| report.state.is_end());
-        let (reason, message) = match expiry {
-            Expiry::GrantExpired => (
-                "GRANT_EXPIRED",
-                "the grant's time is over and the sender has not reported an end; create the transfer again",
-            ),
-            Expiry::NodeRevoked => ("NODE_REVOKED", "one of the two nodes was removed from the fleet"),
+        let receiver = ends.receiver.filter(|report| report.state.is_end());
+        let failure = || {
+            Some(match (expiry, &self.pause) {
+                (Expiry::GrantExpired, Some(Pause { by, since, .. })) => {
+                    let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+                    let message = format!(
+                        "the grant's time was over while the transfer was paused (by {by}, since {since}); create the transfer again"
+                    );
+                    TransferError::new("GRANT_EXPIRED", message)
+                }
+                (Expiry::GrantExpired, None) => {
+                    let message =
+                        "the grant's time is over and the sender has not reported an end; create the transfer again";
+                    TransferError::new("GRANT_EXPIRED", message)
+                }
+                (Expiry::DeadlineExceeded(deadline), _) => {
+                    let done = ends.sender.map(|report| report.progress).unwrap_or_default();
+                    TransferError::deadline_exceeded(deadline, &done)
+                }
+                (Expiry::NodeRevoked, _) => {
+                    TransferError::new("NODE_REVOKED", "one of the two nodes was removed from the fleet")
+                }
+            })
         };
-        let failure = || Some(TransferError { reason: reason.to_owned(), message: message.to_owned() });
         Some(Self {
             state: receiver.map_or(TransferState::Failed, |report| report.state),
             error: receiver.map_or_else(failure, |report| report.error.clone()),
             start_time: self.start_time,
             end_time: Some(receiver.and_then(|report| report.end_time).unwrap_or(now)),
+            pause: None,
         })
     }
 }

@@ -104,6 +104,7 @@ impl Attempt<'_> {
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
             features: vec![HOLES.to_owned()],
             segment_bytes: self.shared.settings.load().segment_bytes,
+            order: 0,
         };
         link.control_out.send(&SenderFrame::Open(Box::new(open)).encode()).await?;
         let answer = tokio::time::timeout(CONSENT, link.control_in.recv()).await;

@@ -51,6 +51,7 @@ pub(crate) fn opening(bed: &Bed, grant: &Grant) -> Step {
         traceparent: None,
         features: Vec::new(),
         segment_bytes: 64 << 10,
+        order: 0,
     };
     Step::Frame(SenderFrame::Open(Box::new(open)).encode())
 }

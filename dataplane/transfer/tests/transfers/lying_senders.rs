@@ -222,6 +222,7 @@ fn direct(request: DirectRequest) -> Step {
         traceparent: None,
         features: Vec::new(),
         segment_bytes: 64 << 10,
+        order: 0,
     };
     frame(SenderFrame::Open(Box::new(open)))
 }

@@ -121,6 +121,7 @@ async fn answer(bed: &Bed, grant: Signed, transfer: TransferId) -> String {
         traceparent: None,
         features: Vec::new(),
         segment_bytes: 64 << 10,
+        order: 0,
     };
     let open = Step::Frame(SenderFrame::Open(Box::new(open)).encode());
     let outcome = Liar::dial(bed, bed.a.identity.public_key()).run(vec![open]).await;

@@ -27,6 +27,7 @@ impl From<Open> for rpc::Open {
             traceparent: open.traceparent.map(String::from).unwrap_or_default(),
             features: open.features,
             segment_bytes: open.segment_bytes,
+            order: open.order,
         }
     }
 }
@@ -48,7 +49,7 @@ impl TryFrom<rpc::Open> for Open {
             return Err(bad("features", "are too many"));
         }
         let traceparent = Traceparent::from_optional_text(&open.traceparent);
-        Ok(Self { transfer, authority, traceparent, features: open.features, segment_bytes })
+        Ok(Self { transfer, authority, traceparent, features: open.features, segment_bytes, order: open.order })
     }
 }
 

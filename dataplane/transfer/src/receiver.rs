@@ -11,6 +11,7 @@ mod conclude;
 mod contents;
 mod decoders;
 mod delete;
+mod direct;
 mod files;
 mod flushes;
 mod incoming;

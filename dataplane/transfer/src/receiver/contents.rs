@@ -4,6 +4,8 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::direct::Way;
+
 /// Zeros that are not written where the file has none but zeros: a block of most file systems.
 const HOLE_BYTES: usize = 4096;
 
@@ -41,12 +43,12 @@ fn is_zero(chunk: &[u8]) -> bool {
 }
 
 /// Writes bytes at their place; stretches of zeros are, or become, holes.
-pub(super) fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool) -> io::Result<()> {
+pub(super) fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool, way: Way) -> io::Result<()> {
     let mut start = 0;
     while start < bytes.len() {
         let data =
             bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| !is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
-        file.write_all_at(&bytes[start..start + data], offset + wide(start))?;
+        way.write(file, offset + wide(start), &bytes[start..start + data])?;
         start += data;
         let hole = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
         // What an earlier attempt left there may be anything.

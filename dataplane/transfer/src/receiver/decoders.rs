@@ -9,13 +9,14 @@ use std::sync::{
 use dataplane_hde::Decoder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::direct::Aligned;
 use crate::service::Shared;
 
 /// What decodes one segment at a time: at most two segments of memory.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(super) decoder: Decoder,
-    pub(super) decoded: Vec<u8>,
+    pub(super) decoded: Aligned,
 }
 
 /// The decoders of a process: twice as many as threads that one transfer may use, so that one whose disk hangs leaves others

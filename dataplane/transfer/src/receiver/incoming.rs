@@ -15,6 +15,7 @@ use super::{
     compare::read_small,
     contents::{Contents, clear, wide, write},
     decoders::{DecoderPlace, Room, Worker},
+    direct::Way,
     files::{Claim, Target, Whether, Whole, temporary_name},
     state::{After, Receiving},
 };
@@ -148,9 +149,8 @@ impl Incoming {
         let bytes = target.segments.len(header.segment).unwrap_or_default();
         let mut basis = Basis::of(receiving, &target.path);
         let reused = reused(encoded);
-        worker.decoded.clear();
-        let decoded =
-            worker.decoder.decode(encoded, bytes, &mut |offset, room| basis.read(offset, room), &mut worker.decoded);
+        let room = worker.decoded.begin(bytes);
+        let decoded = worker.decoder.decode(encoded, bytes, &mut |offset, room| basis.read(offset, room), room);
         let verified = match decoded {
             Ok(()) => target.segments.value(header.segment, &worker.decoded) == header.value,
             // The old version changed, or went away: the bytes themselves are asked for.
@@ -184,11 +184,10 @@ impl Incoming {
             let header = Header { segment, value, ..*header };
             let Some(target) = begin(receiving, &header)? else { continue };
             let bytes = target.segments.len(segment).unwrap_or_default();
-            worker.decoded.clear();
-            worker.decoded.resize(bytes, 0);
+            let room = worker.decoded.zeros(bytes);
             let read = match source {
                 Source::Zeros => Ok(()),
-                Source::Basis { offset } => Basis::of(receiving, &target.path).read(offset, &mut worker.decoded),
+                Source::Basis { offset } => Basis::of(receiving, &target.path).read(offset, room),
             };
             if read.is_err() || target.segments.value(segment, &worker.decoded) != value {
                 self.resend(receiving, header.file, &target, segment, after)?;
@@ -333,7 +332,9 @@ fn write_segment(
             .parent(&target.path)
             .and_then(|parent| parent.write(&temporary_name(receiving.id, target.number)))
             .and_then(|file| match contents {
-                Contents::Bytes(bytes) => write(&file, offset, bytes, target.fresh),
+                Contents::Bytes(bytes) => {
+                    write(&file, offset, bytes, target.fresh, Way::of(target.segments.file_bytes))
+                }
                 Contents::Zeros(len) => clear(&file, offset, len),
             }),
     };
@@ -382,9 +383,9 @@ fn bundle(
     if files > MAX_BUNDLE_FILES || bytes < files * BUNDLE_ROW_BYTES {
         return Err(Stop::violation("a bundle is too small for its files"));
     }
-    worker.decoded.clear();
+    let room = worker.decoded.begin(bytes);
     let no_basis = &mut |_: u64, _: &mut [u8]| Err(io::Error::from(io::ErrorKind::NotFound));
-    let decoded = worker.decoder.decode(encoded, bytes, no_basis, &mut worker.decoded);
+    let decoded = worker.decoder.decode(encoded, bytes, no_basis, room);
     decoded.map_err(|error| Stop::violation(error.to_string()))?;
     if blake3::hash(&worker.decoded).as_bytes() != &header.value {
         return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));

@@ -17,11 +17,11 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::path_use::Part;
+use crate::{path_use::Part, timer::FineTimer};
 
 /// A handle on the thread. Clones are the same thread.
 #[derive(Clone)]
-pub(crate) struct LaneThread(Handle, Arc<Part>);
+pub(crate) struct LaneThread(Handle, Arc<Part>, Clock);
 
 /// How often a thread looks at how busy it was.
 const LOOK: Duration = Duration::from_millis(250);
@@ -36,7 +36,7 @@ impl LaneThread {
                 Err(error) => return drop(sender.send(Err(error))),
             };
             let busy = Arc::new(Part::default());
-            drop(sender.send(Ok(Self(runtime.handle().clone(), Arc::clone(&busy)))));
+            drop(sender.send(Ok(Self(runtime.handle().clone(), Arc::clone(&busy), clock.clone()))));
             runtime.block_on(async {
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -80,7 +80,7 @@ impl fmt::Debug for LaneThread {
 
 impl Runtime for LaneThread {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        self.enter(|| TokioRuntime.new_timer(at))
+        self.enter(|| Box::pin(FineTimer::new(at, self.2.clone())) as _)
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {

@@ -31,6 +31,7 @@ mod settings;
 mod slots;
 mod steering;
 mod telemetry;
+mod timer;
 mod transport;
 
 pub use channel::{

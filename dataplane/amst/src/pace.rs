@@ -1,4 +1,7 @@
-//! How much may be under way to a reader: what it takes in a round trip, and as much again.
+//! How much may be under way to a reader: what it takes in the life of a piece.
+//!
+//! A piece lives from the credit for it until its reader is done: half a round trip until the sender knows of it, half until the piece comes,
+//! one for what was lost, sometimes a second, and the reader's own time.
 //!
 //! More would lie in memory until the reader comes to it, and be lost with this program. Growth doubles with every round trip, as
 //! long as the reader takes all that comes.
@@ -10,6 +13,10 @@ const LEAST: u64 = 8 * 1024 * 1024;
 
 /// A shorter round trip counts as so long: who reads is not woken sooner.
 const LEAST_ROUND: Duration = Duration::from_millis(20);
+
+/// A piece's life: so many round trips, and the reader's time.
+const LIFE_ROUNDS: u32 = 4;
+const READS: Duration = Duration::from_millis(40);
 
 /// After a round in which less was taken, this part of the difference goes.
 const DECAY: u64 = 16;
@@ -46,12 +53,13 @@ impl Pace {
         if elapsed < LEAST_ROUND {
             return;
         }
-        let round = round_trip().max(LEAST_ROUND);
-        if elapsed < round {
+        let round_trip = round_trip();
+        if elapsed < round_trip.max(LEAST_ROUND) {
             return;
         }
-        let per_round = u128::from(self.taken) * round.as_micros() / elapsed.as_micros().max(1);
-        let wanted = u64::try_from(per_round).unwrap_or(u64::MAX).saturating_mul(2).max(LEAST);
+        let life = round_trip * LIFE_ROUNDS + READS;
+        let in_a_life = u128::from(self.taken) * life.as_micros() / elapsed.as_micros().max(1);
+        let wanted = u64::try_from(in_a_life).unwrap_or(u64::MAX).max(LEAST);
         self.limit = if wanted > self.limit { wanted } else { self.limit - (self.limit - wanted) / DECAY };
         (self.since, self.taken) = (Some(now), 0);
     }
@@ -78,12 +86,21 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_takes_all_gets_twice_as_much_each_round_trip_however_long() {
+    fn a_reader_that_takes_all_gets_several_times_as_much_each_round_trip_however_long() {
         let mut pace = Pace::new();
         let round = Duration::from_millis(500);
         assert_eq!(pace.limit(), LEAST);
-        assert_eq!(after(&mut pace, 1, round, u64::MAX), 2 * LEAST);
-        assert!(after(&mut pace, 2, round, u64::MAX) >= 64 * MIB);
+        assert!(after(&mut pace, 1, round, u64::MAX) >= 4 * LEAST);
+        assert!(after(&mut pace, 1, round, u64::MAX) >= 16 * LEAST);
+    }
+
+    #[test]
+    fn a_piece_may_live_as_long_as_two_repairs_take_without_its_sender_having_to_wait() {
+        // 300 Mbit/s over 100 ms; of each piece something is lost, and repaired.
+        let mut pace = Pace::new();
+        let round = Duration::from_millis(100);
+        let rate = 37_500_000 / 10;
+        assert!(after(&mut pace, 20, round, rate) >= 4 * rate);
     }
 
     #[test]

@@ -381,6 +381,22 @@ impl Core {
         (self.rounds.began, self.rounds.delivered, self.rounds.lost) = (now, delivered, 0);
         self.rounds.app_limited = false;
         self.algorithm.round(&self.path, &round);
+        tracing::trace!(
+            mode = self.algorithm.mode().as_str(),
+            window = self.window(),
+            in_flight = to_bytes(self.path.in_flight),
+            rate = to_bytes(round.rate),
+            bandwidth = to_bytes(self.path.bandwidth),
+            base = ?self.path.rtt.base().unwrap_or_default(),
+            quartile = ?round.trips.quartile,
+            jitter = ?self.path.rtt.jitter(),
+            delivered = to_bytes(round.delivered),
+            lost = to_bytes(round.lost),
+            app_limited = round.app_limited,
+            mtu = self.path.mtu,
+            took = ?took,
+            "Round trip"
+        );
     }
 
     /// Packets of a lane were lost or marked.

@@ -2,9 +2,9 @@
 //! sends knows only that it was taken, or is not wanted.
 
 use bytes::Bytes;
-use quinn::{Connection, SendStream, StoppedError, WriteError};
+use quinn::{SendStream, StoppedError, WriteError};
 
-use super::{Session, lane::LanePick};
+use super::{Lane, Session, lane::LanePick};
 use crate::{
     SendError,
     frames::PieceHead,
@@ -40,7 +40,7 @@ impl Carrier {
     /// Sends a piece whose memory the peer has promised.
     pub(super) async fn send(&self, session: &Session, head: PieceHead, payload: Bytes) -> Result<Delivery, SendError> {
         match self {
-            Self::Quic(lane) => by_stream(session, &lane.0.connection, head, payload).await,
+            Self::Quic(lane) => by_stream(session, &lane.0, head, payload).await,
         }
     }
 }
@@ -59,7 +59,7 @@ impl Session {
 
 async fn by_stream(
     session: &Session,
-    connection: &Connection,
+    lane: &Lane,
     head: PieceHead,
     payload: Bytes,
 ) -> Result<Delivery, SendError> {
@@ -67,7 +67,9 @@ async fn by_stream(
         telemetry::stream_error(StreamError::ConnectionLost);
         SendError::Session(session.lost(&error))
     };
-    let mut stream = connection.open_uni().await.map_err(lost)?;
+    let mut stream = lane.connection.open_uni().await.map_err(lost)?;
+    // Only a stream that is over has none.
+    drop(stream.set_priority(lane.next_priority()));
     let written = write(session, head.channel, &mut stream, head.encode(), payload).await;
     let stopped = match written {
         Ok(()) => {

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -23,6 +23,8 @@ pub(crate) struct Lane {
     pub(crate) thread: LaneThread,
     /// Pieces that it is sending.
     pub(crate) sending: AtomicUsize,
+    /// Pieces that it ever began to send.
+    begun: AtomicU32,
     /// Bytes of pieces that were read from it and not settled yet.
     pub(crate) read: AtomicU64,
     /// What it may hold of what nobody reads.
@@ -42,8 +44,16 @@ pub(crate) struct Counted {
 
 impl Lane {
     pub(crate) fn new(connection: Connection, thread: LaneThread, room: LaneRoom) -> Self {
-        let (sending, read) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { connection, thread, sending, read, room, counted: Mutex::default() }
+        let (sending, begun, read) = (AtomicUsize::new(0), AtomicU32::new(0), AtomicU64::new(0));
+        Self { connection, thread, sending, begun, read, room, counted: Mutex::default() }
+    }
+
+    /// What the next piece's stream is to come before: pieces go one after another, and what was lost of an older one before
+    /// what is new of a younger. All of them come after control frames, whose streams have the priority that is the default, 0.
+    pub(super) fn next_priority(&self) -> i32 {
+        // Once in a billion pieces the order of those under way is turned round.
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) & 0x3fff_ffff;
+        -1 - i32::try_from(number).unwrap_or(0)
     }
 
     /// Wants to hold so much of what nobody reads.

@@ -97,6 +97,9 @@ fn one_run(
     bed.begin(&link)?;
     let outcome = drive(bed, contestant, Length { seconds: plan.seconds, limit: plan.seconds * 1.5 })?;
     let report = bed.wan.report()?;
+    if contestant == Contestant::Dwcp {
+        bed.keep_log(&format!("{case}-{contestant}-{seed}.log"))?;
+    }
     let figures = figures(&report, &link, outcome).context("no data on the path")?;
     let verdict = report.verdict.to_string();
     eprintln!(

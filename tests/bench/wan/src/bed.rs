@@ -10,6 +10,8 @@ use foundation_runtime::Clock;
 use tests_harness::{Host, TwoHosts};
 use tests_wan::{Link, Wan};
 
+use crate::Common;
+
 /// Of the second host.
 pub(crate) const TARGET: &str = "10.77.0.2";
 /// What a long, fast path needs; no memory of what earlier connections met.
@@ -28,10 +30,12 @@ pub(crate) struct Bed {
     clock: Clock,
     since: Instant,
     file_bytes: u64,
+    /// What the agents write to their logs, as `RUST_LOG` has it.
+    log_levels: Option<String>,
 }
 
 impl Bed {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(options: &Common) -> Result<Self> {
         let mut wan = None;
         let hosts = TwoHosts::typed_in(Host::new("one")?, Host::new("two")?, |one, two| {
             wan = Some(Wan::between((one, "10.77.0.1/24"), (two, &format!("{TARGET}/24")), Link::default())?);
@@ -42,14 +46,24 @@ impl Bed {
             }
             Ok(())
         })?;
+        if let Some(file) = &options.config {
+            let config = hosts.scratch.path().join("fleet.yaml");
+            std::fs::copy(file, &config).with_context(|| file.display().to_string())?;
+            hosts.one.ok(&format!("dwcp config set fleet {}", config.display()))?;
+        }
+        let log_levels = options.agent_log.clone();
         let clock = Clock::system();
-        Ok(Self { hosts, wan: wan.context("a path")?, since: clock.now(), clock, file_bytes: 0 })
+        Ok(Self { hosts, wan: wan.context("a path")?, since: clock.now(), clock, file_bytes: 0, log_levels })
     }
 
     /// Agents that know nothing of any earlier path, in real time.
     pub(crate) fn fresh_agents(&mut self) -> Result<()> {
         self.wan.change(|link| *link = Link::default());
-        self.hosts.restart_agents(ToOwned::to_owned)?;
+        let levels = self.log_levels.clone();
+        self.hosts.restart_agents(|line| match &levels {
+            Some(levels) => format!("env RUST_LOG={levels} {line}"),
+            None => line.to_owned(),
+        })?;
         for host in [&self.hosts.one, &self.hosts.two] {
             host.ok("for pid in $(pgrep dwcp-agent); do chrt --rr --all-tasks --pid 1 $pid; done")?;
         }
@@ -89,6 +103,14 @@ impl Bed {
     /// Since [`Self::begin`].
     pub(crate) fn passed(&self) -> Duration {
         self.clock.now().duration_since(self.since)
+    }
+
+    /// Keeps what the first host's agent wrote since it was started.
+    pub(crate) fn keep_log(&self, name: &str) -> Result<()> {
+        if self.log_levels.is_some() {
+            std::fs::copy(self.shared("one-dwcp-agent.log"), name).with_context(|| name.to_owned())?;
+        }
+        Ok(())
     }
 
     /// A file name that both hosts see.

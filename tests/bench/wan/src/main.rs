@@ -54,6 +54,13 @@ struct Common {
     /// The first seed of what is lost
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// What the agents log, as RUST_LOG has it (`dataplane_amst=trace`: each round trip); the sender's log is kept in a file
+    /// named CASE-CONTESTANT-SEED.log
+    #[arg(long, value_name = "LEVELS")]
+    agent_log: Option<String>,
+    /// The fleet's configuration, as `dwcp config set fleet` takes it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Everything measured
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -162,7 +169,7 @@ fn alone(options: &Alone) -> Result<()> {
         seconds: options.seconds,
     };
     print_line(&format!("{}; medians of {} runs, in real time", machine()?, plan.runs));
-    let cells = alone::measure(&mut Bed::new()?, &plan)?;
+    let cells = alone::measure(&mut Bed::new(&options.common)?, &plan)?;
     keep(options.common.json.as_ref(), &json!({ "machine": machine()?, "seconds": options.seconds, "alone": cells }))
 }
 
@@ -182,7 +189,7 @@ fn measured_beside(options: &Beside) -> Result<()> {
         seconds: options.seconds,
     };
     print_line(&machine()?);
-    let cells = beside::measure(&mut Bed::new()?, &plan)?;
+    let cells = beside::measure(&mut Bed::new(&options.common)?, &plan)?;
     keep(options.common.json.as_ref(), &json!({ "machine": machine()?, "seconds": options.seconds, "beside": cells }))
 }
 

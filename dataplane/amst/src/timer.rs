@@ -63,6 +63,10 @@ impl FineTimer {
         }
     }
 
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe to call, and `Source` owns its descriptor and names no other"
+    )]
     fn set_fine(&mut self, left: Duration) -> Option<()> {
         if self.fine.is_none() {
             let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
@@ -101,7 +105,10 @@ impl AsyncTimer for FineTimer {
 
 impl fmt::Debug for FineTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FineTimer").field("deadline", &self.deadline).field("is_fine", &self.is_fine).finish_non_exhaustive()
+        f.debug_struct("FineTimer")
+            .field("deadline", &self.deadline)
+            .field("is_fine", &self.is_fine)
+            .finish_non_exhaustive()
     }
 }
 

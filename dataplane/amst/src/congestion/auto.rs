@@ -55,6 +55,9 @@ const LOWER: f64 = 0.25;
 const OVERFLOW: f64 = 0.3;
 const PEAK_SECONDS: u64 = 20;
 
+/// A queue that was so many times what can be told from noise is one that is seen whenever it is there.
+const SEEN: u32 = 2;
+
 /// A window above what the path holds by this much keeps it busy where a few packets are late or lost.
 const OVER: f64 = 1.01;
 
@@ -205,7 +208,7 @@ impl Auto {
         if marked || queue > path.rtt.queue_floor().max(self.peak().mul_f64(OVERFLOW)) {
             self.trial = None;
             self.reduce(path, now);
-        } else if queue > path.rtt.noise() && queue < self.peak().mul_f64(OVERFLOW) {
+        } else if self.is_far_from_overflow(path, queue) {
             // Far below what the queue has held: it did not overflow, and no trial is needed to know that.
             if path.rounds >= self.evidence.believed_until {
                 self.count_evidence(path, now, now, path.bandwidth);
@@ -213,6 +216,14 @@ impl Auto {
         } else if self.trial.is_none() && path.rounds >= self.evidence.believed_until {
             self.begin_trial(path, now);
         }
+    }
+
+    /// Whether the queue is far below what it has held. One that cannot be told from noise is that only where it has held much: it may
+    /// be too short to be seen at all.
+    fn is_far_from_overflow(&self, path: &Path, queue: Duration) -> bool {
+        let peak = self.peak();
+        let seen = queue > path.rtt.noise() || peak > path.rtt.queue_floor() * SEEN;
+        seen && queue < peak.mul_f64(OVERFLOW)
     }
 
     /// The longest queue of late.
@@ -230,7 +241,11 @@ impl Auto {
 
     /// The window that just fills the path, with what it loses.
     fn full(&self, path: &Path) -> f64 {
-        OVER * path.bdp() / (1.0 - self.loss_floor.get().min(0.3))
+        // What was reached before the trials that showed the path to be lossy, until as many rounds have measured it again.
+        let before = if path.rounds < self.evidence.believed_until { self.evidence.bandwidth } else { 0.0 };
+        let bandwidth = path.bandwidth.max(before);
+        let bdp = bandwidth * path.rtt.base().unwrap_or_default().as_secs_f64();
+        OVER * bdp / (1.0 - self.loss_floor.get().min(0.3))
     }
 
     fn round_lossy(&mut self, path: &Path, round: &Round) {

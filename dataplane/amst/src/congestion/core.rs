@@ -142,11 +142,6 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Bytes that the path holds without a queue.
-    pub(super) fn bdp(&self) -> f64 {
-        self.bandwidth * self.rtt.base().unwrap_or_default().as_secs_f64()
-    }
-
     pub(super) fn initial_window(&self) -> f64 {
         INITIAL_PACKETS * self.mtu
     }

@@ -21,7 +21,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Figures {
     /// Useful bytes from the first data byte to the end.
     pub(crate) whole: f64,
-    /// The same over the second half of that.
+    /// The same over the second half of the time in which data flows: what a file's end takes after its last byte is in `whole`.
     pub(crate) steady: f64,
     /// Seconds from the first data byte until 0.2 s of 90 % of the link's rate have passed.
     pub(crate) to_90: Option<f64>,
@@ -61,9 +61,11 @@ pub(crate) fn figures(report: &Report, link: &Link, outcome: Outcome) -> Option<
     let useful = outcome.useful.unwrap_or(tally.counts.payload_out) as f64;
     let share = (useful / tally.counts.payload_out.max(1) as f64).min(1.0);
     let end = (((start + seconds) / BIN_SECONDS).round() as usize).min(tally.payload_out.len());
-    let half = (first + end) / 2;
-    let second_half: u64 = tally.payload_out.get(half..end)?.iter().sum();
-    let steady = second_half as f64 * share * 8.0 / ((end - half) as f64 * BIN_SECONDS) / rate;
+    // The last bin of all is not full.
+    let last = tally.bytes_in.get(..end)?.iter().rposition(|bytes| *bytes >= DATA)?;
+    let half = (first + last) / 2;
+    let second_half: u64 = tally.payload_out.get(half..last)?.iter().sum();
+    let steady = second_half as f64 * share * 8.0 / ((last - half) as f64 * BIN_SECONDS) / rate;
     let within: u64 = tally.payload_out.get(first..end)?.iter().sum();
     let whole = if outcome.window.is_some() { within as f64 * share } else { useful };
     let enough = 0.9 * rate / 8.0 * BIN_SECONDS * WINDOW as f64;
@@ -76,7 +78,7 @@ pub(crate) fn figures(report: &Report, link: &Link, outcome: Outcome) -> Option<
         to_90: to_90.map(|bins| (bins + WINDOW) as f64 * BIN_SECONDS),
         beyond: counts.payload_in as f64 / useful - 1.0,
         lost: (counts.dropped + counts.lost) as f64 / counts.packets_in.max(1) as f64,
-        queue_bdp: tally.mean_queue(half..end) as f64 / link.bdp_bytes()?.max(1) as f64,
+        queue_bdp: tally.mean_queue(half..last) as f64 / link.bdp_bytes()?.max(1) as f64,
         seconds,
         complete: outcome.complete,
         late_mean_us: report.there.late.mean_us,

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use foundation_runtime::OnEnd;
+use futures::FutureExt;
 use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
 use tokio::sync::oneshot;
 
@@ -137,9 +138,20 @@ async fn receive(session: &Session, lane: &Lane, mut stream: RecvStream) -> Resu
 /// quinn for all that came after them.
 async fn read_unordered(stream: &mut RecvStream, buffer: &mut [u8], patience: Duration) -> Result<(), Fault> {
     let mut missing = buffer.len();
+    // In order as far as it goes: what came twice before the head was read stands in quinn twice, only reading in order drops it,
+    // and quinn, once it has given a byte twice, subtracts below zero.
+    let mut ordered = true;
     loop {
-        let chunk = within(patience, stream.read_chunk(usize::MAX, false)).await?.map_err(|error| fault(&error))?;
-        let Some(chunk) = chunk else { break };
+        let chunk = if ordered {
+            let Some(chunk) = stream.read_chunk(usize::MAX, true).now_or_never() else {
+                ordered = false;
+                continue;
+            };
+            chunk
+        } else {
+            within(patience, stream.read_chunk(usize::MAX, false)).await?
+        };
+        let Some(chunk) = chunk.map_err(|error| fault(&error))? else { break };
         let begin = usize::try_from(chunk.offset).ok().and_then(|offset| offset.checked_sub(PIECE_HEAD));
         let place = begin.and_then(|begin| buffer.get_mut(begin..begin + chunk.bytes.len()));
         place.ok_or(Fault::Protocol(StreamError::TooLarge))?.copy_from_slice(&chunk.bytes);

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on fails here; not every program uses all of it"
 )]
 
+pub(crate) mod path;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,

@@ -11,4 +11,5 @@ mod lying_senders;
 mod over_amst;
 mod refusals;
 mod resuming;
+mod same_bytes;
 mod trees;

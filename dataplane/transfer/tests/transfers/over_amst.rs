@@ -11,15 +11,15 @@ use dataplane_identity::Identity;
 use dataplane_transfer::{Connector, Link, LinkError, Sent, Transfers};
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
 use futures::{FutureExt, future::BoxFuture};
-use proto_model::{PublicKey, TransferOptions, TransferReport, TransferRole, TransferState};
+use proto_model::{Grant, PublicKey, TransferOptions, TransferReport, TransferRole, TransferState};
 use tokio::sync::watch;
 
 use crate::bed::{Bed, Host, PATIENCE, noise, tree};
 
 /// Dials one address.
-struct Dial {
-    endpoint: Endpoint,
-    to: SocketAddr,
+pub(crate) struct Dial {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) to: SocketAddr,
 }
 
 impl Connector for Dial {
@@ -36,19 +36,24 @@ impl Connector for Dial {
     }
 }
 
-async fn endpoint(identity: &Identity, tasks: &TaskGroup) -> Endpoint {
+pub(crate) async fn endpoint(
+    identity: &Identity,
+    tasks: &TaskGroup,
+    sockets: usize,
+    settings: TransportSettings,
+) -> Endpoint {
     let options = dataplane_amst::Options {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        sockets: 1,
+        sockets,
         identity: identity.clone(),
-        settings: TransportSettings::default(),
+        settings,
         limits: Limits::default(),
     };
     Endpoint::bind(options, Clock::system(), tasks.clone()).await.unwrap()
 }
 
 /// Takes every channel that is opened.
-fn serve(endpoint: Endpoint, transfers: Transfers, tasks: &TaskGroup) {
+pub(crate) fn serve(endpoint: Endpoint, transfers: Transfers, tasks: &TaskGroup) {
     let group = tasks.clone();
     tasks.spawn("serve", OnEnd::Expected, async move {
         while let Some(incoming) = endpoint.next_channel().await {
@@ -61,8 +66,7 @@ fn serve(endpoint: Endpoint, transfers: Transfers, tasks: &TaskGroup) {
     });
 }
 
-async fn send(bed: &Bed, from: &Host, connector: &Arc<dyn Connector>, options: TransferOptions) -> TransferReport {
-    let grant = bed.grant(&["data:/"], "data:/", options);
+pub(crate) async fn send(bed: &Bed, from: &Host, connector: &Arc<dyn Connector>, grant: Grant) -> TransferReport {
     let (reports, _keep) = watch::channel(TransferReport::new(grant.transfer, TransferRole::Sender));
     let sent = from.transfers.send(bed.job(&grant), Arc::clone(connector), reports);
     match tokio::time::timeout(PATIENCE, Box::pin(sent)).await.unwrap() {
@@ -80,24 +84,26 @@ async fn a_tree_crosses_and_comes_again_for_nothing() {
         fs::write(bed.a.root.join(format!("d{}/{n}", n % 7)), noise(n, usize::try_from(n * 37).unwrap())).unwrap();
     }
     fs::write(bed.a.root.join("large"), noise(1, 40 << 20)).unwrap();
-    let (ours, theirs) = (endpoint(&bed.a.identity, &bed.a.tasks).await, endpoint(&bed.b.identity, &bed.b.tasks).await);
+    let of = async |host: &Host| endpoint(&host.identity, &host.tasks, 1, TransportSettings::default()).await;
+    let (ours, theirs) = (of(&bed.a).await, of(&bed.b).await);
     serve(theirs.clone(), bed.b.transfers.clone(), &bed.b.tasks);
     let connector: Arc<dyn Connector> = Arc::new(Dial { endpoint: ours, to: theirs.local_addr() });
     let settings = |segment_bytes| dataplane_transfer::Settings { segment_bytes, ..crate::bed::settings() };
     bed.a.transfers.set_settings(settings(1 << 20));
-    let first = send(&bed, &bed.a, &connector, TransferOptions::default()).await;
+    let grant = || bed.grant(&["data:/"], "data:/", TransferOptions::default());
+    let first = send(&bed, &bed.a, &connector, grant()).await;
     assert_eq!(first.state, TransferState::Succeeded, "{first:?}");
     assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
     let path = first.path.unwrap();
     assert!(path.lanes >= 1 && path.streams >= 1 && path.remote_address == Some(theirs.local_addr()));
 
-    let again = send(&bed, &bed.a, &connector, TransferOptions::default()).await;
+    let again = send(&bed, &bed.a, &connector, grant()).await;
     assert_eq!((again.state, again.progress.bytes_sent.bytes()), (TransferState::Succeeded, 0));
 
     // The longest segments travel in several pieces each.
     fs::remove_file(bed.b.root.join("large")).unwrap();
     bed.a.transfers.set_settings(settings(4 << 20));
-    let large = send(&bed, &bed.a, &connector, TransferOptions::default()).await;
+    let large = send(&bed, &bed.a, &connector, grant()).await;
     assert_eq!(large.state, TransferState::Succeeded, "{large:?}");
     assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
     bed.a.tasks.shutdown(PATIENCE).await.unwrap();

@@ -10,7 +10,7 @@ use dataplane_hde::{Algorithm, Level};
 use dataplane_transfer::{Roots, Settings};
 use foundation_listener::Gate;
 use foundation_telemetry::Telemetry;
-use proto_model::config::{self, AgentConfig, Effective};
+use proto_model::config::{self, AgentConfig, Effective, TcpLane};
 use tokio::sync::watch;
 
 use crate::{
@@ -142,6 +142,7 @@ pub(crate) fn transport_settings(config: &AgentConfig) -> TransportSettings {
             read_timeout: transport.read_timeout,
             pacing_rate: transport.pacing_rate,
             congestion: transport.congestion_algorithm,
+            tcp_lane: TcpLane::Off,
         };
     }
     TransportSettings {
@@ -153,6 +154,7 @@ pub(crate) fn transport_settings(config: &AgentConfig) -> TransportSettings {
         read_timeout: transport.read_timeout,
         pacing_rate: transport.pacing_rate,
         congestion: transport.congestion_algorithm,
+        tcp_lane: transport.tcp_lane,
     }
 }
 

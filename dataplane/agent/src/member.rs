@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane_amst::{BindError, Endpoint, Limits};
+use dataplane_amst::{BindError, Endpoint, Limits, TcpPort};
 use dataplane_control_client::{
     self as control_client, Enrolment, Handle, Introduction, Jobs, StartError as SessionError,
 };
@@ -28,7 +28,7 @@ use crate::{
     apply::{count, transfer_settings, transport_settings},
     bandwidth,
     discovery::{Discovery, Setup},
-    health::{Component, Health},
+    health::{Component, Health, Level},
     host, profiles,
     records::LocalRecords,
     transfers::{Movers, Reports},
@@ -107,7 +107,7 @@ impl Member {
         let tasks = context.tasks.child("member");
         let endpoint = bind(context, config, &identity, &tasks).await?;
         profiles::keep(&endpoint, &context.dir, &tasks);
-        context.health.healthy(Component::AmstTransport);
+        watch_tcp(&endpoint, context.health.clone(), &tasks);
         context.introduction.send_modify(|said| said.facts = facts(config));
         let clock = context.clock.clone();
         bandwidth::keep(endpoint.clone(), identity.clone(), context.effective.clone(), clock, &tasks);
@@ -414,6 +414,29 @@ async fn discover(
         ports.keep("dht", asked.port(), bound.port())?;
     }
     Ok(discovery)
+}
+
+/// Says where QUIC serves alone because the TCP port of the same number is not to be had: that is no want, only slower on a fast network.
+fn watch_tcp(endpoint: &Endpoint, health: Health, tasks: &TaskGroup) {
+    let mut port = endpoint.tcp_port();
+    let say = move |port: &TcpPort| {
+        let message = match port {
+            TcpPort::Failed(reason) => format!("{reason}; QUIC serves alone"),
+            TcpPort::Off | TcpPort::Open(_) => String::new(),
+        };
+        health.set(Component::AmstTransport, Level::Healthy, message);
+    };
+    say(&port.borrow_and_update());
+    let group = tasks.clone();
+    tasks.spawn("watch the TCP port", OnEnd::Expected, async move {
+        loop {
+            tokio::select! {
+                changed = port.changed() => if changed.is_err() { return },
+                () = group.cancelled() => return,
+            }
+            say(&port.borrow_and_update());
+        }
+    });
 }
 
 /// Tells the control plane how the parts are, on change.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use dataplane_amst::TcpPort;
 use dataplane_hde::{Codec, Meter};
 use dataplane_local_store::LocalStore;
 use foundation_runtime::Clock;
@@ -159,6 +160,7 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
         "quic": member.map(|member| member.endpoint.local_addr().to_string()),
         "sessions": info.len(),
         "lanes": info.iter().map(|info| info.lanes).sum::<usize>(),
+        "tcp_lanes": info.iter().filter(|info| info.tcp_lane.is_some()).count(),
         "scaler": member.map(|member| member.endpoint.moves()).unwrap_or_default().iter().map(past_move).collect::<Vec<_>>(),
         "streams_in_use": info.iter().map(|info| info.streams_in_use).sum::<usize>(),
         "initial_streams": settings.as_ref().map(|settings| settings.initial_streams),
@@ -198,6 +200,30 @@ fn congestion(session: &dataplane_amst::Session) -> Option<Value> {
     }))
 }
 
+/// The lane over TCP of a session, if it has or had one.
+fn tcp_lane(session: &dataplane_amst::Session) -> Option<Value> {
+    let info = session.info();
+    if info.tcp_lane.is_none() && info.tcp_bytes_sent == 0 && info.tcp_bytes_received == 0 {
+        return None;
+    }
+    Some(json!({
+        "peer": info.peer.node_id().to_string(),
+        "open": info.tcp_lane.is_some(),
+        "dialled": info.tcp_lane.map(|lane| lane.dialled),
+        "carries": info.tcp_lane.is_some_and(|lane| lane.carries),
+        "bytes_sent": info.tcp_bytes_sent,
+        "bytes_received": info.tcp_bytes_received,
+    }))
+}
+
+fn tcp_port(port: &TcpPort) -> String {
+    match port {
+        TcpPort::Off => "off".to_owned(),
+        TcpPort::Open(address) => address.to_string(),
+        TcpPort::Failed(reason) => reason.clone(),
+    }
+}
+
 fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {
     let transport = &config.transport;
     let in_force = member.map(|member| member.endpoint.settings());
@@ -217,6 +243,9 @@ fn amst_config(config: &AgentConfig, member: Option<&Member>) -> Value {
         "rdma_ports": rdma::ports().into_iter().map(|port| port.name).collect::<Vec<_>>(),
         "read_timeout": format_duration(transport.read_timeout),
         "lanes": transport.lanes,
+        "tcp_lane": transport.tcp_lane.as_str(),
+        "tcp_port": member.map(|member| tcp_port(&member.endpoint.tcp_port().borrow())),
+        "tcp_lanes": sessions.iter().filter_map(tcp_lane).take(MAX_SESSIONS_SHOWN).collect::<Vec<_>>(),
         "in_force": in_force.map(|settings| json!({
             "min_streams": settings.min_streams,
             "max_streams": settings.max_streams,

@@ -1,6 +1,8 @@
 //! How fast AMST moves pieces over loopback, and what that costs: Gbit/s, processor seconds a GB, peak memory.
 //!
-//! `cargo run --release -p dataplane-amst --example loopback -- [GB] [lanes] [sockets] [streams]`
+//! `cargo run --release -p dataplane-amst --example loopback -- [GB] [lanes] [sockets] [streams] [off|auto|always]`
+//!
+//! The last says when pieces go by TCP with TLS (`transport.tcp_lane`); with `always` the clock begins when there is such a lane.
 //!
 //! Both ends run in one process and share its processors, so a rate is comparable only with others of the same machine and
 //! hour; processor seconds a GB, of both ends together, are the better figure.
@@ -9,7 +11,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -18,6 +20,7 @@ use dataplane_amst::{Endpoint, Limits, Options, TransportSettings};
 use dataplane_identity::{Identity, testing::TestFleet};
 use foundation_runtime::{Clock, TaskGroup};
 use futures::{StreamExt, stream::FuturesUnordered};
+use proto_model::config::TcpLane;
 
 const PIECE: usize = 1024 * 1024;
 
@@ -26,17 +29,25 @@ struct Arguments {
     lanes: u32,
     sockets: usize,
     streams: u32,
+    tcp: TcpLane,
 }
 
 impl Arguments {
     fn parse() -> Result<Self> {
-        let numbers: Vec<u32> = std::env::args().skip(1).map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let numbers: Vec<u32> = std::env::args().skip(1).take(4).map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let tcp = match std::env::args().nth(5).as_deref() {
+            None | Some("off") => TcpLane::Off,
+            Some("auto") => TcpLane::Auto,
+            Some("always") => TcpLane::Always,
+            Some(other) => anyhow::bail!("{other} is none of off, auto, always"),
+        };
         let number = |index: usize, default| numbers.get(index).copied().unwrap_or(default);
         Ok(Self {
             pieces: u64::from(number(0, 2)) * 1000,
             lanes: number(1, 1),
             sockets: usize::try_from(number(2, 1))?,
             streams: number(3, 32),
+            tcp,
         })
     }
 }
@@ -66,6 +77,9 @@ async fn measure(arguments: &Arguments, tasks: &TaskGroup, sender: &Identity, re
     let (ours, theirs) = tokio::join!(session.open_channel(), there.next_channel());
     let (ours, mut theirs) = (ours?, theirs.context("the receiver has shut down")?.channel);
 
+    while arguments.tcp == TcpLane::Always && session.info().tcp_lane.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let payload = Bytes::from((0..PIECE).map(|index| u8::try_from(index % 251).unwrap_or(0)).collect::<Vec<_>>());
     let (begun, cpu) = (Instant::now(), cpu_seconds()?);
     let sending = async {
@@ -96,17 +110,18 @@ async fn measure(arguments: &Arguments, tasks: &TaskGroup, sender: &Identity, re
     let gigabytes = (arguments.pieces * PIECE as u64) as f64 / 1e9;
     let info = session.info();
     println!(
-        "{:.2} Gbit/s  {:.2} cpu s/GB  lost {:.2} %  mtu {}  lanes {}  streams {}  rtt {:?}  peak {} MiB",
+        "{:.2} Gbit/s  {:.2} cpu s/GB  lost {:.2} %  mtu {}  lanes {}  by tcp {:.0} %  streams {}  rtt {:?}  peak {} MiB",
         gigabytes * 8.0 / seconds,
         cpu / gigabytes,
         percent(info.bytes_lost, info.bytes_sent),
         info.mtu,
         info.lanes,
+        percent(info.tcp_bytes_sent, info.bytes_sent),
         info.streams,
         info.rtt,
         peak_mebibytes()?,
     );
-    tasks.shutdown(std::time::Duration::from_secs(5)).await?;
+    tasks.shutdown(Duration::from_secs(5)).await?;
     Ok(())
 }
 
@@ -115,6 +130,7 @@ async fn bind(arguments: &Arguments, tasks: &TaskGroup, identity: &Identity) -> 
         min_streams: arguments.streams.min(16),
         initial_streams: arguments.streams,
         lanes: arguments.lanes,
+        tcp_lane: arguments.tcp,
         ..TransportSettings::default()
     };
     let options = Options {

@@ -200,6 +200,16 @@ impl Window {
         Ok(())
     }
 
+    /// A piece that began to arrive will come again, for the same credit: as if it had never begun.
+    pub(crate) fn withdraw(&mut self, cost: u64) {
+        self.held -= cost;
+        if self.phase == Phase::Open {
+            self.received -= cost;
+        } else {
+            self.drain();
+        }
+    }
+
     /// A piece is gone. The new sum of all grants, if it is worth a word to the sender.
     pub(crate) fn release(&mut self, cost: u64, now: Instant, round_trip: impl FnOnce() -> Duration) -> Option<u64> {
         self.held -= cost;

@@ -47,7 +47,8 @@ impl Doorkeeper {
         Arc::new(Kept { socket, keeper: self.clone() })
     }
 
-    fn lets_in(&self, from: IpAddr) -> bool {
+    /// Whether one more connection of this address may begin.
+    pub(crate) fn lets_in(&self, from: IpAddr) -> bool {
         let now = self.clock.now();
         let let_in = self.allowance.lock().unwrap_or_else(PoisonError::into_inner).takes(from, now, self.per_second);
         if !let_in {

@@ -3,6 +3,8 @@
 mod accept;
 mod dial;
 mod registry;
+mod tcp_dial;
+mod tcp_port;
 mod upkeep;
 
 use std::{
@@ -37,6 +39,9 @@ use crate::{
 };
 use dial::Dials;
 use registry::Registry;
+pub(crate) use tcp_dial::dial as dial_tcp;
+use tcp_port::PortState;
+pub use tcp_port::TcpPort;
 
 /// Sockets on the port, at most: more threads than that never paid.
 const MAX_SOCKETS: usize = 16;
@@ -85,6 +90,8 @@ pub(crate) struct Shared {
     /// Handshakes that are under way.
     pub(crate) gate: Gate,
     pub(crate) retry_from: AtomicUsize,
+    /// The TCP port of the same number.
+    tcp_port: PortState,
     pub(crate) incoming: mpsc::Sender<IncomingChannel>,
     /// Streams of pieces that are open now.
     pub(crate) sending: AtomicUsize,
@@ -241,6 +248,7 @@ impl Endpoint {
             doorkeeper,
             gate: Gate::new("limits.quic_handshakes", options.limits.handshakes),
             retry_from: AtomicUsize::new(options.limits.retry_from),
+            tcp_port: PortState::new(options.settings.tcp_lane),
             incoming: sender,
             sending: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
@@ -254,6 +262,9 @@ impl Endpoint {
             let accepting = accept::run(Arc::clone(&shared), socket.endpoint.clone(), socket.thread.clone());
             socket.thread.enter(|| tasks.spawn("amst accept", OnEnd::Fatal, accepting));
         }
+        let listener = tcp_port::open(&shared, local_addr);
+        let taking = tcp_port::run(Arc::clone(&shared), local_addr, listener);
+        tasks.spawn("amst tcp accept", OnEnd::Expected, taking);
         let _stops_later = stop_threads.disarm();
         tasks.spawn("amst upkeep", OnEnd::Fatal, upkeep::run(Arc::clone(&shared)));
         tasks.spawn("amst roster watch", OnEnd::Fatal, upkeep::watch_roster(Arc::clone(&shared)));
@@ -267,6 +278,12 @@ impl Endpoint {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.0.local_addr
+    }
+
+    /// How the TCP port of the same number is, by which peers may open lanes over TCP, now and from now on.
+    #[must_use]
+    pub fn tcp_port(&self) -> watch::Receiver<TcpPort> {
+        self.0.shared.tcp_port.watch()
     }
 
     /// The session with a peer: the one there is, or a new one over the first of these addresses that answers. Callers at
@@ -319,6 +336,7 @@ impl Endpoint {
             // It worked at the start; those who dial us get the old settings.
             Err(reason) => tracing::warn!(%reason, "Changed settings do not reach sessions that peers dial"),
         }
+        shared.tcp_port.want(settings.tcp_lane);
         shared.settings.store(Arc::new(settings));
         shared.all_sessions().iter().for_each(Session::retune);
         telemetry::gauges(shared);

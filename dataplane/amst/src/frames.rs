@@ -8,8 +8,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// A frame between endpoints, without its length: the longest known one has 43 bytes.
 pub(crate) const MAX_FRAME: usize = 1024;
 
-/// Bits of the optional features that this version has: none are defined yet.
-pub(crate) const FEATURES: u64 = 0;
+/// Bits of the optional features that this version has.
+pub(crate) const FEATURES: u64 = TCP_LANES;
+
+/// Takes lanes over TCP (`docs/protocol/amst-tcp-lane.md`), and says how many pieces it took of one that is over.
+pub(crate) const TCP_LANES: u64 = 1;
 
 /// Bytes before a piece's payload.
 pub(crate) const PIECE_HEAD: usize = 20;
@@ -81,6 +84,13 @@ pub(crate) enum SessionFrame {
     Ping(u64),
     /// The same number back.
     Pong(u64),
+    /// A lane over TCP is over for who says it; never sent without [`TCP_LANES`].
+    LaneOver {
+        /// Its number.
+        lane: u8,
+        /// Pieces that came whole over it: what was sent besides did not arrive, and its credit is free.
+        taken: u64,
+    },
     /// Of a later version.
     Unknown,
 }
@@ -183,18 +193,25 @@ impl SessionFrame {
                 out.put_u8(4);
                 out.put_u64_le(number);
             }
+            Self::LaneOver { lane, taken } => {
+                out.put_u8(5);
+                out.put_u8(lane);
+                out.put_u64_le(taken);
+            }
             Self::Unknown => out.put_u8(0),
         })
     }
 
     pub(crate) fn decode(mut frame: &[u8]) -> Result<Self, Malformed> {
         let kind = frame.try_get_u8().map_err(malformed)?;
+        let lane = if kind == 5 { frame.try_get_u8().map_err(malformed)? } else { 0 };
         let mut number = || frame.try_get_u64_le().map_err(malformed);
         Ok(match kind {
             1 => Self::Credit { channel: number()?, total: number()? },
             2 => Self::NotWanted { channel: number()? },
             3 => Self::Ping(number()?),
             4 => Self::Pong(number()?),
+            5 => Self::LaneOver { lane, taken: number()? },
             _ => Self::Unknown,
         })
     }
@@ -255,6 +272,7 @@ mod tests {
             SessionFrame::NotWanted { channel: 7 },
             SessionFrame::Ping(1),
             SessionFrame::Pong(2),
+            SessionFrame::LaneOver { lane: 9, taken: 10 },
             SessionFrame::Unknown,
         ];
         for frame in frames {

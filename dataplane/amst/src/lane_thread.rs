@@ -52,6 +52,10 @@ impl LaneThread {
         self.1.get()
     }
 
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.1, &other.1)
+    }
+
     /// Runs something that spawns, or makes timers or sockets, for this thread.
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         let _context = self.0.enter();

@@ -2,7 +2,7 @@
 //!
 //! * An [`Endpoint`] is one UDP port, served by a fixed number of sockets with a thread each; the kernel steers datagrams
 //!   to them by connection id.
-//! * A [`Session`] is all there is between two nodes: a few *lanes* (QUIC connections), authenticated in both directions by
+//! * A [`Session`] is all there is between two nodes: a few *lanes* (QUIC connections, and where that pays one over TCP with TLS), authenticated in both directions by
 //!   the fleet's certificates and the roster. Either end may dial.
 //! * A [`Channel`] is one conversation in a session: ordered control frames both ways, and numbered pieces of at most
 //!   [`MAX_PIECE`] bytes both ways, each in a stream of its own, arriving in any order.
@@ -30,6 +30,8 @@ mod session;
 mod settings;
 mod slots;
 mod steering;
+mod tcp;
+mod tcp_choice;
 mod telemetry;
 mod timer;
 mod transport;
@@ -38,12 +40,12 @@ pub use channel::{
     Channel, ControlError, ControlReceiver, ControlSender, Piece, PieceReceiver, PieceSender, SendError,
 };
 pub use close::{CloseReason, Closed};
-pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options};
+pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options, TcpPort};
 pub use path_use::PathUse;
 pub use profiles::{MAX_PROFILES, PeerProfile};
 pub use rate::Rates;
 pub use scaler::{Move, Reason};
-pub use session::{MOVES, OpenChannelError, PastMove, PingError, Session, SessionInfo};
+pub use session::{MOVES, OpenChannelError, PastMove, PingError, Session, SessionInfo, TcpLaneInfo};
 pub use settings::{Limits, SettingsError, TransportSettings};
 
 /// Bytes of a piece at most: 1 MiB of data and 4 KiB for what a transfer puts before it. At the smallest MTU these are 915

@@ -7,6 +7,7 @@ mod lane;
 mod moves;
 mod pieces;
 mod scaling;
+mod tcp_use;
 
 use std::{
     collections::HashMap,
@@ -26,8 +27,9 @@ use crate::{
     close::Code,
     congestion::{Snapshot, adapter},
     endpoint::Shared,
+    lane_thread::LaneThread,
     path_use::{Part, Waiters},
-    rate::{DATAGRAM_OVERHEAD, Limiter, ONE_BY_ONE_BELOW},
+    rate::{Limiter, ONE_BY_ONE_BELOW},
     slots::{Slot, Slots},
     telemetry,
 };
@@ -37,10 +39,12 @@ pub(crate) use control_stream::{FrameError, read_frame};
 pub(crate) use lane::{Counted, Lane, canonical, reason};
 pub(crate) use moves::Moves;
 pub use moves::{MOVES, PastMove};
-pub(crate) use pieces::send_piece;
+pub(crate) use pieces::{Fault, Place, send_piece};
+pub use tcp_use::TcpLaneInfo;
 
 use control_stream::Outbox;
 use scaling::Scaling;
+use tcp_use::TcpUse;
 
 /// Pings that wait for their pong, at most.
 const MAX_PINGS: usize = 64;
@@ -58,10 +62,13 @@ struct Inner {
     id: [u8; 16],
     /// Of the peer's run.
     instance: [u8; 16],
+    /// That both ends have.
+    features: u64,
     dialled: bool,
     opened: Instant,
     shared: Arc<Shared>,
     lanes: Mutex<Vec<Arc<Lane>>>,
+    tcp: TcpUse,
     slots: Slots,
     scaling: Scaling,
     channels: Mutex<HashMap<u64, Arc<ChannelState>>>,
@@ -94,6 +101,12 @@ pub struct SessionInfo {
     pub dialled: bool,
     /// QUIC connections.
     pub lanes: usize,
+    /// The lane over TCP, if there is one.
+    pub tcp_lane: Option<TcpLaneInfo>,
+    /// Bytes sent over such lanes, TLS and all.
+    pub tcp_bytes_sent: u64,
+    /// The same, received.
+    pub tcp_bytes_received: u64,
     /// Streams of pieces that it may send at once.
     pub streams: usize,
     /// Streams of pieces that it sends now.
@@ -108,9 +121,9 @@ pub struct SessionInfo {
     pub rtt: Duration,
     /// Bytes of a datagram that the path takes.
     pub mtu: u16,
-    /// UDP bytes sent, of all lanes.
+    /// Bytes sent of UDP and TCP, of all lanes.
     pub bytes_sent: u64,
-    /// UDP bytes received, of all lanes.
+    /// The same, received.
     pub bytes_received: u64,
     /// Bytes that were declared lost and sent again.
     pub bytes_lost: u64,
@@ -164,10 +177,12 @@ impl Session {
             peer: origin.peer,
             id: origin.id,
             instance: origin.instance,
+            features: origin.features,
             dialled: origin.dialled,
             opened: now,
             shared: Arc::clone(shared),
             lanes: Mutex::default(),
+            tcp: TcpUse::default(),
             slots: Slots::new(usize::try_from(scaling.streams()).unwrap_or(usize::MAX), shared.clock.clone()),
             scaling,
             channels: Mutex::default(),
@@ -231,15 +246,19 @@ impl Session {
     pub fn info(&self) -> SessionInfo {
         let lanes = self.lanes();
         let stats: Vec<_> = lanes.iter().map(|lane| lane.connection.stats()).collect();
-        let sum = |of: fn(&quinn::ConnectionStats) -> u64| stats.iter().map(of).sum();
+        let sum = |of: fn(&quinn::ConnectionStats) -> u64| -> u64 { stats.iter().map(of).sum() };
         let congestion = self.congestion();
         let algorithm = congestion.map_or(self.0.shared.settings().congestion, |congestion| congestion.algorithm);
+        let (tcp_bytes_sent, tcp_bytes_received) = self.0.tcp.bytes();
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         SessionInfo {
             peer: self.0.peer,
             remote: lanes.first().map_or(unknown, |lane| lane.remote()),
             dialled: self.0.dialled,
             lanes: lanes.len(),
+            tcp_lane: self.0.tcp.info(),
+            tcp_bytes_sent,
+            tcp_bytes_received,
             streams: self.0.slots.capacity(),
             streams_in_use: self.0.slots.used(),
             channels: self.channel_count(),
@@ -247,8 +266,8 @@ impl Session {
             congestion,
             rtt: stats.first().map_or(Duration::ZERO, |stats| stats.path.rtt),
             mtu: stats.first().map_or(0, |stats| stats.path.current_mtu),
-            bytes_sent: sum(|stats| stats.udp_tx.bytes),
-            bytes_received: sum(|stats| stats.udp_rx.bytes),
+            bytes_sent: sum(|stats| stats.udp_tx.bytes) + tcp_bytes_sent,
+            bytes_received: sum(|stats| stats.udp_rx.bytes) + tcp_bytes_received,
             bytes_lost: sum(|stats| stats.path.lost_bytes),
             rate_limit: self.rate_limit(),
         }
@@ -339,9 +358,13 @@ impl Session {
     /// Counts what a lane moved since it was last asked, and has the bounds take note of it.
     pub(crate) fn count(&self, lane: &Lane) -> Counted {
         let moved = telemetry::count(lane);
-        let on_the_link = moved.sent + DATAGRAM_OVERHEAD * moved.datagrams;
-        self.0.limiters.iter().for_each(|limiter| limiter.settle(on_the_link));
+        self.settle_bounds(&moved);
         moved
+    }
+
+    /// Has the bounds take note of what was sent.
+    fn settle_bounds(&self, moved: &Counted) {
+        self.0.limiters.iter().for_each(|limiter| limiter.settle(moved.sent + moved.heads));
     }
 
     /// The lowest bound that concerns it, in bits a second.
@@ -350,7 +373,7 @@ impl Session {
     }
 
     /// Waits for a piece's turn, where pieces go one by one. Channels take turns.
-    async fn turn(&self, channel: u64) -> Option<Slot> {
+    pub(crate) async fn turn(&self, channel: u64) -> Option<Slot> {
         match self.rate_limit() {
             Some(bits) if bits < ONE_BY_ONE_BELOW => self.0.line.acquire(channel).await,
             _ => None,
@@ -358,7 +381,7 @@ impl Session {
     }
 
     /// Waits until so many bytes of a piece may go by all bounds. Of each session one waits, so that sessions share by turns.
-    async fn pass(&self, bytes: usize) {
+    pub(crate) async fn pass(&self, bytes: usize) {
         if self.rate_limit().is_none() {
             return;
         }
@@ -371,7 +394,7 @@ impl Session {
 
     /// What the pieces of a channel wait for, and how the path is used.
     pub(crate) fn path_use(&self, channel: &ChannelState) -> PathUse {
-        let busy = self.lanes().iter().map(|lane| lane.thread.busy()).fold(0.0, f64::max);
+        let busy = self.threads().iter().map(LaneThread::busy).fold(0.0, f64::max);
         PathUse {
             waits_for_credit: channel.for_credit.any(),
             waits_for_rate: self.0.for_rate.any(),
@@ -379,6 +402,18 @@ impl Session {
             lost: self.0.lost.get(),
             lane_busy: busy,
         }
+    }
+
+    /// That drive its lanes, each once.
+    fn threads(&self) -> Vec<LaneThread> {
+        let mut threads: Vec<LaneThread> = Vec::new();
+        let tcp = self.tcp_lane().map(|lane| lane.thread().clone());
+        for thread in self.lanes().iter().map(|lane| lane.thread.clone()).chain(tcp) {
+            if !threads.iter().any(|known| known.is_same(&thread)) {
+                threads.push(thread);
+            }
+        }
+        threads
     }
 
     pub(crate) fn limiters(&self) -> &[Limiter; 3] {
@@ -434,5 +469,7 @@ pub(crate) struct Origin {
     pub(crate) peer: PublicKey,
     pub(crate) id: [u8; 16],
     pub(crate) instance: [u8; 16],
+    /// That both ends have.
+    pub(crate) features: u64,
     pub(crate) dialled: bool,
 }

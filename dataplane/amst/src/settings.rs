@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use proto_model::{ByteCount, config::CongestionAlgorithm};
+use proto_model::{
+    ByteCount,
+    config::{CongestionAlgorithm, TcpLane},
+};
 
 /// What can be changed while the endpoint runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +26,8 @@ pub struct TransportSettings {
     pub congestion: CongestionAlgorithm,
     /// Bits a second that one session may send, with the heads of its datagrams.
     pub pacing_rate: Option<u64>,
+    /// Whether pieces may go by TCP with TLS.
+    pub tcp_lane: TcpLane,
 }
 
 /// A setting that cannot be.
@@ -88,6 +93,7 @@ impl Default for TransportSettings {
             read_timeout: Duration::from_secs(60),
             congestion: CongestionAlgorithm::Auto,
             pacing_rate: None,
+            tcp_lane: TcpLane::Auto,
         }
     }
 }

@@ -37,6 +37,9 @@ const MIN_RTT: &str = "dwcp_amst_min_rtt_seconds";
 const QUEUEING_DELAY: &str = "dwcp_amst_queueing_delay_seconds";
 const CONGESTION_SESSIONS: &str = "dwcp_amst_congestion_sessions";
 const RATE_LIMIT: &str = "dwcp_amst_rate_limit_bits_per_second";
+const TCP_LANES: &str = "dwcp_amst_tcp_lanes";
+const TCP_BYTES: &str = "dwcp_amst_tcp_lane_bytes_total";
+const TCP_MOVES: &str = "dwcp_amst_tcp_lane_moves_total";
 const MEMORY: &str = "dwcp_amst_receive_memory_bytes";
 
 /// Why a stream of a piece ended in error.
@@ -72,6 +75,38 @@ impl StreamError {
     }
 }
 
+/// What happens to lanes over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcpMove {
+    /// A session has one, dialled by either end.
+    Opened,
+    /// One could not be dialled.
+    Failed,
+    /// Pieces of this end go on by it: it pays.
+    Kept,
+    /// They go by QUIC again: it does not pay, or is of no use.
+    GivenUp,
+    /// It broke.
+    Broke,
+    /// It was ended.
+    Ended,
+}
+
+impl TcpMove {
+    const ALL: [Self; 6] = [Self::Opened, Self::Failed, Self::Kept, Self::GivenUp, Self::Broke, Self::Ended];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Failed => "failed",
+            Self::Kept => "kept",
+            Self::GivenUp => "given_up",
+            Self::Broke => "broke",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// Names what is measured, and begins counters at zero, so that the first error shows in a rate.
 pub(crate) fn register() {
     describe_gauge!(ACTIVE_STREAMS, "Stream slots held ready; 0 when no known peer can be reached");
@@ -81,8 +116,8 @@ pub(crate) fn register() {
         "dwcp_amst_refused_connections_total",
         "Connections that peers or strangers dialled and that were refused."
     );
-    describe_counter!(BYTES_SENT, Unit::Bytes, "UDP payload sent");
-    describe_counter!(BYTES_RECEIVED, Unit::Bytes, "UDP payload received");
+    describe_counter!(BYTES_SENT, Unit::Bytes, "Payload of UDP and TCP sent");
+    describe_counter!(BYTES_RECEIVED, Unit::Bytes, "Payload of UDP and TCP received");
     describe_counter!(BYTES_LOST, Unit::Bytes, "Bytes declared lost and sent again");
     describe_counter!(STREAM_ERRORS, "Streams of pieces that ended in error");
     describe_counter!(STREAM_ERRORS_BY_REASON, "Streams of pieces that ended in error, by reason");
@@ -102,6 +137,15 @@ pub(crate) fn register() {
     describe_counter!(RATE_WAITS, "Parts of pieces that had to wait for a bound of what is sent");
     describe_gauge!(RATE_LIMIT, "What all sessions together may send; 0 for no bound");
     counter!(RATE_WAITS).increment(0);
+    describe_gauge!(TCP_LANES, "Lanes over TCP that are open now");
+    describe_counter!(TCP_BYTES, Unit::Bytes, "Bytes moved over lanes over TCP, TLS and all, by direction");
+    describe_counter!(TCP_MOVES, "What happened to lanes over TCP");
+    for direction in ["out", "in"] {
+        counter!(TCP_BYTES, "direction" => direction).increment(0);
+    }
+    for what in TcpMove::ALL {
+        counter!(TCP_MOVES, "what" => what.as_str()).increment(0);
+    }
     describe_gauge!(MEMORY, Unit::Bytes, "Memory promised to pieces that arrive");
     for counter in [BYTES_SENT, BYTES_RECEIVED, BYTES_LOST, STREAM_ERRORS] {
         counter!(counter).increment(0);
@@ -146,6 +190,18 @@ pub(crate) fn count(lane: &Lane) -> Counted {
     counted
 }
 
+/// Adds what a lane over TCP moved since it was last asked.
+pub(crate) fn count_tcp(moved: &Counted) {
+    counter!(BYTES_SENT).increment(moved.sent);
+    counter!(BYTES_RECEIVED).increment(moved.received);
+    counter!(TCP_BYTES, "direction" => "out").increment(moved.sent);
+    counter!(TCP_BYTES, "direction" => "in").increment(moved.received);
+}
+
+pub(crate) fn tcp_moved(what: TcpMove) {
+    counter!(TCP_MOVES, "what" => what.as_str()).increment(1);
+}
+
 pub(crate) fn rtt(rtt: Duration) {
     histogram!(RTT).record(rtt.as_secs_f64());
 }
@@ -165,6 +221,7 @@ pub(crate) fn gauges(shared: &Shared) {
     let target = sessions.iter().map(|session| session.slots().capacity()).max();
     set(gauge!(TARGET_STREAMS), target.unwrap_or(initial));
     set(gauge!(SESSIONS), sessions.len());
+    set(gauge!(TCP_LANES), sessions.iter().filter(|session| session.tcp_lane().is_some()).count());
     set(gauge!(STREAMS, "direction" => "out"), shared.sending.load(Ordering::Relaxed));
     set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));
     set(gauge!(RATE_LIMIT), usize::try_from(shared.limiters.total().unwrap_or(0)).unwrap_or(usize::MAX));

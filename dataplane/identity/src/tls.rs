@@ -25,6 +25,9 @@ use crate::{
 /// ALPN of QUIC between nodes; its number is the protocol's version.
 pub const QUIC_ALPN: &[u8] = b"dwcp/1";
 
+/// ALPN of lanes over TCP between nodes; never taken for QUIC's.
+pub const TCP_ALPN: &[u8] = b"dwcp-tcp/1";
+
 /// The name that every server of a fleet has in its certificate, whatever its address (D4).
 pub const CONTROL_PLANE_NAME: &str = "control-plane.dwcp";
 
@@ -53,12 +56,24 @@ pub fn peer_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, Certifica
 /// # Errors
 /// The CA's certificate cannot be used.
 pub fn quic_server_config(identity: &Identity) -> Result<ServerConfig, rustls::Error> {
+    node_server_config(identity, QUIC_ALPN)
+}
+
+/// For a TCP port that nodes dial: judges as [`quic_server_config`] does.
+///
+/// # Errors
+/// The CA's certificate cannot be used.
+pub fn tcp_server_config(identity: &Identity) -> Result<ServerConfig, rustls::Error> {
+    node_server_config(identity, TCP_ALPN)
+}
+
+fn node_server_config(identity: &Identity, alpn: &[u8]) -> Result<ServerConfig, rustls::Error> {
     let nodes = Nodes::new(&identity.trust().bundle(), identity.membership().clone(), None)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(nodes))
         .with_cert_resolver(identity.held());
-    config.alpn_protocols = vec![QUIC_ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
@@ -69,13 +84,25 @@ pub fn quic_server_config(identity: &Identity) -> Result<ServerConfig, rustls::E
 /// # Errors
 /// The CA's certificate cannot be used.
 pub fn quic_client_config(identity: &Identity, peer: PublicKey) -> Result<ClientConfig, rustls::Error> {
+    node_client_config(identity, peer, QUIC_ALPN)
+}
+
+/// For dialling over TCP the member that has this key, and nobody else.
+///
+/// # Errors
+/// The CA's certificate cannot be used.
+pub fn tcp_client_config(identity: &Identity, peer: PublicKey) -> Result<ClientConfig, rustls::Error> {
+    node_client_config(identity, peer, TCP_ALPN)
+}
+
+fn node_client_config(identity: &Identity, peer: PublicKey, alpn: &[u8]) -> Result<ClientConfig, rustls::Error> {
     let nodes = Nodes::new(&identity.trust().bundle(), identity.membership().clone(), Some(peer))?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nodes))
         .with_client_cert_resolver(identity.held());
-    config.alpn_protocols = vec![QUIC_ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     // The peer is known by its key; its name would only tell an eavesdropper who is dialled.
     config.enable_sni = false;

@@ -71,7 +71,7 @@ pub use roots::{AcceptRule, Root};
 pub use security::Security;
 pub use storage::Storage;
 pub use transfer::Transfer;
-pub use transport::{CongestionAlgorithm, Transport};
+pub use transport::{CongestionAlgorithm, TcpLane, Transport};
 pub use tree::Tree;
 pub use unified_diff::unified_diff;
 

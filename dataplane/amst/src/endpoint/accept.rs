@@ -91,7 +91,14 @@ async fn open_session(
         limit_hits::hit("limits.receive_budget");
         return Err(refuse(&connection, Code::Busy));
     };
-    let session = Session::new(shared, Origin { peer, id: hello.session, instance: hello.instance, dialled: false });
+    let origin = Origin {
+        peer,
+        id: hello.session,
+        instance: hello.instance,
+        features: hello.features & FEATURES,
+        dialled: false,
+    };
+    let session = Session::new(shared, origin);
     let remote = canonical(connection.remote_address());
     // Before anybody can find the session: one without a lane would look like one that has ended.
     let lane = session.hold(Lane::new(connection, thread, room));

@@ -183,6 +183,8 @@ struct Reached {
     stream: (SendStream, RecvStream),
     id: [u8; 16],
     instance: [u8; 16],
+    /// That both have.
+    features: u64,
     socket: usize,
 }
 
@@ -238,7 +240,14 @@ async fn connect(
         Ok((welcome, (send, receive)))
     };
     match greeting.await {
-        Ok((welcome, stream)) => Ok(Reached { connection, stream, id: lane.id, instance: welcome.instance, socket }),
+        Ok((welcome, stream)) => Ok(Reached {
+            connection,
+            stream,
+            id: lane.id,
+            instance: welcome.instance,
+            features: welcome.features & FEATURES,
+            socket,
+        }),
         // The refusal of our certificate comes only now.
         Err(FrameError::Ended) => Err(match connection.close_reason() {
             Some(error) => judge(&error),
@@ -274,7 +283,10 @@ impl Reached {
             let reason = "this node has no memory for a further connection (limits.receive_budget)";
             return Err(DialError::Unreachable(vec![(remote, reason.to_owned())]));
         };
-        let session = Session::new(shared, Origin { peer, id: self.id, instance: self.instance, dialled: true });
+        let session = Session::new(
+            shared,
+            Origin { peer, id: self.id, instance: self.instance, features: self.features, dialled: true },
+        );
         // Before anybody can find the session: one without a lane would look like one that has ended.
         let lane = session.hold(Lane::new(self.connection, shared.sockets[self.socket].thread.clone(), room));
         if let Err(full) = shared.add(&session) {

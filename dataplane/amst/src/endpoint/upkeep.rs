@@ -101,6 +101,7 @@ impl Session {
                 telemetry::rtt(rtt);
             }
         }
+        self.tend_tcp();
         if let Some(snapshot) = self.congestion().filter(|_| sent > 64 * 1024) {
             telemetry::congestion(&snapshot);
         }

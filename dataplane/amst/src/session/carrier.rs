@@ -1,5 +1,7 @@
-//! What carries a piece to the peer. Today it is a stream of its own on one of the session's lanes, which are QUIC connections; whoever
-//! sends knows only that it was taken, or is not wanted.
+//! What carries a piece to the peer: a stream of its own on one of the session's lanes, which are QUIC connections, or the lane over TCP
+//! where there is one that pays.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quinn::{SendStream, StoppedError, WriteError};
@@ -10,6 +12,7 @@ use crate::{
     frames::PieceHead,
     lane_thread::LaneThread,
     rate::Limiter,
+    tcp::{Outcome, TcpLane},
     telemetry::{self, StreamError},
 };
 
@@ -18,15 +21,8 @@ use crate::{
 pub(super) enum Carrier {
     /// A stream on this lane.
     Quic(LanePick),
-}
-
-/// What became of a piece that went whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delivery {
-    /// The peer has all of it.
-    Taken,
-    /// The peer's channel takes no more pieces.
-    NotWanted,
+    /// The lane over TCP, one piece after the other.
+    Tcp(Arc<TcpLane>),
 }
 
 impl Carrier {
@@ -34,13 +30,16 @@ impl Carrier {
     pub(super) fn thread(&self) -> &LaneThread {
         match self {
             Self::Quic(lane) => &lane.0.thread,
+            Self::Tcp(lane) => lane.thread(),
         }
     }
 
     /// Sends a piece whose memory the peer has promised.
-    pub(super) async fn send(&self, session: &Session, head: PieceHead, payload: Bytes) -> Result<Delivery, SendError> {
+    pub(super) async fn send(&self, session: &Session, head: PieceHead, payload: Bytes) -> Result<Outcome, SendError> {
         match self {
             Self::Quic(lane) => by_stream(session, &lane.0, head, payload).await,
+            // Where nothing is heard of it any more, the session is over.
+            Self::Tcp(lane) => lane.send(head, payload).await.ok_or_else(|| SendError::Session(session.reason())),
         }
     }
 }
@@ -48,21 +47,16 @@ impl Carrier {
 impl Session {
     /// What is to carry the next piece; none once the session is over.
     pub(super) fn pick_carrier(&self) -> Option<Carrier> {
-        self.pick_lane().map(Carrier::Quic)
+        self.tcp_lane_for_pieces().map(Carrier::Tcp).or_else(|| self.pick_lane().map(Carrier::Quic))
     }
 
     /// So many bytes of a piece are handed over together now: little, where a slow bound concerns the session.
-    pub(super) fn slice(&self) -> usize {
+    pub(crate) fn slice(&self) -> usize {
         self.limiters().iter().map(Limiter::slice).min().unwrap_or(usize::MAX)
     }
 }
 
-async fn by_stream(
-    session: &Session,
-    lane: &Lane,
-    head: PieceHead,
-    payload: Bytes,
-) -> Result<Delivery, SendError> {
+async fn by_stream(session: &Session, lane: &Lane, head: PieceHead, payload: Bytes) -> Result<Outcome, SendError> {
     let lost = |error| {
         telemetry::stream_error(StreamError::ConnectionLost);
         SendError::Session(session.lost(&error))
@@ -87,7 +81,7 @@ async fn by_stream(
             return Err(SendError::Session(session.reason()));
         }
     };
-    Ok(stopped.map_or(Delivery::Taken, |_code| Delivery::NotWanted))
+    Ok(stopped.map_or(Outcome::Taken, |_code| Outcome::NotWanted))
 }
 
 /// Writes a piece, as fast as the bounds of what is sent allow.

@@ -116,6 +116,11 @@ impl Session {
         }
     }
 
+    /// A piece did not come whole, and will come again for the same credit.
+    pub(super) fn withdraw(channel: &ChannelState, cost: u64) {
+        channel.receiving().window.withdraw(cost);
+    }
+
     /// Does something with a channel that is still open here; what comes for others is late, and harmless.
     pub(super) fn with_channel(&self, id: u64, work: impl FnOnce(&ChannelState)) {
         if let Some(channel) = self.channel(id) {

@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::Notify,
+};
 
 use super::Session;
 use crate::{
@@ -40,6 +43,8 @@ struct Waiting {
     not_wanted: Vec<u64>,
     pings: VecDeque<u64>,
     pongs: VecDeque<u64>,
+    /// Of lanes over TCP that are over: pieces that were taken.
+    lanes_over: BTreeMap<u8, u64>,
     closed: bool,
 }
 
@@ -67,6 +72,13 @@ impl Outbox {
 
     pub(super) fn ping(&self, number: u64) {
         self.put(|waiting| waiting.pings.push_back(number));
+    }
+
+    pub(super) fn lane_over(&self, lane: u8, taken: u64) {
+        self.put(|waiting| {
+            // Of one that was said to be over before it was asked for, what was said first.
+            waiting.lanes_over.entry(lane).or_insert(taken);
+        });
     }
 
     fn pong(&self, number: u64) {
@@ -98,7 +110,9 @@ impl Outbox {
         let not_wanted = waiting.not_wanted.into_iter().map(|channel| SessionFrame::NotWanted { channel });
         let pings = waiting.pings.into_iter().map(SessionFrame::Ping);
         let pongs = waiting.pongs.into_iter().map(SessionFrame::Pong);
-        Some(credit.chain(not_wanted).chain(pings).chain(pongs).map(|frame| frame.encode()).collect())
+        let over = waiting.lanes_over.into_iter().map(|(lane, taken)| SessionFrame::LaneOver { lane, taken });
+        let frames = credit.chain(not_wanted).chain(pings).chain(pongs).chain(over);
+        Some(frames.map(|frame| frame.encode()).collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -134,6 +148,7 @@ pub(super) async fn read(session: Session, mut stream: RecvStream) {
                     asker.send(()).ok();
                 }
             }
+            Ok(SessionFrame::LaneOver { lane, taken }) => session.tcp_lane_over(lane, taken),
             Ok(SessionFrame::Unknown) => {}
             Err(FrameError::Malformed(error)) => return session.close(CloseReason::Protocol(error.to_string())),
             // The stream lives as long as the session: the connection's end gives the reason.
@@ -154,7 +169,7 @@ pub(crate) enum FrameError {
 }
 
 /// Reads a frame with its length as u16.
-pub(crate) async fn read_frame(stream: &mut RecvStream) -> Result<Vec<u8>, FrameError> {
+pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, FrameError> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).await.map_err(|_ended| FrameError::Ended)?;
     let length = usize::from(u16::from_le_bytes(length));

@@ -13,7 +13,8 @@ use quinn::{Connection, ConnectionError, ConnectionStats, RecvStream, SendStream
 
 use super::{Session, channels, control_stream, pieces, scaling};
 use crate::{
-    CloseReason, budget::LaneRoom, close::Code, congestion::adapter, lane_thread::LaneThread, transport::MIN_WINDOW,
+    CloseReason, budget::LaneRoom, close::Code, congestion::adapter, lane_thread::LaneThread, rate::DATAGRAM_OVERHEAD,
+    transport::MIN_WINDOW,
 };
 
 /// One connection.
@@ -33,11 +34,12 @@ pub(crate) struct Lane {
     counted: Mutex<ConnectionStats>,
 }
 
-/// UDP bytes of a lane, and datagrams that it sent.
+/// Bytes of a lane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted {
     pub(crate) sent: u64,
-    pub(crate) datagrams: u64,
+    /// Heads of IP, and of UDP or TCP, of what it sent.
+    pub(crate) heads: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
 }
@@ -82,7 +84,7 @@ impl Lane {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = Counted {
             sent: stats.udp_tx.bytes.saturating_sub(counted.udp_tx.bytes),
-            datagrams: stats.udp_tx.datagrams.saturating_sub(counted.udp_tx.datagrams),
+            heads: DATAGRAM_OVERHEAD * stats.udp_tx.datagrams.saturating_sub(counted.udp_tx.datagrams),
             received: stats.udp_rx.bytes.saturating_sub(counted.udp_rx.bytes),
             lost: stats.path.lost_bytes.saturating_sub(counted.path.lost_bytes),
         };

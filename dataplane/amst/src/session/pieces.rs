@@ -10,18 +10,16 @@ use bytes::Bytes;
 use foundation_runtime::OnEnd;
 use futures::FutureExt;
 use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    ChannelState, Lane, Session,
-    carrier::{Carrier, Delivery},
-};
+use super::{ChannelState, Lane, Session, carrier::Carrier};
 use crate::{
     CloseReason, MAX_PIECE, Piece, SendError,
     budget::cost,
     frames::{PIECE_HEAD, PieceHead},
     pool::Buffer,
     slots::Slot,
+    tcp::Outcome,
     telemetry::{self, StreamError, StreamGauge},
 };
 
@@ -66,12 +64,20 @@ async fn carry(
     payload: Bytes,
 ) -> Result<(), SendError> {
     let _open = StreamGauge::sending(session.shared());
-    match carrier.send(&session, head, payload).await? {
-        Delivery::Taken => Ok(()),
-        Delivery::NotWanted => {
+    let mut outcome = carrier.send(&session, head, payload.clone()).await?;
+    if outcome == Outcome::Back {
+        // The lane over TCP is over, and the peer does not have the piece: its credit holds for another way.
+        let lane = session.pick_lane().map(Carrier::Quic).ok_or_else(|| SendError::Session(session.reason()))?;
+        drop(carrier);
+        outcome = lane.send(&session, head, payload).await?;
+    }
+    match outcome {
+        Outcome::Taken => Ok(()),
+        Outcome::NotWanted => {
             telemetry::stream_error(StreamError::NotWanted);
             Err(session.closed().map_or(SendError::NotWanted, SendError::Session))
         }
+        Outcome::Back => Err(SendError::Session(session.reason())),
     }
 }
 
@@ -82,24 +88,33 @@ pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
         let (session, lane) = (session.clone(), Arc::clone(&lane));
         session.clone().shared().tasks.spawn("amst receive", OnEnd::Expected, async move {
             let _open = StreamGauge::receiving(session.shared());
-            match receive(&session, &lane, stream).await {
-                Ok(()) => {}
-                Err(Fault::Ended) => telemetry::stream_error(StreamError::ConnectionLost),
-                Err(Fault::Stalled) => {
-                    telemetry::stream_error(StreamError::Stalled);
-                    session.close(CloseReason::Lost("a stream stalled".to_owned()));
-                }
-                Err(Fault::Protocol(error)) => {
-                    telemetry::stream_error(error);
-                    session.close(CloseReason::Protocol(error.as_str().to_owned()));
-                }
+            if let Err(fault) = receive(&session, &lane, stream).await {
+                session.fault(fault);
             }
         });
     }
 }
 
+impl Session {
+    /// Counts why a piece did not arrive, and draws the consequence.
+    pub(crate) fn fault(&self, fault: Fault) {
+        match fault {
+            Fault::Ended => telemetry::stream_error(StreamError::ConnectionLost),
+            Fault::Stalled => {
+                telemetry::stream_error(StreamError::Stalled);
+                self.close(CloseReason::Lost("a stream stalled".to_owned()));
+            }
+            Fault::Protocol(error) => {
+                telemetry::stream_error(error);
+                self.close(CloseReason::Protocol(error.as_str().to_owned()));
+            }
+        }
+    }
+}
+
 /// Why a piece did not arrive.
-enum Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
     /// The connection ended.
     Ended,
     /// Nothing came for the read time-out.
@@ -116,21 +131,12 @@ async fn receive(session: &Session, lane: &Lane, mut stream: RecvStream) -> Resu
         ReadExactError::ReadError(error) => fault(&error),
     })?;
     let head = PieceHead::decode(&head);
-    let length = usize::try_from(head.length).unwrap_or(usize::MAX);
-    if length > MAX_PIECE {
-        return Err(Fault::Protocol(StreamError::TooLarge));
-    }
-    let Some(channel) = session.channel(head.channel) else { return not_wanted(stream) };
-    let price = cost(head.length);
-    let admitted = channel.admit(price).map_err(|_over| Fault::Protocol(StreamError::NoCredit))?;
-    let Some(pieces) = admitted else { return not_wanted(stream) };
-    let promise = Promise { session: session.clone(), channel, cost: price };
-    let mut buffer = session.shared().pool.take(length);
-    read_unordered(&mut stream, buffer.as_mut(), patience).await?;
+    let Some(mut place) = Place::find(session, head)? else { return not_wanted(stream) };
+    read_unordered(&mut stream, place.as_mut(), patience).await?;
     lane.read.fetch_add(u64::from(head.length), Ordering::Relaxed);
-    let payload = Bytes::from_owner(Arrived { buffer, _promise: promise });
+    let (pieces, piece) = place.whole();
     // A reader that has gone wants no more.
-    drop(pieces.send(Piece { number: head.number, payload }).await);
+    drop(pieces.send(piece).await);
     Ok(())
 }
 
@@ -182,16 +188,64 @@ fn fault(error: &ReadError) -> Fault {
     }
 }
 
+/// Where a piece arrives: memory that was promised for it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    number: u64,
+    pieces: mpsc::Sender<Piece>,
+    buffer: Buffer,
+    promise: Promise,
+}
+
+impl Place {
+    /// Where the piece with this head is to arrive; none where nobody wants it.
+    pub(crate) fn find(session: &Session, head: PieceHead) -> Result<Option<Self>, Fault> {
+        let length = usize::try_from(head.length).unwrap_or(usize::MAX);
+        if length > MAX_PIECE {
+            return Err(Fault::Protocol(StreamError::TooLarge));
+        }
+        let Some(channel) = session.channel(head.channel) else { return Ok(None) };
+        let price = cost(head.length);
+        let admitted = channel.admit(price).map_err(|_over| Fault::Protocol(StreamError::NoCredit))?;
+        let Some(pieces) = admitted else { return Ok(None) };
+        let promise = Promise { session: session.clone(), channel, cost: price, comes_again: false };
+        let buffer = session.shared().pool.take(length);
+        Ok(Some(Self { number: head.number, pieces, buffer, promise }))
+    }
+
+    /// Dropped before it is whole, the piece comes again for the same credit.
+    pub(crate) fn or_again(mut self) -> Self {
+        self.promise.comes_again = true;
+        self
+    }
+
+    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
+        self.buffer.as_mut()
+    }
+
+    /// All of it was written: the piece, and who is to have it.
+    pub(crate) fn whole(mut self) -> (mpsc::Sender<Piece>, Piece) {
+        self.promise.comes_again = false;
+        let payload = Bytes::from_owner(Arrived { buffer: self.buffer, _promise: self.promise });
+        (self.pieces, Piece { number: self.number, payload })
+    }
+}
+
 /// Memory that was promised, until dropped.
 struct Promise {
     session: Session,
     channel: Arc<ChannelState>,
     cost: u64,
+    comes_again: bool,
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.session.release(&self.channel, self.cost);
+        if self.comes_again {
+            Session::withdraw(&self.channel, self.cost);
+        } else {
+            self.session.release(&self.channel, self.cost);
+        }
     }
 }
 

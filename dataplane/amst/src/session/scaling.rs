@@ -90,6 +90,7 @@ impl Session {
             waiting: (waited.as_secs_f64() / elapsed.as_secs_f64().max(1e-6)).min(1.0),
         };
         self.measure_use(&sample);
+        self.consider_tcp(&sample);
         let moved = self.0.scaling.state().scaler.sample(&sample);
         self.moved(moved);
         self.remember();

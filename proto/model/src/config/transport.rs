@@ -29,6 +29,8 @@ pub struct Transport {
     pub keep_alive_interval: Duration,
     /// QUIC connections to one peer.
     pub lanes: u32,
+    /// Whether pieces may go by TCP with TLS.
+    pub tcp_lane: TcpLane,
     /// UDP sockets on the one port; 0 for half the processors, at most 4.
     pub sockets: u32,
 }
@@ -44,6 +46,18 @@ choice! {
         Cubic = "cubic",
         /// New Reno (RFC 9002).
         Reno = "reno",
+    }
+}
+
+choice! {
+    /// When the pieces of a session go by TCP with TLS, on the number of the QUIC port.
+    TcpLane {
+        /// Where processor time alone bounds a session, and while it pays.
+        Auto = "auto",
+        /// Wherever the peer takes it: for hosts that are known to stand side by side.
+        Always = "always",
+        /// Never; nothing listens on TCP.
+        Off = "off",
     }
 }
 
@@ -69,6 +83,7 @@ impl Transport {
             idle_timeout: section.duration("idle_timeout", 1..=600),
             keep_alive_interval: section.duration("keep_alive_interval", 0..=300),
             lanes: section.number("lanes", 1..=Self::MAX_LANES),
+            tcp_lane: section.choice("tcp_lane"),
             sockets: section.number("sockets", 0..=Self::MAX_SOCKETS),
         };
         section.ordered(("min_streams", transport.min_streams), ("max_streams", transport.max_streams));

@@ -1,0 +1,140 @@
+//! Lanes over TCP with TLS: the same pieces arrive as over QUIC, also when the lane is cut.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails here")]
+
+mod bed;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bed::{Fleet, contents, fleet, soon};
+use dataplane_amst::{Channel, MAX_PIECE, Session, SessionInfo, TcpPort};
+use proto_model::config::TcpLane;
+
+const LENGTHS: [usize; 6] = [0, 1, 4096, 70_000, 1024 * 1024, MAX_PIECE];
+
+async fn nodes(policy: impl Fn(usize) -> TcpLane) -> Fleet {
+    fleet(3, |index, options| options.settings.tcp_lane = policy(index)).await
+}
+
+/// Waits for what can be seen of a session.
+async fn until(session: &Session, what: impl Fn(&SessionInfo) -> bool) {
+    soon(async {
+        while !what(&session.info()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+fn carries(info: &SessionInfo) -> bool {
+    info.tcp_lane.is_some_and(|lane| lane.carries)
+}
+
+/// Sends pieces of all lengths one way, many at once; each arrives once, as it was.
+async fn moves(from: &Channel, to: &mut Channel, count: u64) {
+    let length = |number: u64| LENGTHS[usize::try_from(number).unwrap() % LENGTHS.len()];
+    let sends = (0..count).map(|number| from.pieces_tx.send(number, contents(number, length(number))));
+    let sending = async {
+        for sent in futures::future::join_all(sends).await {
+            sent.unwrap();
+        }
+    };
+    let receiving = async {
+        let mut seen = BTreeMap::new();
+        while u64::try_from(seen.len()).unwrap() < count {
+            let piece = to.pieces_rx.recv().await.unwrap();
+            assert!(piece.payload == contents(piece.number, length(piece.number)), "{}", piece.number);
+            assert!(seen.insert(piece.number, ()).is_none(), "each piece arrives once");
+        }
+    };
+    soon(async { tokio::join!(sending, receiving) }).await;
+}
+
+#[tokio::test]
+async fn pieces_arrive_over_tcp_as_over_quic_in_both_directions() {
+    let fleet = nodes(|_| TcpLane::Always).await;
+    let (session, mut ours, mut theirs) = fleet.channel().await;
+    let far = fleet.nodes[1].endpoint.sessions().remove(0);
+    until(&session, carries).await;
+    until(&far, carries).await;
+    moves(&ours, &mut theirs.channel, 40).await;
+    moves(&theirs.channel, &mut ours, 40).await;
+    for info in [session.info(), far.info()] {
+        assert!(info.tcp_bytes_sent > 10_000_000 && info.tcp_bytes_received > 10_000_000, "{info:?}");
+        assert!(info.bytes_sent > info.tcp_bytes_sent && info.bytes_sent < info.tcp_bytes_sent + 1_000_000, "{info:?}");
+    }
+    assert_eq!(session.info().tcp_lane.map(|lane| lane.dialled), far.info().tcp_lane.map(|lane| !lane.dialled));
+}
+
+#[tokio::test]
+async fn where_one_end_wants_none_nothing_listens_and_quic_carries_all() {
+    let fleet = nodes(|index| if index == 1 { TcpLane::Off } else { TcpLane::Always }).await;
+    assert_eq!(*fleet.nodes[1].endpoint.tcp_port().borrow(), TcpPort::Off);
+    let open = TcpPort::Open(fleet.nodes[0].endpoint.local_addr());
+    assert_eq!(*fleet.nodes[0].endpoint.tcp_port().borrow(), open);
+    assert!(tokio::net::TcpStream::connect(fleet.nodes[1].address()).await.is_err());
+    let (session, ours, mut theirs) = fleet.channel().await;
+    moves(&ours, &mut theirs.channel, 20).await;
+    assert_eq!((session.info().tcp_lane, session.info().tcp_bytes_sent), (None, 0));
+}
+
+#[tokio::test]
+async fn the_setting_changes_live_while_pieces_are_under_way() {
+    let fleet = nodes(|_| TcpLane::Off).await;
+    let (session, ours, mut theirs) = fleet.channel().await;
+    let set = |policy| {
+        for node in &fleet.nodes {
+            let mut settings = node.endpoint.settings();
+            settings.tcp_lane = policy;
+            node.endpoint.retune(settings).unwrap();
+        }
+    };
+    let changing = async {
+        for _ in 0..2 {
+            set(TcpLane::Always);
+            until(&session, carries).await;
+            set(TcpLane::Off);
+            until(&session, |info| info.tcp_lane.is_none()).await;
+        }
+    };
+    let moving = async {
+        for _ in 0..3 {
+            moves(&ours, &mut theirs.channel, 60).await;
+        }
+    };
+    soon(async { tokio::join!(changing, moving) }).await;
+    assert!(session.closed().is_none() && session.info().tcp_bytes_sent > 0);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_said_and_quic_serves_alone() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let fleet = fleet(2, |index, options| {
+        options.settings.tcp_lane = TcpLane::Always;
+        if index == 1 {
+            options.listen = address;
+        }
+    })
+    .await;
+    let TcpPort::Failed(reason) = fleet.nodes[1].endpoint.tcp_port().borrow().clone() else { panic!() };
+    assert!(reason.contains(&address.to_string()) && reason.contains("in use"), "{reason}");
+    // Nobody answers with TLS there.
+    let (session, ours, mut theirs) = fleet.channel().await;
+    moves(&ours, &mut theirs.channel, 20).await;
+    assert_eq!(session.info().tcp_lane.map(|lane| lane.dialled), None);
+}
+
+#[tokio::test]
+async fn one_that_is_revoked_is_cut_on_tcp_as_on_quic() {
+    let fleet = nodes(|_| TcpLane::Always).await;
+    let (session, ours, mut theirs) = fleet.channel().await;
+    until(&session, carries).await;
+    moves(&ours, &mut theirs.channel, 10).await;
+    let far = fleet.nodes[1].endpoint.sessions().remove(0);
+    fleet.fleet.revoke(&fleet.nodes[0].identity);
+    fleet.fleet.share([&fleet.nodes[1].identity]);
+    soon(far.wait_closed()).await;
+    soon(session.wait_closed()).await;
+    until(&far, |info| info.tcp_lane.is_none()).await;
+}

@@ -131,3 +131,63 @@ async fn doubled_late_and_lost_datagrams_are_nobodys_concern() {
     assert!(session.closed().is_none());
     assert_eq!(soon(session.ping()).await.map(drop), Ok(()));
 }
+
+/// A NAT on the way forgets the connection again and again: it goes on under another address, and none is opened anew.
+#[tokio::test]
+async fn a_dialler_whose_port_changes_on_the_way_keeps_its_session() {
+    let (fleet, path, session) = over(10 * MS, |datagram| vec![datagram.at + 10 * MS]).await;
+    let (ours, mut theirs) = open(&session, &fleet.nodes[1]).await;
+    let at = || fleet.nodes[1].endpoint.sessions().first().map(|session| session.info().remote);
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..4 {
+        let before = at();
+        seen.extend(before);
+        path.rebind();
+        moves(&ours, &mut theirs, 20, 100_000).await;
+        soon(async {
+            while at() == before {
+                moves(&ours, &mut theirs, 1, 1000).await;
+            }
+        })
+        .await;
+    }
+    assert!(session.closed().is_none() && seen.len() == 4, "{seen:?}");
+    assert_eq!(fleet.nodes[1].endpoint.sessions().len(), 1);
+}
+
+/// Plain losses say nothing of the path's MTU (quinn's issue 2791). `DWCP_LOSS_SECONDS` is for how long (4).
+#[tokio::test]
+async fn random_losses_are_not_taken_for_a_smaller_mtu() {
+    let seconds = std::env::var("DWCP_LOSS_SECONDS").map_or(4, |seconds| seconds.parse().unwrap());
+    let lossy = |percent: u64| async move {
+        let mut state = percent;
+        let loses = move |datagram: Datagram| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let lost = datagram.bytes > 1472 || (state >> 33) % 100 < percent;
+            if lost { Vec::new() } else { vec![datagram.at + 10 * MS] }
+        };
+        let fleet = fleet(2, |_, _| {}).await;
+        let path = Path::to(fleet.nodes[1].address(), 10 * MS, loses).await;
+        let key = fleet.nodes[1].identity.public_key();
+        let session = soon(fleet.nodes[0].endpoint.session(key, &[path.address])).await.unwrap();
+        let (ours, mut theirs) = open(&session, &fleet.nodes[1]).await;
+        let clock = Clock::system();
+        let begun = clock.now();
+        let (mut least, mut found) = (u16::MAX, false);
+        while clock.now() - begun < Duration::from_secs(seconds) {
+            moves(&ours, &mut theirs, 4, 100_000).await;
+            let mtu = session.info().mtu;
+            found |= mtu > 1400;
+            if found {
+                least = least.min(mtu);
+            }
+        }
+        let info = session.info();
+        println!(
+            "{percent} %: {} bytes lost of {}, MTU {} and never below {least}",
+            info.bytes_lost, info.bytes_sent, info.mtu
+        );
+        assert!(found && least > 1400, "{percent} %: {least}, {}", info.mtu);
+    };
+    tokio::join!(lossy(1), lossy(3), lossy(10));
+}

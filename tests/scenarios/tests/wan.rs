@@ -90,8 +90,10 @@ fn a_transfer_ends_by_itself_whatever_the_path_does_meanwhile() -> Result<()> {
     let bursts = Some(Bursts { share: 0.02, length: 10.0 });
     disturbed(&hosts, &wan, "bursts", 30, |link| link.bursts = bursts, true)?;
     for (name, answers) in [("mtu", true), ("mtu-silent", false)] {
-        disturbed(&hosts, &wan, name, 20, |link| link.mtu = Some(PathMtu { bytes: 1300, answers }), false)?;
+        disturbed(&hosts, &wan, name, 20, |link| link.mtu = Some(PathMtu { bytes: 1280, answers }), false)?;
     }
+    let wanders = |link: &mut Link| link.jitter = Duration::from_millis(8);
+    disturbed(&hosts, &wan, "jitter", 8, wanders, false)?;
     let reorder = Some(Reorder { share: 0.05, by: Duration::from_millis(5) });
     disturbed(&hosts, &wan, "reordered", 8, |link| link.reorder = reorder, false)?;
     eprintln!("{}", wan.report()?);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use foundation_runtime::{Clock, OnEnd, TaskGroup};
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, sync::Notify};
 
 /// One datagram on its way to the address.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,7 @@ pub(crate) struct Path {
     pub(crate) address: SocketAddr,
     _tasks: TaskGroup,
     most: Arc<AtomicUsize>,
+    rebind: Arc<Notify>,
 }
 
 impl Path {
@@ -49,11 +50,12 @@ impl Path {
         mut decide: impl FnMut(Datagram) -> Arrivals + Send + 'static,
     ) -> Self {
         let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = near.local_addr().unwrap();
         let tasks = TaskGroup::new("path");
         let most = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&most);
+        let rebind = Arc::new(Notify::new());
+        let (seen, bell) = (Arc::clone(&most), Arc::clone(&rebind));
         let clock = Clock::system();
         let (token, mut answers) = (tasks.token().clone(), 0_u64);
         tasks.spawn("path", OnEnd::Expected, async move {
@@ -73,6 +75,7 @@ impl Path {
                 let wait = next.map_or(Duration::from_secs(1), |due| due.saturating_sub(clock.now() - start));
                 tokio::select! {
                     () = token.cancelled() => return,
+                    () = bell.notified() => far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
                     Ok((bytes, from)) = near.recv_from(&mut out) => {
                         dialler = from;
                         let at = clock.now() - start;
@@ -90,7 +93,12 @@ impl Path {
                 }
             }
         });
-        Self { address, _tasks: tasks, most }
+        Self { address, _tasks: tasks, most, rebind }
+    }
+
+    /// From now on the dialler is seen at another port, as behind a NAT that forgot it; what is on its way back is lost.
+    pub(crate) fn rebind(&self) {
+        self.rebind.notify_one();
     }
 
     /// Datagrams that were on their way at once, at most.

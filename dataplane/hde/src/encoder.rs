@@ -1,6 +1,6 @@
 //! Encodes segments.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use proto_wire::hde::{HEAD_BYTES, LiteralCodec, MAX_SEGMENT_BYTES, Op, head_bytes, write_head};
 
@@ -91,6 +91,15 @@ pub struct Encoding {
 #[error("a segment of {0} bytes is longer than 4 MiB")]
 pub struct SegmentTooLong(pub usize);
 
+/// Where an encoded segment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// Around the segment, which was not moved.
+    InRoom,
+    /// At the end of the output.
+    Appended,
+}
+
 /// Encodes segments, one after another; keeps its contexts and buffers (about 8 MiB after the first long segment).
 pub struct Encoder {
     options: Options,
@@ -132,36 +141,65 @@ impl Encoder {
         basis: Option<&BasisIndex>,
         out: &mut Vec<u8>,
     ) -> Result<Encoding, SegmentTooLong> {
+        let started = self.meter.as_ref().map(Meter::now);
+        let encoding = self.make(segment, basis)?.append(segment, out);
+        self.record(&encoding, started);
+        Ok(encoding)
+    }
+
+    /// The same for a segment that stands in `room` after [`OVERHEAD_BYTES`] of any contents: where it travels as it is, the room
+    /// is what is sent, without a copy of it, and nothing is appended to `out`.
+    ///
+    /// # Errors
+    /// For a segment that is too long.
+    pub fn encode_in_room(
+        &mut self,
+        room: &mut [u8],
+        basis: Option<&BasisIndex>,
+        out: &mut Vec<u8>,
+    ) -> Result<(Encoding, Stands), SegmentTooLong> {
+        let started = self.meter.as_ref().map(Meter::now);
+        let (head, segment) = room.split_at_mut_checked(OVERHEAD_BYTES).ok_or(SegmentTooLong(0))?;
+        let made = self.make(segment, basis)?;
+        let (encoding, stands) = if made.literals.is_none() {
+            let mut written = Vec::with_capacity(OVERHEAD_BYTES);
+            let encoding = made.head(segment.len(), &mut written);
+            head.copy_from_slice(&written);
+            (encoding, Stands::InRoom)
+        } else {
+            (made.append(segment, out), Stands::Appended)
+        };
+        self.record(&encoding, started);
+        Ok((encoding, stands))
+    }
+
+    fn make(&mut self, segment: &[u8], basis: Option<&BasisIndex>) -> Result<Made<'_>, SegmentTooLong> {
         let length = u32::try_from(segment.len()).ok().filter(|length| *length <= MAX_SEGMENT_BYTES);
         let length = length.ok_or(SegmentTooLong(segment.len()))?;
-        let started = self.meter.as_ref().map(Meter::now);
-        let before = out.len();
         if self.options.enabled {
             self.plan(segment, basis.filter(|_| self.options.references));
         } else {
             self.ops.clear();
         }
-        let mut encoding = counts(&self.ops, segment.len());
-        let mut codec = LiteralCodec::Raw;
-        let mut bytes: &[u8] = segment;
+        let encoding = counts(&self.ops, segment.len());
+        let mut gathered = None;
         if !self.ops.is_empty() {
             gather(&self.ops, segment, &mut self.gathered);
-            bytes = &self.gathered;
+            gathered = Some(self.gathered.as_slice());
         }
-        if self.options.enabled {
-            (codec, bytes) = self.literals.compress(bytes);
-        }
-        out.reserve(head_bytes(&self.ops) + bytes.len());
-        write_head(codec, length, &self.ops, out).expect("the plan keeps to the bounds: blocks of at least 1 KiB");
-        out.extend_from_slice(bytes);
-        encoding.output_bytes = wide(out.len() - before);
-        if encoding.literal_bytes > 0 || encoding.input_bytes == 0 {
-            encoding.codec = Codec::of(codec);
-        }
+        let bytes = gathered.unwrap_or(segment);
+        let packed = if self.options.enabled { self.literals.compress(bytes) } else { None };
+        let (codec, literals) = match packed {
+            Some((codec, packed)) => (codec, Some(packed)),
+            None => (LiteralCodec::Raw, gathered),
+        };
+        Ok(Made { encoding, codec, length, ops: &self.ops, literals })
+    }
+
+    fn record(&self, encoding: &Encoding, started: Option<Instant>) {
         if let (Some(meter), Some(started)) = (&self.meter, started) {
-            meter.record(&encoding, started);
+            meter.record(encoding, started);
         }
-        Ok(encoding)
     }
 
     /// Divides the segment into zeros, references and literals; leaves no operations where all of it is literal.
@@ -186,6 +224,39 @@ impl Encoder {
         if let [Op::Literal { .. }] = self.ops[..] {
             self.ops.clear();
         }
+    }
+}
+
+/// A segment before it is written.
+struct Made<'a> {
+    encoding: Encoding,
+    codec: LiteralCodec,
+    length: u32,
+    ops: &'a [Op],
+    /// None: the segment as it is.
+    literals: Option<&'a [u8]>,
+}
+
+impl Made<'_> {
+    fn append(self, segment: &[u8], out: &mut Vec<u8>) -> Encoding {
+        let literals = self.literals.unwrap_or(segment);
+        out.reserve(head_bytes(self.ops) + literals.len());
+        let encoding = self.head(literals.len(), out);
+        out.extend_from_slice(literals);
+        encoding
+    }
+
+    /// Appends all but the literals.
+    fn head(&self, literal_bytes: usize, out: &mut Vec<u8>) -> Encoding {
+        let before = out.len();
+        write_head(self.codec, self.length, self.ops, out)
+            .expect("the plan keeps to the bounds: blocks of at least 1 KiB");
+        let mut encoding = self.encoding;
+        encoding.output_bytes = wide(out.len() - before + literal_bytes);
+        if encoding.literal_bytes > 0 || encoding.input_bytes == 0 {
+            encoding.codec = Codec::of(self.codec);
+        }
+        encoding
     }
 }
 

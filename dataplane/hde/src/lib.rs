@@ -17,7 +17,7 @@ mod zeros;
 
 pub use basis::{BasisError, BasisIndex, DIGEST_BYTES, MAX_BASIS_BLOCKS, MIN_BLOCK_BYTES, block_digests};
 pub use decoder::{DecodeError, Decoder};
-pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong};
+pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands};
 pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encode_file};
 pub use meter::{CodecTotals, Meter, Stats};
 pub use options::{Algorithm, Level, Options, UnknownAlgorithm};

@@ -45,15 +45,13 @@ impl Literals {
         Self { compressor, packed: Vec::new(), probe, sample: Vec::new() }
     }
 
-    /// The shorter of compressed and as they are.
-    pub(crate) fn compress<'a>(&'a mut self, literals: &'a [u8]) -> (LiteralCodec, &'a [u8]) {
+    /// Compressed, where that is shorter than they are.
+    pub(crate) fn compress(&mut self, literals: &[u8]) -> Option<(LiteralCodec, &[u8])> {
         if literals.len() >= PROBE_FROM_BYTES && !self.promises(literals) {
-            return (LiteralCodec::Raw, literals);
+            return None;
         }
-        match self.pack(literals) {
-            Some((codec, length)) if length < literals.len() => (codec, &self.packed[..length]),
-            Some(_) | None => (LiteralCodec::Raw, literals),
-        }
+        let (codec, length) = self.pack(literals).filter(|(_, length)| *length < literals.len())?;
+        Some((codec, &self.packed[..length]))
     }
 
     /// Whether compressing a sample saves anything.

@@ -89,6 +89,9 @@ proptest! {
             prop_assert_eq!(encoding.output_bytes, encoded.len() as u64);
             let parts = encoding.referenced_bytes + encoding.zero_bytes + encoding.literal_bytes;
             prop_assert_eq!(parts, segment.len() as u64);
+            let (mut room, mut out) = ([vec![9; OVERHEAD_BYTES], segment.clone()].concat(), Vec::new());
+            let (same, stands) = encoder.encode_in_room(&mut room, Some(&index), &mut out).unwrap();
+            prop_assert_eq!((same, if stands == Stands::InRoom { &room } else { &out }), (encoding, &encoded));
             prop_assert_eq!(decode(&encoded, segment.len(), &basis).unwrap(), segment);
         }
     }

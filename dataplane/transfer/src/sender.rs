@@ -6,6 +6,7 @@
 mod answers;
 mod basis_memory;
 mod board;
+mod buffers;
 mod bundle;
 mod file;
 mod jobs;

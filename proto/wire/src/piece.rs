@@ -100,12 +100,15 @@ const PART_BYTES: usize = MAX_PIECE_BYTES - HEADER_BYTES;
 
 impl Header {
     /// The pieces that carry an encoded segment. `room` is [`HEADER_BYTES`] of any contents, then the encoded segment: where
-    /// it fits one piece, as most do, it is not copied. `part`, `parts` and `encoded_bytes` are set here.
+    /// it fits one piece, as most do, it is not copied, and dropped with the piece. `part`, `parts` and `encoded_bytes` are set here.
     ///
     /// # Errors
     /// When there is no room for the header, or the segment is longer than [`MAX_ENCODED_BYTES`].
-    pub fn pieces(mut self, mut room: Vec<u8>) -> Result<Vec<Bytes>, BadPiece> {
-        let encoded = room.get(HEADER_BYTES..).ok_or(BadPiece::Short)?;
+    pub fn pieces<R>(mut self, mut room: R) -> Result<Vec<Bytes>, BadPiece>
+    where
+        R: AsRef<[u8]> + AsMut<[u8]> + Send + 'static,
+    {
+        let encoded = room.as_ref().get(HEADER_BYTES..).ok_or(BadPiece::Short)?;
         if encoded.len() > MAX_ENCODED_BYTES {
             return Err(BadPiece::Range("the length"));
         }
@@ -114,8 +117,8 @@ impl Header {
         self.encoded_bytes = u32::try_from(encoded.len()).map_err(|_long| BadPiece::Range("the length"))?;
         if parts == 1 {
             self.part = 0;
-            room[..HEADER_BYTES].copy_from_slice(&self.to_bytes());
-            return Ok(vec![room.into()]);
+            room.as_mut()[..HEADER_BYTES].copy_from_slice(&self.to_bytes());
+            return Ok(vec![Bytes::from_owner(room)]);
         }
         let mut pieces = Vec::with_capacity(parts);
         for (part, bytes) in (0..self.parts).zip(encoded.chunks(PART_BYTES)) {

@@ -8,13 +8,13 @@ use std::{
 use proto_wire::{
     frames::{FileEnd, SenderFrame},
     manifest::Entry,
-    piece::{
-        BUNDLE_ROW_BYTES, BundleRow, HEADER_BYTES, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES,
-        write_bundle_table,
-    },
+    piece::{BUNDLE_ROW_BYTES, BundleRow, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, write_bundle_table},
 };
 
-use super::state::{Seen, Sending, Worker};
+use super::{
+    buffers::Buffer,
+    state::{BEFORE_BYTES, Seen, Sending, Worker},
+};
 use crate::{
     fates::{Fate, Moved},
     reason::issue,
@@ -79,7 +79,7 @@ struct Outcome {
     equal: Vec<BundleRow>,
     grown: Vec<(u64, Entry)>,
     given_up: Vec<(u64, Entry, &'static str, String)>,
-    encoded: Option<(Header, Vec<u8>)>,
+    encoded: Option<(Header, Buffer)>,
 }
 
 /// Reads and sends a bundle; gives back the files that are not small any more.
@@ -156,15 +156,15 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -
         file_bytes: 0,
         value: [0; 32],
     };
-    let bundle = &mut worker.read;
-    bundle.clear();
-    write_bundle_table(&outcome.rows, bundle);
-    bundle.append(&mut outcome.contents);
+    let read = worker.read.bytes();
+    read.resize(BEFORE_BYTES, 0);
+    write_bundle_table(&outcome.rows, read);
+    read.append(&mut outcome.contents);
+    let bundle = &read[BEFORE_BYTES..];
     let decoded_bytes = u32::try_from(bundle.len()).unwrap_or(u32::MAX);
     let header = Header { decoded_bytes, value: *blake3::hash(bundle).as_bytes(), ..header };
-    let mut encoded = vec![0; HEADER_BYTES];
-    let encoding = worker.encoder.encode(bundle, None, &mut encoded);
-    let encoding = encoding.map_err(|error| Stop::violation(error.to_string()))?;
+    let encoded = worker.encode(None, &sending.buffers);
+    let (encoding, encoded) = encoded.map_err(|error| Stop::violation(error.to_string()))?;
     add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
     outcome.encoded = Some((header, encoded));
     Ok(outcome)

@@ -284,7 +284,7 @@ async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemapho
         Ok(Prepared::Known(known)) => Ok(Done { segment, value: known.value, known: Some(known) }),
         Ok(Prepared::Encoded { header, encoded }) => {
             // What encoding saved is room for others.
-            drop(room.split(room.num_permits().saturating_sub(encoded.len().div_ceil(1024))));
+            drop(room.split(room.num_permits().saturating_sub(encoded.as_ref().len().div_ceil(1024))));
             sending.send_pieces(header, encoded).await?;
             Ok(Done { segment, value: header.value, known: None })
         }

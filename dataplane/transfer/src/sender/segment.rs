@@ -8,7 +8,10 @@ use proto_wire::{
     piece::{HEADER_BYTES, Header, Known, PieceKind, Source, write_known},
 };
 
-use super::state::{Sending, Worker};
+use super::{
+    buffers::Buffer,
+    state::{BEFORE_BYTES, Sending, Worker},
+};
 use crate::{file_hash::Segments, holes::is_hole, stop::Stop, tally::add};
 
 /// A segment that is to be sent.
@@ -26,7 +29,7 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) enum Prepared {
     /// It travels; before it there is room for the header.
-    Encoded { header: Header, encoded: Vec<u8> },
+    Encoded { header: Header, encoded: Buffer },
     /// The receiver makes it of what it holds.
     Known(Known),
 }
@@ -35,8 +38,9 @@ pub(super) enum Prepared {
 pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io::Result<Prepared> {
     let len = task.segments.len(task.segment).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let offset = task.segments.offset(task.segment);
-    worker.read.resize(len, 0);
-    let bytes = &mut worker.read[..len];
+    let read = worker.read.bytes();
+    read.resize(BEFORE_BYTES + len, 0);
+    let bytes = &mut read[BEFORE_BYTES..];
     if is_hole(&task.source, offset, len) {
         bytes.fill(0);
         let value = task.segments.value(task.segment, bytes);
@@ -47,11 +51,10 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
     drop(reading);
     let _encoding = sending.tally.encoding.begin();
     let value = task.segments.value(task.segment, bytes);
-    let mut encoded = vec![0; HEADER_BYTES];
-    let encoding = worker.encoder.encode(bytes, task.basis.as_deref(), &mut encoded).map_err(io::Error::other)?;
+    let (encoding, encoded) = worker.encode(task.basis.as_deref(), &sending.buffers).map_err(io::Error::other)?;
     add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
     add(&sending.tally.bytes_reused, encoding.referenced_bytes);
-    if let Some(source) = known(&encoded[HEADER_BYTES..], len) {
+    if let Some(source) = known(&encoded.as_ref()[HEADER_BYTES..], len) {
         return Ok(Prepared::Known(Known { segment: task.segment, source, value }));
     }
     let header = Header {
@@ -103,5 +106,5 @@ pub(super) async fn send_known(sending: &Sending, task: &Task, list: &[Known]) -
         file_bytes: task.segments.file_bytes,
         value: *blake3::hash(bytes).as_bytes(),
     };
-    sending.send_pieces(header, room).await
+    sending.send_pieces(header, room.into()).await
 }

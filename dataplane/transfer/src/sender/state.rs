@@ -11,17 +11,20 @@ use std::{
     },
 };
 
-use dataplane_hde::Encoder;
+use dataplane_hde::{BasisIndex, Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, Stands};
 use foundation_runtime::TaskGroup;
 use proto_model::TransferOptions;
 use proto_wire::{
     frames::{FileAborted, SenderFrame},
     manifest::Mtime,
-    piece::Header,
+    piece::{HEADER_BYTES, Header},
 };
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answers::Answers;
+use super::{
+    answers::Answers,
+    buffers::{Buffer, Buffers},
+};
 use crate::{
     confine::{mode, mtime, size},
     fates::Fate,
@@ -56,17 +59,39 @@ pub(super) struct Sending {
     /// Blocking threads that read and encode.
     pub(super) threads: Semaphore,
     workers: Mutex<Vec<Worker>>,
+    pub(super) buffers: Buffers,
     /// Files that were read a second time.
     pub(super) second: Mutex<HashSet<u64>>,
     /// Something came from the receiver, or was taken by it.
     pub(super) alive: AtomicBool,
 }
 
+/// Before what is read: room for the piece's header, and for what encoding adds.
+pub(super) const BEFORE_BYTES: usize = HEADER_BYTES + OVERHEAD_BYTES;
+
 /// What one blocking thread encodes with.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) encoder: Encoder,
-    pub(super) read: Vec<u8>,
+    /// What was read, after [`BEFORE_BYTES`].
+    pub(super) read: Buffer,
+}
+
+impl Worker {
+    /// Encodes what was read; before it there is room for the piece's header.
+    pub(super) fn encode(
+        &mut self,
+        basis: Option<&BasisIndex>,
+        buffers: &Buffers,
+    ) -> Result<(Encoding, Buffer), SegmentTooLong> {
+        let mut encoded = vec![0; HEADER_BYTES];
+        let room = self.read.bytes().get_mut(HEADER_BYTES..).unwrap_or_default();
+        let (encoding, stands) = self.encoder.encode_in_room(room, basis, &mut encoded)?;
+        Ok(match stands {
+            Stands::InRoom => (encoding, std::mem::replace(&mut self.read, buffers.take())),
+            Stands::Appended => (encoding, encoded.into()),
+        })
+    }
 }
 
 /// A file as it is when it is opened; when it is not the same at the end, what was read is worth nothing.
@@ -122,6 +147,7 @@ impl Sending {
             window_kib,
             threads: Semaphore::new(threads),
             workers: Mutex::default(),
+            buffers: Buffers::default(),
             second: Mutex::default(),
             alive: AtomicBool::new(true),
         })
@@ -175,7 +201,7 @@ impl Sending {
                 Some(meter) => encoder.metered(meter.clone()),
                 None => encoder,
             };
-            Worker { encoder, read: Vec::new() }
+            Worker { encoder, read: self.buffers.take() }
         })
     }
 
@@ -193,7 +219,7 @@ impl Sending {
     }
 
     /// Sends an encoded segment, before which there is room for the header; resolves when all of it is acknowledged.
-    pub(super) async fn send_pieces(&self, header: Header, room_and_encoded: Vec<u8>) -> Result<(), Stop> {
+    pub(super) async fn send_pieces(&self, header: Header, room_and_encoded: Buffer) -> Result<(), Stop> {
         for piece in header.pieces(room_and_encoded)? {
             let len = u64::try_from(piece.len()).unwrap_or_default();
             let number = self.next_piece.fetch_add(1, Relaxed);

@@ -52,6 +52,8 @@ pub(crate) struct Held {
     pub(crate) number: FileNumber,
     /// Segments and their values.
     pub(crate) segments: Vec<(u64, [u8; 32])>,
+    /// Whether the file has all of its room: not written down, but seen.
+    pub(crate) laid_out: bool,
 }
 
 /// The journal, open for appending.
@@ -209,7 +211,7 @@ impl Loaded {
                 let segment_bytes = u32::from_le_bytes(part(&mut rest)?);
                 let path = TreePath::parse(rest).ok()?;
                 let key = FileKey { path, size, mtime, segment_bytes };
-                self.files.insert(number, (key, Held { number, segments: Vec::new() }));
+                self.files.insert(number, (key, Held { number, segments: Vec::new(), laid_out: false }));
             }
             SEGMENT => {
                 let segment = u64::from_le_bytes(part(&mut rest)?);

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     sync::Arc,
 };
 
@@ -242,7 +242,8 @@ impl Comparer {
         let held = receiving.journal().take(&key).filter(|_| bytes > SMALL_FILE_BYTES);
         let held = held.map(|held| self.still_there(held, bytes)).transpose()?.flatten();
         let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
-        receiving.promise(entry, held_bytes)?;
+        let laid_out = held.as_ref().is_some_and(|held| held.laid_out);
+        receiving.promise(entry, if laid_out { bytes } else { held_bytes })?;
         {
             // Under one lock: no piece may come between the two.
             let mut files = receiving.files();
@@ -275,9 +276,8 @@ impl Comparer {
         let name = super::files::temporary_name(receiving.id, held.number);
         let file = self.open_parent().and_then(|parent| parent.write(&name));
         let Ok(file) = file else { return Ok(None) };
-        if !file.metadata().is_ok_and(|metadata| metadata.len() == bytes) {
-            return Ok(None);
-        }
+        let Some(metadata) = file.metadata().ok().filter(|metadata| metadata.len() == bytes) else { return Ok(None) };
+        held.laid_out = metadata.blocks().saturating_mul(512) >= bytes;
         let segments = Segments { file_bytes: bytes, segment_bytes: receiving.segment_bytes };
         let (mut seen, mut buffer, mut gone_meanwhile) = (Intervals::default(), Vec::new(), false);
         held.segments.retain(|(segment, value)| {

@@ -43,7 +43,7 @@ fn is_zero(chunk: &[u8]) -> bool {
 }
 
 /// Writes bytes at their place; stretches of zeros are, or become, holes.
-pub(super) fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool, way: Way) -> io::Result<()> {
+pub(super) fn write(file: &File, offset: u64, bytes: &[u8], has_holes: bool, way: Way) -> io::Result<()> {
     let mut start = 0;
     while start < bytes.len() {
         let data =
@@ -51,8 +51,8 @@ pub(super) fn write(file: &File, offset: u64, bytes: &[u8], fresh: bool, way: Wa
         way.write(file, offset + wide(start), &bytes[start..start + data])?;
         start += data;
         let hole = bytes[start..].chunks(HOLE_BYTES).take_while(|chunk| is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
-        // What an earlier attempt left there may be anything.
-        if hole > 0 && !fresh {
+        // What an earlier attempt left there may be anything, and what was laid out takes room.
+        if hole > 0 && !has_holes {
             clear(file, offset + wide(start), hole)?;
         }
         start += hole;

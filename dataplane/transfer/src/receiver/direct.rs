@@ -4,7 +4,7 @@
 use std::{fs::File, io, ops::Deref, os::unix::fs::FileExt};
 
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, fstatfs},
     io::Errno,
 };
 
@@ -14,6 +14,23 @@ const ALIGNMENT: usize = 4096;
 const FROM_FILE_BYTES: u64 = 8 << 20;
 /// Shorter stretches are not worth a write of their own.
 const FROM_BYTES: usize = 64 << 10;
+
+/// What file systems in memory call themselves: room there is not laid out but filled with zeros, while others wait.
+const TMPFS: i64 = 0x0102_1994;
+
+/// Gives a new file its length. True where it was given all of its room, too: in one piece as far as there is one, and what does
+/// not fit is found out now.
+pub(super) fn lay_out(file: &File, bytes: u64) -> io::Result<bool> {
+    if Way::of(bytes) == Way::Direct && fstatfs(file)?.f_type != TMPFS {
+        match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => return Ok(true),
+            Err(full @ (Errno::NOSPC | Errno::DQUOT)) => return Err(full.into()),
+            // Not every file system can; it is written all the same.
+            Err(_unknown) => {}
+        }
+    }
+    file.set_len(bytes).map(|()| false)
+}
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,6 +78,8 @@ struct Active {
     fresh: bool,
     /// Whether the temporary file is there.
     created: bool,
+    /// Whether it has all of its room.
+    laid_out: bool,
     /// Being written, or written.
     claimed: Intervals,
     written: Intervals,
@@ -122,12 +124,21 @@ pub(super) struct Target {
     pub(super) number: FileNumber,
     pub(super) segments: Segments,
     pub(super) fresh: bool,
+    /// Whether the temporary file has all of its room: none is to be taken for what is written.
+    pub(super) laid_out: bool,
     /// Whether only a part of its bytes was promised room.
     pub(super) sparse: bool,
     /// Whether the temporary file is to be made, and what the journal is to say of it.
     pub(super) create: Option<FileKey>,
     /// Bytes that a second reading has more than the manifest says: nobody has promised them yet.
     pub(super) grown: u64,
+}
+
+impl Target {
+    /// Whether what was never written is a hole.
+    pub(super) fn has_holes(&self) -> bool {
+        self.fresh && !self.laid_out
+    }
 }
 
 /// What there is of a file that is given up.
@@ -172,7 +183,7 @@ impl Files {
     pub(super) fn resume(&mut self, file: u64, entry: &Entry, segment_bytes: u32, held: &Held) {
         let segments = Segments { file_bytes: entry.size(), segment_bytes };
         let mut active = Active::new(entry.clone(), 0, held.number, segments);
-        (active.fresh, active.created) = (false, true);
+        (active.fresh, active.created, active.laid_out) = (false, true, held.laid_out);
         for (segment, value) in &held.segments {
             if *segment < segments.count() && active.claimed.insert(*segment) {
                 active.written.insert(*segment);
@@ -182,6 +193,13 @@ impl Files {
         self.begun.insert(file);
         self.runs += active.claimed.runs();
         self.active.insert(file, active);
+    }
+
+    /// The temporary file of one that is begun has all of its room.
+    pub(super) fn laid_out(&mut self, file: u64) {
+        if let Some(active) = self.active.get_mut(&file) {
+            active.laid_out = true;
+        }
     }
 
     /// What is begun of a file is over.
@@ -392,6 +410,7 @@ impl Active {
             segments,
             fresh: true,
             created: false,
+            laid_out: false,
             claimed: Intervals::default(),
             written: Intervals::default(),
             hasher: FileHasher::new(segments),
@@ -428,6 +447,7 @@ impl Active {
             number: self.number,
             segments: self.segments,
             fresh: self.fresh,
+            laid_out: self.laid_out,
             sparse: self.entry.holes > 0,
             create: create.then(key),
             grown: 0,

@@ -15,7 +15,7 @@ use super::{
     compare::read_small,
     contents::{Contents, clear, wide, write},
     decoders::{DecoderPlace, Room, Worker},
-    direct::Way,
+    direct::{Way, lay_out},
     files::{Claim, Target, Whether, Whole, temporary_name},
     state::{After, Receiving},
 };
@@ -272,7 +272,7 @@ fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop>
     };
     let mut files = receiving.files();
     let next = || receiving.journal().number();
-    let target = match files.claim(header, receiving.segment_bytes, entry, next)? {
+    let mut target = match files.claim(header, receiving.segment_bytes, entry, next)? {
         Claim::Drop => return Ok(None),
         Claim::Write(target, before) => {
             if let Some(number) = before {
@@ -288,20 +288,30 @@ fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop>
     receiving.count(target.grown)?;
     let Some(key) = &target.create else { return Ok(Some(target)) };
     // Made while the files are locked: whoever has the next segment finds it.
-    let made = make(receiving, &target.path, target.number, target.segments.file_bytes);
+    let made = make(receiving, &target, header.attempt == 0 && !target.sparse);
+    if let Ok(true) = made {
+        target.laid_out = true;
+        files.laid_out(header.file);
+        receiving.is_laid_out(target.segments.file_bytes);
+    }
     // Written down before its first segment can be.
     let begun = made.is_ok().then(|| receiving.journal().begin(target.number, key));
     drop(files);
     begun.transpose().map_err(|error| receiving.own(&error))?;
     match made {
-        Ok(()) => Ok(Some(target)),
-        Err(error) => receiving.unwritable(header.file, &target.path, &error).map(|()| None),
+        Ok(_laid_out) => Ok(Some(target)),
+        Err(error) => {
+            receiving.remove_temporary(&target.path, target.number);
+            receiving.unwritable(header.file, &target.path, &error).map(|()| None)
+        }
     }
 }
 
-fn make(receiving: &Receiving, path: &TreePath, number: crate::journal::FileNumber, bytes: u64) -> io::Result<()> {
-    let file = receiving.parent(path)?.create(&temporary_name(receiving.id, number))?;
-    file.set_len(bytes)
+/// Makes the temporary file; true where it has all of its room.
+fn make(receiving: &Receiving, target: &Target, may_lay_out: bool) -> io::Result<bool> {
+    let file = receiving.parent(&target.path)?.create(&temporary_name(receiving.id, target.number))?;
+    let bytes = target.segments.file_bytes;
+    if may_lay_out { lay_out(&file, bytes) } else { file.set_len(bytes).map(|()| false) }
 }
 
 /// A segment that verified.
@@ -324,16 +334,17 @@ fn write_segment(
     let &Verified { segment, value, contents, reused } = verified;
     let len = wide(contents.len());
     // Of a sparse file only its data was promised room.
-    let taken = receiving.take_room(if target.sparse { wide(contents.data()) } else { len })?;
+    let more = if target.sparse { wide(contents.data()) } else { len };
+    let taken = if target.laid_out { None } else { Some(receiving.take_room(more)?) };
     let offset = target.segments.offset(segment);
     let written = match contents {
-        Contents::Zeros(_) if target.fresh => Ok(()),
+        Contents::Zeros(_) if target.has_holes() => Ok(()),
         contents => receiving
             .parent(&target.path)
             .and_then(|parent| parent.write(&temporary_name(receiving.id, target.number)))
             .and_then(|file| match contents {
                 Contents::Bytes(bytes) => {
-                    write(&file, offset, bytes, target.fresh, Way::of(target.segments.file_bytes))
+                    write(&file, offset, bytes, target.has_holes(), Way::of(target.segments.file_bytes))
                 }
                 Contents::Zeros(len) => clear(&file, offset, len),
             }),

@@ -78,6 +78,13 @@ impl Receiving {
         Ok(taken)
     }
 
+    /// So much of what was promised is taken for good by now: a file has its room.
+    pub(super) fn is_laid_out(&self, bytes: u64) {
+        let bytes = blocks(bytes);
+        let promised = self.promised.fetch_update(Relaxed, Relaxed, |held| Some(held.saturating_sub(bytes)));
+        self.shared.release(self.device, promised.unwrap_or_else(|held| held).min(bytes));
+    }
+
     fn space(&self) -> Result<Space, Stop> {
         let space = self.target().and_then(Folder::space);
         space.map_err(|error| self.destination_fails(&error))

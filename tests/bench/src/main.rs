@@ -6,15 +6,19 @@ mod measure;
 mod rivals;
 mod trees;
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use tests_harness::{Fleet, FleetOptions, fill_random};
+use tempfile::TempDir;
+use tests_harness::{AgentOptions, Fleet, FleetOptions, fill_random};
 
 use crate::{
     measure::{Usage, median, timed},
-    rivals::{iperf3, rsync},
+    rivals::{amst, iperf3, rsync},
 };
 
 /// How much, and how often.
@@ -28,10 +32,16 @@ struct Args {
     runs: usize,
     /// A configuration for the agents.
     #[arg(long)]
-    config: Option<std::path::PathBuf>,
+    config: Option<PathBuf>,
     /// Leaves the rivals out: for profiles and for memory over a large transfer.
     #[arg(long)]
     alone: bool,
+    /// Both roots, and rsync's folders, in memory: no disk is waited for.
+    #[arg(long)]
+    in_memory: bool,
+    /// The example `loopback` of AMST: memory to memory over one lane, both ends in one process.
+    #[arg(long, value_name = "PROGRAM")]
+    amst: Option<PathBuf>,
     /// So many small files instead, beside rsync with and without `--fsync`.
     #[arg(long)]
     small_files: Option<u64>,
@@ -55,6 +65,26 @@ impl Way {
         self.gbit_per_second.push(bytes * 8.0 / seconds / 1e9);
         self.cpu_seconds_per_gb.push(cpu_seconds / (bytes / 1e9));
     }
+
+    fn median_gbit(&self) -> f64 {
+        median(&self.gbit_per_second)
+    }
+}
+
+/// Two agents, with their roots in this folder where it is given.
+fn fleet(roots: Option<&Path>) -> Result<Fleet> {
+    let Some(roots) = roots else { return Fleet::start(&FleetOptions::default()) };
+    let mut fleet = Fleet::start(&FleetOptions { agents: Vec::new(), ..FleetOptions::default() })?;
+    for name in ["site-a", "site-b"] {
+        fleet.add_agent(AgentOptions {
+            name: name.to_owned(),
+            roots: vec![("data".to_owned(), roots.join(name))],
+            relay: name == "site-a",
+            ..AgentOptions::default()
+        })?;
+    }
+    fleet.all_ready()?;
+    Ok(fleet)
 }
 
 fn main() -> Result<()> {
@@ -65,7 +95,8 @@ fn main() -> Result<()> {
     if let Some(entries) = args.entries {
         return trees::entries(entries, args.flat);
     }
-    let fleet = Fleet::start(&FleetOptions::default())?;
+    let memory = args.in_memory.then(|| tempfile::tempdir_in("/dev/shm")).transpose()?;
+    let fleet = fleet(memory.as_ref().map(TempDir::path))?;
     if let Some(config) = &args.config {
         fleet.cli()?.ok(&["config", "set", "fleet", &config.display().to_string()])?;
     }
@@ -80,14 +111,20 @@ fn main() -> Result<()> {
     #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
     let bytes = (args.megabytes * 1_000_000) as f64;
 
-    let (mut dwcp, mut tcp, mut daemon) = (Way::default(), Way::default(), Way::default());
+    let (mut dwcp, mut transport) = (Way::default(), Way::default());
+    let (mut tcp, mut daemon) = (Way::default(), Way::default());
     for run in 0..args.runs {
         send(&fleet, run, bytes, &mut dwcp)?;
         fs::remove_dir_all(b.join("in"))?;
+        if let Some(program) = &args.amst {
+            let (seconds, usage) = amst(program, args.megabytes)?;
+            transport.add(bytes, seconds, usage.cpu_seconds);
+        }
         if !args.alone {
             let (seconds, usage) = iperf3(args.megabytes)?;
             tcp.add(bytes, seconds, usage.cpu_seconds);
-            let target = fleet.scratch.folder("rsync")?;
+            let target = memory.as_ref().map_or(fleet.scratch.path(), TempDir::path).join("rsync");
+            fs::create_dir(&target)?;
             let (seconds, usage) = rsync(fleet.scratch.path(), &source, &target)?;
             daemon.add(bytes, seconds, usage.cpu_seconds);
             fs::remove_dir_all(target)?;
@@ -96,10 +133,14 @@ fn main() -> Result<()> {
 
     print_line(&format!("{} MB in 8 files, {} interleaved runs, medians\n", args.megabytes, args.runs));
     print_way("dwcp send", &dwcp);
+    if args.amst.is_some() {
+        print_way("AMST alone", &transport);
+        print_line(&format!("goodput: {:.2} x AMST alone", dwcp.median_gbit() / transport.median_gbit()));
+    }
     if !args.alone {
         print_way("iperf3 TCP", &tcp);
         print_way("rsync daemon", &daemon);
-        let ratio = |other: &Way| median(&dwcp.gbit_per_second) / median(&other.gbit_per_second);
+        let ratio = |other: &Way| dwcp.median_gbit() / other.median_gbit();
         print_line(&format!("\ngoodput: {:.2} x iperf3 TCP, {:.2} x rsync daemon", ratio(&tcp), ratio(&daemon)));
     }
     for (name, agent) in [("sender", &fleet.agents[0]), ("receiver", &fleet.agents[1])] {

@@ -39,6 +39,21 @@ pub(crate) fn iperf3(megabytes: u64) -> Result<(f64, Usage)> {
     Ok((seconds, Usage { cpu_seconds }))
 }
 
+/// Memory to memory by the transport alone.
+pub(crate) fn amst(program: &Path, megabytes: u64) -> Result<(f64, Usage)> {
+    let before = Usage::of_children()?;
+    // 1,000 pieces of 1 MiB in each unit of its first argument.
+    let units = (megabytes / 1000).max(1);
+    let output = Command::new(program).arg(units.to_string()).output().context("run the example of AMST")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let gbit: f64 = text.split_whitespace().next().and_then(|word| word.parse().ok()).with_context(|| text.clone())?;
+    let cpu_seconds = Usage::of_children()?.cpu_seconds - before.cpu_seconds;
+    // As if it had moved what the others move.
+    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+    let (bytes, moved) = (megabytes as f64 * 1e6, units as f64 * 1000.0 * f64::from(1 << 20));
+    Ok((bytes * 8.0 / 1e9 / gbit, Usage { cpu_seconds: cpu_seconds * bytes / moved }))
+}
+
 /// Whole files from a daemon, without ssh and without compression: seconds and CPU of both ends.
 pub(crate) fn rsync(scratch: &Path, source: &Path, target: &Path) -> Result<(f64, Usage)> {
     let before = Usage::of_children()?;

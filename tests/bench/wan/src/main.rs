@@ -9,6 +9,7 @@ mod contestant;
 mod drive;
 mod figures;
 mod quinn_pair;
+mod small_files;
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -37,6 +38,8 @@ struct Options {
 enum Command {
     /// Next to TCP CUBIC flows: shares and Jain's index
     Beside(Beside),
+    /// Many small files beside one of the same size, by dwcp and rsync
+    SmallFiles(small_files::SmallFiles),
     #[command(hide = true)]
     QuinnReceive(QuinnReceive),
     #[command(hide = true)]
@@ -134,6 +137,11 @@ fn main() -> Result<()> {
     match options.command {
         None => alone(&options.alone),
         Some(Command::Beside(beside)) => measured_beside(&beside),
+        Some(Command::SmallFiles(options)) => {
+            print_line(&machine()?);
+            let cells = options.measure(&mut Bed::new(&options.common)?)?;
+            keep(options.common.json.as_ref(), &options.to_json(&cells))
+        }
         Some(Command::QuinnReceive(options)) => {
             let QuinnReceive { address, certificate, connections, for_seconds } = options;
             let bytes = runtime()?.block_on(quinn_pair::receive(address, &certificate, connections, for_seconds))?;

@@ -14,11 +14,13 @@ use std::{
 
 use dataplane_amst::{Endpoint, IncomingChannel};
 use dataplane_control_client::{Job, Jobs};
-use dataplane_transfer::{Connector, Link, Received, SendAuthority, SendJob, Sent, Transfers};
+use dataplane_transfer::{Connector, Link, Order, Received, SendAuthority, SendJob, Sent, Transfers};
 use foundation_listener::limit_hits;
 use foundation_runtime::{OnEnd, TaskGroup};
 use futures::future::BoxFuture;
-use proto_model::{DirectRequest, PublicKey, Traceparent, TransferId, TransferReport, TransferRole, config::Limits};
+use proto_model::{
+    DirectRequest, PublicKey, Traceparent, TransferError, TransferId, TransferReport, TransferRole, config::Limits,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -153,6 +155,10 @@ impl Movers {
         if self.0.reports.is_ended(job.transfer, job.role) {
             return;
         }
+        if !job.cancel {
+            let order = Order { number: job.order, pause: job.pause };
+            self.0.transfers.order(job.transfer, job.role, order);
+        }
         match (job.role, job.cancel) {
             (role, true) => {
                 if !self.0.transfers.cancel(job.transfer, role) {
@@ -161,6 +167,7 @@ impl Movers {
                 if let (TransferRole::Sender, Some(token)) = (role, self.senders().get(&job.transfer)) {
                     token.cancel();
                 }
+                self.0.transfers.forget_order(job.transfer, role);
             }
             (TransferRole::Sender, false) => {
                 let authority = SendAuthority::Grant(job.grant);
@@ -218,20 +225,35 @@ impl Movers {
     }
 
     async fn send_in_turn(&self, job: SendJob, reports: watch::Sender<TransferReport>, withdrawn: &CancellationToken) {
+        let transfer = reports.borrow().transfer;
         let turn = tokio::select! {
-            turn = self.in_turn() => turn,
+            // One that is held has no place, and goes to where it waits to be resumed.
+            biased;
+            () = self.0.transfers.until_paused(transfer, TransferRole::Sender) => None,
+            turn = self.in_turn() => match turn {
+                Some(turn) => Some(turn),
+                // It is closed by nobody.
+                None => return,
+            },
             () = withdrawn.cancelled() => return,
             () = self.0.tasks.cancelled() => return,
         };
-        // It is closed by nobody.
-        let Some(turn) = turn else { return };
         let connector = Arc::new(InTurn::new(Arc::clone(&self.0.connector), self.0.sending.clone(), turn));
         // The control plane knows nothing of a direct send, and is told nothing.
         let direct = matches!(job.authority, SendAuthority::Direct { .. });
         if !direct {
             self.forward(reports.subscribe());
         }
-        match self.0.transfers.send(job, connector, reports).await {
+        let give_back = async {
+            self.0.transfers.until_paused(transfer, TransferRole::Sender).await;
+            connector.give_back();
+            std::future::pending().await
+        };
+        let sent = tokio::select! {
+            sent = self.0.transfers.send(job, connector.clone(), reports) => sent,
+            never = give_back => never,
+        };
+        match sent {
             Sent::Ended(report) if !direct => self.0.reports.end(report).await,
             Sent::Ended(_) | Sent::Interrupted(_) => {}
         }
@@ -296,8 +318,13 @@ impl Movers {
         };
         let received = self.0.transfers.receive(link, began).await;
         match received {
-            Received::Ended(report) => self.0.reports.end(report).await,
+            Received::Ended(report) => {
+                self.0.transfers.forget_order(report.transfer, TransferRole::Receiver);
+                self.0.reports.end(report).await;
+            }
             Received::Interrupted(report) => self.0.reports.progress(report),
+            // An operator wants it so; that is no attempt to get in.
+            Received::Refused(error) if error.reason == TransferError::PAUSED => {}
             Received::Refused(error) => {
                 tracing::warn!(
                     component = "transfer",
@@ -392,5 +419,6 @@ impl Drop for Place {
         let mut senders = self.movers.senders();
         senders.remove(&self.transfer);
         self.movers.0.transfers.forget_renewal(self.transfer);
+        self.movers.0.transfers.forget_order(self.transfer, TransferRole::Sender);
     }
 }

@@ -68,6 +68,10 @@ pub struct Job {
     pub traceparent: String,
     /// Whether it is to be stopped.
     pub cancel: bool,
+    /// Whether it is held.
+    pub pause: bool,
+    /// Grows with every change of what the ends should do.
+    pub order: u64,
 }
 
 /// A node's signed record, as the control plane keeps it; the signature is the reader's to check.
@@ -217,6 +221,8 @@ fn parse_job(job: rpc::TransferJob) -> Result<Job, IncomingError> {
         grant: job.grant.unwrap_or_default().try_into().map_err(wrong("jobs.grant"))?,
         traceparent: job.traceparent,
         cancel: job.cancel,
+        pause: job.pause,
+        order: job.order,
     })
 }
 

@@ -19,6 +19,7 @@ mod holes;
 mod intervals;
 mod journal;
 mod link;
+mod orders;
 mod packed;
 mod page_store;
 pub mod parsers;
@@ -35,6 +36,7 @@ mod upkeep;
 mod walk;
 
 pub use link::{Connector, ControlIn, ControlOut, Link, LinkError, PathOf, PiecesIn, PiecesOut};
+pub use orders::Order;
 pub use receiver::Received;
 pub use roots::Roots;
 pub use sender::{SendAuthority, SendJob, Sent};

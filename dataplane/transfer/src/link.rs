@@ -74,6 +74,22 @@ pub struct Link {
     pub path: PathOf,
 }
 
+impl Link {
+    /// Takes no more pieces: the other end learns so at once, whatever else this end still has to do.
+    pub(crate) fn take_no_more(&mut self) {
+        self.pieces_in = Box::new(NoPieces);
+    }
+}
+
+/// Where nothing comes.
+struct NoPieces;
+
+impl PiecesIn for NoPieces {
+    fn recv(&mut self) -> BoxFuture<'_, Option<Bytes>> {
+        Box::pin(std::future::ready(None))
+    }
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Link").field("peer", &self.peer).finish_non_exhaustive()

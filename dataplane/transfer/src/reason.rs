@@ -64,6 +64,10 @@ pub(crate) mod end {
     pub(crate) const LOCAL_FAILURE: &str = "LOCAL_FAILURE";
     /// Somebody stopped it.
     pub(crate) const CANCELLED: &str = "CANCELLED";
+    /// It had not ended by its deadline.
+    pub(crate) const DEADLINE_EXCEEDED: &str = proto_model::TransferError::DEADLINE_EXCEEDED;
+    /// An operator holds it.
+    pub(crate) const PAUSED: &str = proto_model::TransferError::PAUSED;
     /// The transfer is running already.
     pub(crate) const BUSY: &str = "BUSY";
     /// This program stops; the transfer goes on later.

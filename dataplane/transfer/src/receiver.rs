@@ -34,7 +34,7 @@ use tracing::Instrument;
 
 pub(crate) use admission::check_grant;
 pub(crate) use decoders::Decoders;
-pub(crate) use remains::{discard, over, read_any_note};
+pub(crate) use remains::{discard, next_over, over, read_any_note};
 
 use crate::{
     ends::End,
@@ -108,7 +108,7 @@ async fn receive(
     let (reporter, reports) = Reporter::begin(shared.clock.clone(), id, TransferRole::Receiver);
     began(reports);
     tracing::info!(transfer = %id, peer = %link.peer.node_id(), "receiving a transfer");
-    let not_after = admitted.not_after;
+    let (not_after, deadline) = (admitted.not_after, admitted.options.deadline);
     let group = shared.tasks.child("transfer receive");
     let attempt = session::Attempt { shared: Arc::clone(&shared), admitted, open: *open, group: group.clone() };
     let result = Box::pin(attempt.run(&mut link, &turn, &reporter)).await;
@@ -141,6 +141,7 @@ async fn receive(
             if !stop.known_there {
                 say_last(link, ReceiverFrame::Abort(stop.to_abort())).await;
             }
+            keep_order(&shared, id, deadline.is_some()).await;
             reporter.say(TransferState::Waiting, &tally, None, Some(stop.naming(&peer).to_error()));
             Received::Interrupted(reporter.last())
         }
@@ -196,6 +197,17 @@ async fn finish(
         kept.map_err(|error| keeping.own("receiver", &error))
     };
     shared.tasks.blocking("transfer end", keep).await.unwrap_or_else(|_cancelled| Err(stopping()))
+}
+
+/// What is left of a transfer that broke off: its order is kept beside it, and its deadline is looked after.
+async fn keep_order(shared: &Arc<Shared>, id: proto_model::TransferId, has_deadline: bool) {
+    let keeping = Arc::clone(shared);
+    let keep = move || keeping.orders.keep(&keeping.folder, id, TransferRole::Receiver);
+    // Who stops this program meanwhile is told again.
+    let _kept = shared.tasks.blocking("keep an order", keep).await;
+    if has_deadline {
+        shared.left_with_deadline.notify_one();
+    }
 }
 
 async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {

@@ -1,10 +1,7 @@
 //! What an end of a transfer says of itself, kept up to date for whoever watches.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -92,22 +89,37 @@ impl Reporter {
 pub(crate) struct Counted {
     clock: Clock,
     start: Instant,
-    waiting: AtomicBool,
+    standing: Mutex<Counting>,
+}
+
+/// How a transfer that runs here stands, for who counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// It is worked on.
+    Running,
+    /// The other end is away.
+    Waiting,
+    /// An operator holds it.
+    Paused,
 }
 
 impl Counted {
     pub(crate) fn new(clock: &Clock) -> Self {
-        active(false).increment(1.0);
-        Self { clock: clock.clone(), start: clock.now(), waiting: AtomicBool::new(false) }
+        active(Counting::Running).increment(1.0);
+        Self { clock: clock.clone(), start: clock.now(), standing: Mutex::new(Counting::Running) }
     }
 
-    /// It waits for the other end, or goes on.
-    pub(crate) fn set_waiting(&self, waiting: bool) {
-        let before = self.waiting.swap(waiting, Relaxed);
-        if before != waiting {
+    /// It waits for the other end, is held, or goes on.
+    pub(crate) fn set(&self, now: Counting) {
+        let before = std::mem::replace(&mut *self.standing(), now);
+        if before != now {
             active(before).decrement(1.0);
-            active(waiting).increment(1.0);
+            active(now).increment(1.0);
         }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Counting> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts an end.
@@ -131,12 +143,17 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        active(self.waiting.load(Relaxed)).decrement(1.0);
+        active(*self.standing()).decrement(1.0);
     }
 }
 
-fn active(waiting: bool) -> metrics::Gauge {
-    metrics::gauge!("dwcp_transfers_active", "state" => if waiting { "waiting" } else { "running" })
+fn active(standing: Counting) -> metrics::Gauge {
+    let state = match standing {
+        Counting::Running => "running",
+        Counting::Waiting => "waiting",
+        Counting::Paused => "paused",
+    };
+    metrics::gauge!("dwcp_transfers_active", "state" => state)
 }
 
 /// What the metrics of this crate mean.

@@ -9,6 +9,7 @@ mod board;
 mod buffers;
 mod bundle;
 mod file;
+mod interrupts;
 mod jobs;
 mod manifest;
 mod segment;
@@ -41,9 +42,10 @@ use tracing::Instrument;
 use crate::{
     ends::End,
     link::Connector,
+    orders,
     reason::end,
-    receiver::{check_grant, stopping},
-    report::{Counted, Reporter, state_of},
+    receiver::check_grant,
+    report::{Counted, Counting, Reporter, state_of},
     service::{Shared, Transfers, Turn},
     stop::Stop,
     tally::{Spent, Tally},
@@ -53,8 +55,6 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Attempts in a row that may end because something did not verify: more is no accident.
 const MAX_CORRUPTED: u32 = 5;
-/// How often it is looked whether the grant still holds.
-const GRANT_CHECK: Duration = Duration::from_secs(30);
 /// What a job is kept as.
 const JOB_FILE: &str = "job";
 /// What all attempts so far have spent.
@@ -335,49 +335,72 @@ impl Trying<'_> {
         let mut spent = self.spent();
         loop {
             let tally = Arc::new(Tally::after(spent));
-            self.counted.set_waiting(false);
+            self.counted.set(Counting::Running);
             self.take_new_grant();
             let result = Box::pin(self.attempt(&tally)).await;
             let result = result.map_err(|stop| stop.naming(&self.shared.name_of(&self.checked.peer)));
             let stop = match result {
                 Ok(finished) => return self.succeeded(&tally, &finished).await,
-                Err(stop) if stop.reason == end::ALREADY_FINISHED => match self.finishing() {
-                    Some(digest) => return self.ended(state_of(&tally), &tally, None, Some(digest)).await,
-                    None => return self.ended(TransferState::Failed, &tally, Some(stop), None).await,
-                },
-                Err(stop) if stop.reason == end::SHUTDOWN && self.shared.tasks.is_cancelled() => {
-                    self.reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
-                    return Sent::Interrupted(self.reporter.last());
-                }
-                Err(stop) if stop.reason == end::CANCELLED => {
-                    return self.ended(TransferState::Cancelled, &tally, Some(stop), None).await;
-                }
-                Err(stop) if !stop.temporary => {
-                    return self.ended(TransferState::Failed, &tally, Some(stop), None).await;
-                }
                 Err(stop) => stop,
             };
+            if let Some(sent) = self.last(&stop, &tally).await {
+                return sent;
+            }
             corrupted = if stop.reason == end::CORRUPTED { corrupted + 1 } else { 0 };
             if corrupted >= MAX_CORRUPTED {
                 return self.ended(TransferState::Failed, &tally, Some(stop), None).await;
             }
-            if let Some(over) = self.grant_over() {
-                return self.ended(TransferState::Failed, &tally, Some(over), None).await;
-            }
-            if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+            if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 || stop.reason == end::PAUSED {
                 backoff.reset();
             }
             spent = tally.spent();
-            self.counted.set_waiting(true);
             let pause = backoff.next_delay();
-            tracing::info!(transfer = %self.checked.id, reason = %stop.reason, message = %stop.message, ?pause, "a transfer waits to go on");
-            self.reporter.say(TransferState::Waiting, &tally, None, Some(stop.to_error()));
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.turn.cancel.cancelled() => {}
-                () = self.shared.tasks.cancelled() => {}
+            self.say_waiting(&stop, &tally, pause).await;
+            let stopped = tokio::select! {
+                stopped = self.stopped(&tally) => Some(stopped),
+                () = self.rested(pause) => None,
+            };
+            if let Some(stop) = stopped
+                && let Some(sent) = self.last(&stop, &tally).await
+            {
+                return sent;
             }
         }
+    }
+
+    /// The transfer has ended, or goes on at the next start of this program; none where another attempt may succeed.
+    async fn last(&self, stop: &Stop, tally: &Tally) -> Option<Sent> {
+        let (state, digest) = match stop.reason.as_str() {
+            end::ALREADY_FINISHED => match self.finishing() {
+                Some(digest) => return Some(self.ended(state_of(tally), tally, None, Some(digest)).await),
+                None => (TransferState::Failed, None),
+            },
+            end::SHUTDOWN if self.shared.tasks.is_cancelled() => {
+                self.reporter.say(TransferState::Waiting, tally, None, Some(stop.to_error()));
+                return Some(Sent::Interrupted(self.reporter.last()));
+            }
+            end::CANCELLED => (TransferState::Cancelled, None),
+            _ if !stop.temporary => (TransferState::Failed, None),
+            _ => match self.grant_over() {
+                Some(over) => return Some(self.ended(TransferState::Failed, tally, Some(over), None).await),
+                None => return None,
+            },
+        };
+        Some(self.ended(state, tally, Some(stop.clone()), digest).await)
+    }
+
+    async fn say_waiting(&self, stop: &Stop, tally: &Tally, pause: Duration) {
+        let held = self.is_held();
+        self.counted.set(if held { Counting::Paused } else { Counting::Waiting });
+        if held {
+            // The folder may be younger than the order.
+            let (shared, id) = (Arc::clone(self.shared), self.checked.id);
+            let keep = move || shared.orders.keep(&shared.folder, id, TransferRole::Sender);
+            // Who stops this program meanwhile is told again.
+            let _kept = self.shared.tasks.blocking("keep an order", keep).await;
+        }
+        tracing::info!(transfer = %self.checked.id, reason = %stop.reason, message = %stop.message, held, ?pause, "a transfer waits to go on");
+        self.reporter.say(TransferState::Waiting, tally, None, Some(stop.to_error()));
     }
 
     /// Goes on by a grant that the control plane gave meanwhile.
@@ -411,9 +434,14 @@ impl Trying<'_> {
 
     async fn attempt(&self, tally: &Arc<Tally>) -> Result<Finished, Stop> {
         self.keep_job()?;
+        // One that is held dials nobody.
+        if self.is_held() {
+            return Err(orders::paused());
+        }
         let connected = tokio::select! {
+            stopped = self.stopped(tally) => return Err(stopped),
+            held = self.held() => return Err(held),
             connected = self.connector.connect(self.checked.peer) => connected,
-            stopped = self.stopped() => return Err(stopped),
         };
         let mut link = connected?;
         if link.peer != self.checked.peer {
@@ -427,11 +455,12 @@ impl Trying<'_> {
             tally: Arc::clone(tally),
             group: group.clone(),
             reporter: self.reporter,
+            order: self.order().number,
         };
         let result = tokio::select! {
             result = Box::pin(attempt.run(&mut link)) => result,
-            stopped = self.stopped() => Err(stopped),
-            over = self.until_over() => Err(over),
+            stopped = self.stopped(tally) => Err(stopped),
+            held = self.held() => Err(held),
         };
         // What still runs stops sending.
         group.cancel();
@@ -443,29 +472,6 @@ impl Trying<'_> {
             tracing::warn!(transfer = %self.checked.id, %unfinished, "parts of an attempt did not end in time");
         }
         result
-    }
-
-    /// Waits until somebody stops the transfer.
-    async fn stopped(&self) -> Stop {
-        tokio::select! {
-            () = self.turn.cancel.cancelled() => Stop::final_(end::CANCELLED, "the transfer was cancelled"),
-            () = self.shared.tasks.cancelled() => stopping(),
-        }
-    }
-
-    /// Waits until the grant is over: an attempt may be drawn out by the other end.
-    async fn until_over(&self) -> Stop {
-        loop {
-            if let Some(over) = self.grant_over() {
-                return over;
-            }
-            tokio::time::sleep(GRANT_CHECK).await;
-        }
-    }
-
-    fn grant_over(&self) -> Option<Stop> {
-        let Authority::Grant(signed) = &self.checked.authority else { return None };
-        check_grant(self.shared, signed, self.shared.clock.utc(), |_| true).err().filter(|stop| !stop.temporary)
     }
 
     /// What was spent before this program was started.

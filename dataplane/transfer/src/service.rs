@@ -15,7 +15,9 @@ use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
 use proto_wire::Signed;
 use tokio_util::sync::CancellationToken;
 
-use crate::{confine::Closed, ends::TransferFolder, reason::end, receiver::Decoders, roots::Roots, stop::Stop};
+use crate::{
+    confine::Closed, ends::TransferFolder, orders::Orders, reason::end, receiver::Decoders, roots::Roots, stop::Stop,
+};
 
 /// How long a new attempt waits for the one before it to let go.
 const TAKE_OVER: Duration = Duration::from_secs(30);
@@ -104,6 +106,10 @@ pub(crate) struct Shared {
     pub(crate) bases: Arc<AtomicUsize>,
     /// Bytes that running transfers were promised, by file system.
     promised: Mutex<HashMap<u64, u64>>,
+    /// What is held.
+    pub(crate) orders: Orders,
+    /// Rung when something was left that has a deadline.
+    pub(crate) left_with_deadline: tokio::sync::Notify,
     /// Grants that came for transfers that are sent here already.
     pub(crate) renewals: Mutex<HashMap<TransferId, Signed>>,
 }
@@ -166,6 +172,7 @@ impl Shared {
     /// # Errors
     /// The data directory cannot be looked at.
     pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
+        let orders = Orders::kept_in(&folder)?;
         let closed = options.own.as_deref().map(Closed::new).transpose()?.map(Arc::new);
         Ok(Self {
             folder,
@@ -182,6 +189,8 @@ impl Shared {
             assembling: Arc::default(),
             bases: Arc::default(),
             promised: Mutex::default(),
+            orders,
+            left_with_deadline: tokio::sync::Notify::new(),
             renewals: Mutex::default(),
         })
     }

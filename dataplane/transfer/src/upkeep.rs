@@ -14,6 +14,9 @@ use crate::{
 /// How often what nobody may go on with is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
+/// What is over is looked for once a second at most, where it is known when that will be.
+const LEAST_NAP: Duration = Duration::from_secs(1);
+
 impl Transfers {
     /// Opens the folder of transfers; from then on what is left of transfers whose grants are over is removed, now and every
     /// hour. Within a tokio runtime.
@@ -65,20 +68,24 @@ async fn sweep(shared: Arc<Shared>) {
         let sweeping = Arc::clone(&shared);
         let over = shared.tasks.blocking("transfer sweep", move || {
             sweeping.folder.forget(sweeping.clock.utc())?;
-            receiver::over(&sweeping)
+            io::Result::Ok((receiver::over(&sweeping)?, receiver::next_over(&sweeping)?))
         });
+        let mut nap = SWEEP_EVERY;
         match over.await {
-            Ok(Ok(over)) => {
+            Ok(Ok((over, next))) => {
                 for id in over {
-                    tracing::info!(transfer = %id, "a transfer that broke off is given up: its grant is over");
+                    tracing::info!(transfer = %id, "a transfer that broke off is given up: its grant or its deadline is over");
                     discard(&shared, id, TransferRole::Receiver, TransferState::Failed).await;
                 }
+                let left = next.and_then(|next| (next - shared.clock.utc()).to_std().ok());
+                nap = left.map_or(nap, |left| nap.min(left.max(LEAST_NAP)));
             }
             Ok(Err(error)) => tracing::warn!(%error, "the folder of transfers cannot be swept"),
             Err(_stopping) => return,
         }
         tokio::select! {
-            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = tokio::time::sleep(nap) => {}
+            () = shared.left_with_deadline.notified() => {}
             () = shared.tasks.cancelled() => return,
         }
     }

@@ -27,6 +27,9 @@ impl TransferError {
     /// The reason of a transfer that had not ended by its deadline.
     pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 
+    /// Why an end waits that is told to hold a transfer.
+    pub const PAUSED: &str = "PAUSED";
+
     /// The deadline passed; what was done by then is said.
     #[must_use]
     pub fn deadline_exceeded(deadline: DateTime<Utc>, done: &TransferProgress) -> Self {

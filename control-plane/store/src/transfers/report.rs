@@ -191,10 +191,18 @@ async fn take_progress(tx: &mut Unaudited, node: NodeUid, report: &TransferRepor
     if !decides && too_soon(tx.connection(), report, now).await? {
         return Ok(Reported::TooSoon);
     }
-    write_end(tx.connection(), report, now).await?;
+    write_end(tx.connection(), &with_figures(report, &transfer), now).await?;
     let standing = next.unwrap_or(transfer.standing);
     write_standing(tx, report.transfer, &standing, Moved { jobs: false }).await?;
     Ok(Reported::Taken)
+}
+
+/// An end that was started anew while it is held does not know how far it was: what it said before stands.
+fn with_figures(report: &TransferReport, transfer: &Transfer) -> TransferReport {
+    let is_held = report.error.as_ref().is_some_and(|error| error.reason == TransferError::PAUSED);
+    let before = transfer.end(report.role).filter(|_| is_held && report.progress.files_total == 0);
+    let progress = before.map_or(report.progress, |before| before.progress);
+    TransferReport { progress, ..report.clone() }
 }
 
 async fn too_soon(connection: &mut PgConnection, report: &TransferReport, now: DateTime<Utc>) -> Result<bool, Error> {

@@ -6,9 +6,6 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use proto_model::{TransferError, TransferReport, TransferRole, TransferState};
 
-/// What an end that is told to pause gives as the reason for which it waits.
-const PAUSED: &str = "PAUSED";
-
 /// A transfer's state, with what goes with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
@@ -71,7 +68,7 @@ impl Standing {
     /// Whether the sender has said that it stands still.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.reason == PAUSED)
+        self.error.as_ref().is_some_and(|error| error.reason == TransferError::PAUSED)
     }
 
     /// What a report makes of it; `None` when it changes nothing. A report may be late: it is taken as if it came in time.

@@ -69,13 +69,18 @@ impl Connector for AmstConnector {
 pub(super) struct InTurn {
     connector: Arc<dyn Connector>,
     sending: Turns,
-    /// The place that it begins with.
+    /// The place that it begins with; none where it is held at first.
     first: Mutex<Option<Turn>>,
 }
 
 impl InTurn {
-    pub(super) fn new(connector: Arc<dyn Connector>, sending: Turns, first: Turn) -> Self {
-        Self { connector, sending, first: Mutex::new(Some(first)) }
+    pub(super) fn new(connector: Arc<dyn Connector>, sending: Turns, first: Option<Turn>) -> Self {
+        Self { connector, sending, first: Mutex::new(first) }
+    }
+
+    /// Another transfer may have the place that it begins with, where it has not begun.
+    pub(super) fn give_back(&self) {
+        drop(self.first.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     async fn open(&self, peer: PublicKey) -> Result<Link, LinkError> {

@@ -34,7 +34,7 @@ impl Carrier {
         }
     }
 
-    /// Sends a piece whose memory the peer has promised.
+    /// Sends a piece whose memory the peer has promised, and whose turn it is, where it goes by a stream.
     pub(super) async fn send(&self, session: &Session, head: PieceHead, payload: Bytes) -> Result<Outcome, SendError> {
         match self {
             Self::Quic(lane) => by_stream(session, &lane.0, head, payload).await,
@@ -64,7 +64,7 @@ async fn by_stream(session: &Session, lane: &Lane, head: PieceHead, payload: Byt
     let mut stream = lane.connection.open_uni().await.map_err(lost)?;
     // Only a stream that is over has none.
     drop(stream.set_priority(lane.next_priority()));
-    let written = write(session, head.channel, &mut stream, head.encode(), payload).await;
+    let written = write(session, &mut stream, head.encode(), payload).await;
     let stopped = match written {
         Ok(()) => {
             // Only a stream that the peer stopped cannot be finished, and that shows next.
@@ -85,14 +85,7 @@ async fn by_stream(session: &Session, lane: &Lane, head: PieceHead, payload: Byt
 }
 
 /// Writes a piece, as fast as the bounds of what is sent allow.
-async fn write(
-    session: &Session,
-    channel: u64,
-    stream: &mut SendStream,
-    head: Bytes,
-    mut payload: Bytes,
-) -> Result<(), WriteError> {
-    let _turn = session.turn(channel).await;
+async fn write(session: &Session, stream: &mut SendStream, head: Bytes, mut payload: Bytes) -> Result<(), WriteError> {
     let mut head = Some(head);
     loop {
         // Anew each time: a bound may have been lowered far since the piece began.

@@ -9,6 +9,7 @@ use foundation_listener::limit_hits;
 use foundation_runtime::OnEnd;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Lane, Session,
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     Channel, CloseReason, ControlReceiver, ControlSender, IncomingChannel, OpenChannelError, Piece, PieceReceiver,
     PieceSender,
-    budget::{ControlRoom, Window},
+    budget::{ControlRoom, Window, cost},
     frames::{ChannelOpened, OpenChannel},
     path_use::Waiters,
 };
@@ -48,6 +49,8 @@ pub(crate) struct ChannelState {
     /// The sum that the peer has granted so far.
     granted: Mutex<u64>,
     receiving: Mutex<Receiving>,
+    /// Cancelled when our receiver is gone.
+    pub(super) gone: CancellationToken,
     ends: Mutex<Ends>,
 }
 
@@ -79,6 +82,12 @@ impl ChannelState {
         let room = MAX_CREDIT.saturating_sub(self.credit.available_permits());
         *granted += more;
         self.credit.add_permits(usize::try_from(more).unwrap_or(usize::MAX).min(room));
+    }
+
+    /// Credit of a piece that was not sent.
+    pub(super) fn give_back(&self, length: u32) {
+        let room = MAX_CREDIT.saturating_sub(self.credit.available_permits());
+        self.credit.add_permits(usize::try_from(cost(length)).unwrap_or(usize::MAX).min(room));
     }
 
     /// The other end takes no more pieces.
@@ -147,6 +156,7 @@ impl Session {
             credit: Semaphore::new(0),
             granted: Mutex::new(0),
             receiving: Mutex::new(Receiving { window, pieces: Some(sender) }),
+            gone: CancellationToken::new(),
             ends: Mutex::new(Ends { sender: true, receiver: true }),
         });
         let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,6 +184,7 @@ impl Session {
             receiving.pieces = None;
             receiving.window.close();
         }
+        channel.gone.cancel();
         if !self.0.outbox.not_wanted(channel.id) {
             self.close(CloseReason::Protocol("it opens channels and takes no answers".to_owned()));
         }

@@ -11,6 +11,7 @@ use foundation_runtime::OnEnd;
 use futures::FutureExt;
 use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{ChannelState, Lane, Session, carrier::Carrier};
 use crate::{
@@ -43,11 +44,14 @@ pub(crate) async fn send_piece(
     let slot = session.slots().acquire(channel.id).await.ok_or_else(ended)?;
     let carrier = session.pick_carrier().ok_or_else(ended)?;
     credit.forget();
-    // From here on the piece goes whole, even if the caller leaves: the receiver has promised memory for it. It goes on the
-    // lane's own thread, so that nobody elsewhere has to be woken for each packet.
+    // From its first byte on the piece goes whole, even if the caller leaves: the receiver has promised memory for it. It goes on
+    // the lane's own thread, so that nobody elsewhere has to be woken for each packet.
     let thread = carrier.thread().clone();
     let (answer, answered) = oneshot::channel();
-    let work = carry(session.clone(), (carrier, slot), PieceHead { channel: channel.id, number, length }, payload);
+    let asked = CancellationToken::new();
+    let _until_the_caller_leaves = asked.clone().drop_guard();
+    let head = PieceHead { channel: channel.id, number, length };
+    let work = carry(session.clone(), Arc::clone(channel), (carrier, slot), (head, payload), asked);
     thread.enter(|| {
         session.shared().tasks.spawn("amst send", OnEnd::Expected, async move {
             // Who asked may have gone.
@@ -59,16 +63,28 @@ pub(crate) async fn send_piece(
 
 async fn carry(
     session: Session,
+    channel: Arc<ChannelState>,
     (carrier, _slot): (Carrier, Slot),
-    head: PieceHead,
-    payload: Bytes,
+    (head, payload): (PieceHead, Bytes),
+    asked: CancellationToken,
 ) -> Result<(), SendError> {
+    // The lane over TCP takes its turns by itself.
+    let turn = match &carrier {
+        Carrier::Quic(_) => asked.run_until_cancelled(session.turn(channel.id)).await,
+        Carrier::Tcp(_) => Some(None).filter(|_| !asked.is_cancelled()),
+    };
+    let Some(_turn) = turn else {
+        // Nothing of it was sent, and nobody waits for it any more.
+        channel.give_back(head.length);
+        return Err(SendError::NotWanted);
+    };
     let _open = StreamGauge::sending(session.shared());
     let mut outcome = carrier.send(&session, head, payload.clone()).await?;
     if outcome == Outcome::Back {
         // The lane over TCP is over, and the peer does not have the piece: its credit holds for another way.
         let lane = session.pick_lane().map(Carrier::Quic).ok_or_else(|| SendError::Session(session.reason()))?;
         drop(carrier);
+        let _turn = session.turn(channel.id).await;
         outcome = lane.send(&session, head, payload).await?;
     }
     match outcome {
@@ -132,7 +148,11 @@ async fn receive(session: &Session, lane: &Lane, mut stream: RecvStream) -> Resu
     })?;
     let head = PieceHead::decode(&head);
     let Some(mut place) = Place::find(session, head)? else { return not_wanted(stream) };
-    read_unordered(&mut stream, place.as_mut(), patience).await?;
+    let gone = place.gone();
+    let read = gone.run_until_cancelled(read_unordered(&mut stream, place.as_mut(), patience)).await;
+    // What nobody wants any more is not sent to its end.
+    let Some(read) = read else { return not_wanted(stream) };
+    read?;
     lane.read.fetch_add(u64::from(head.length), Ordering::Relaxed);
     let (pieces, piece) = place.whole();
     // A reader that has gone wants no more.
@@ -217,6 +237,11 @@ impl Place {
     pub(crate) fn or_again(mut self) -> Self {
         self.promise.comes_again = true;
         self
+    }
+
+    /// Cancelled when nobody takes it any more.
+    fn gone(&self) -> CancellationToken {
+        self.promise.channel.gone.clone()
     }
 
     pub(crate) fn as_mut(&mut self) -> &mut [u8] {

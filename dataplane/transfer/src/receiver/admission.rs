@@ -8,7 +8,7 @@ use proto_wire::{
 };
 
 use super::remains::{sender_of, was_accepted_by};
-use crate::{confine::Folder, reason::end, service::Shared, stop::Stop};
+use crate::{confine::Folder, orders::paused, reason::end, service::Shared, stop::Stop};
 
 /// Clocks may differ by this much (D4).
 pub(crate) const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -79,9 +79,22 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
         }
     };
     not_ended(shared, open.transfer)?;
+    if let Some(over) = deadline_over(&right.options, shared.clock.utc()) {
+        return Err(over);
+    }
+    let of_control_plane = right.grant.is_some();
+    if of_control_plane && shared.orders.holds(open.transfer, open.order) {
+        return Err(paused());
+    }
     let target = target(shared, &right.destination, right.options.dry_run)?;
     let Right { options, destination, not_after, grant } = right;
     Ok(Admitted { transfer: open.transfer, sender: peer, options, destination, target, not_after, grant })
+}
+
+/// Whether the deadline is over, also by a clock that is ahead of the sender's: that one says so first, and more.
+pub(super) fn deadline_over(options: &TransferOptions, now: DateTime<Utc>) -> Option<Stop> {
+    let deadline = options.deadline.filter(|deadline| *deadline + SKEW < now)?;
+    Some(Stop::final_(end::DEADLINE_EXCEEDED, format!("the deadline ({deadline}) passed at the receiver")))
 }
 
 /// Refuses a transfer that has ended here (D16).

@@ -79,6 +79,18 @@ pub(crate) fn over(shared: &Shared) -> io::Result<Vec<TransferId>> {
     Ok(broken.filter(|id| read(shared, *id).is_some_and(|remains| remains.not_after_ms < now)).collect())
 }
 
+/// When the next transfer that broke off is over.
+pub(crate) fn next_over(shared: &Shared) -> io::Result<Option<DateTime<Utc>>> {
+    let now = (shared.clock.utc() - super::admission::SKEW).timestamp_millis();
+    let broken = shared.folder.unfinished(TransferRole::Receiver)?.into_iter();
+    let ends = broken.filter_map(|(id, _)| read(shared, id)).map(|remains| remains.not_after_ms);
+    Ok(ends
+        .filter(|end| *end >= now)
+        .min()
+        .and_then(DateTime::from_timestamp_millis)
+        .map(|end| end + super::admission::SKEW))
+}
+
 /// Ends a transfer that does not run: removes its temporary files, and keeps the end.
 pub(crate) fn discard(shared: &Shared, id: TransferId, role: TransferRole, state: TransferState) -> io::Result<()> {
     let remains = (role == TransferRole::Receiver).then(|| read(shared, id)).flatten();

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::field::Empty;
 
 use super::{
-    admission::{Admitted, SKEW},
+    admission::{Admitted, SKEW, deadline_over},
     backlog::{Backlog, keep_journal},
     compare::Comparer,
     conclude::{clean, conclude},
@@ -43,6 +43,7 @@ use crate::{
     exclude::{Excludes, is_temporary},
     journal::Journal,
     link::{ControlIn, ControlOut, HOLES, Link, PiecesIn},
+    orders::paused,
     page_store::PageStore,
     reason::end,
     report::{EVERY, Reporter},
@@ -105,6 +106,7 @@ impl Attempt {
             Err(stop) => return (tally, Err(stop)),
         };
         let result = Box::pin(go(Arc::clone(&receiving), &group, link, turn, reporter, frames, whole)).await;
+        link.take_no_more();
         if let Err(stop) = &result {
             // What is still on blocking threads ends first, so that nothing new appears behind the broom.
             let for_good = !stop.temporary;
@@ -135,7 +137,9 @@ impl Attempt {
         }
         let folder = shared.folder.make(id, TransferRole::Receiver).map_err(|error| own(&error))?;
         let now = shared.clock.utc();
-        let note = (&admitted.destination, admitted.sender, until(admitted.not_after, now));
+        let last = until(admitted.not_after, now);
+        let last = admitted.options.deadline.map_or(last, |deadline| deadline.min(last));
+        let note = (&admitted.destination, admitted.sender, last);
         write_down(&folder, note, admitted.grant).map_err(|error| own(&error))?;
         let journal = Journal::open(&folder).map_err(|error| own(&error))?;
         let backlog = Arc::new(Backlog::default());
@@ -211,6 +215,7 @@ async fn go(
         stopped = parts => Err(stopped.map(|_never| stopping()).unwrap_or_else(|stop| stop)),
         finished = part.conclude() => finished,
         () = turn.cancel.cancelled() => Err(Stop::final_(end::CANCELLED, "the transfer was cancelled")),
+        () = receiving.shared.orders.until(receiving.id, TransferRole::Receiver, true) => Err(paused()),
         () = turn.superseded.cancelled() => Err(Stop::temporary(end::BUSY, "the sender opened the transfer anew")),
         () = receiving.shared.tasks.cancelled() => Err(stopping()),
     };
@@ -425,6 +430,9 @@ impl Part<'_> {
             }
             if self.receiving.not_after + SKEW < clock.utc() {
                 return Err(Stop::final_(end::GRANT_EXPIRED, "the grant ended while the transfer went on"));
+            }
+            if let Some(over) = deadline_over(&self.receiving.options, clock.utc()) {
+                return Err(over);
             }
             tokio::time::sleep(EVERY).await;
         }

@@ -62,6 +62,8 @@ pub(super) struct Attempt<'a> {
     pub(super) tally: Arc<Tally>,
     pub(super) group: TaskGroup,
     pub(super) reporter: &'a Reporter,
+    /// Of the newest job that was told.
+    pub(super) order: u64,
 }
 
 impl Attempt<'_> {
@@ -104,7 +106,7 @@ impl Attempt<'_> {
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
             features: vec![HOLES.to_owned()],
             segment_bytes: self.shared.settings.load().segment_bytes,
-            order: 0,
+            order: self.order,
         };
         link.control_out.send(&SenderFrame::Open(Box::new(open)).encode()).await?;
         let answer = tokio::time::timeout(CONSENT, link.control_in.recv()).await;

@@ -5,6 +5,7 @@
 mod bed;
 mod changing;
 mod confinement;
+mod holding;
 mod liars;
 mod lying_receivers;
 mod lying_senders;

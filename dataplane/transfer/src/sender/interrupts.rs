@@ -1,0 +1,84 @@
+//! What keeps an attempt to send from going on: this program stops, somebody cancels or holds the transfer, its grant or its
+//! deadline is over.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use proto_model::{TransferError, TransferRole};
+use proto_wire::frames::Authority;
+
+use super::Trying;
+use crate::{
+    orders,
+    reason::end,
+    receiver::{check_grant, stopping},
+    stop::Stop,
+    tally::Tally,
+};
+
+/// How often it is looked whether the grant still holds, and how the clock stands.
+const LOOK: Duration = Duration::from_secs(30);
+
+impl Trying<'_> {
+    /// Waits until the transfer cannot go on, or not here. Cancel safe.
+    pub(super) async fn stopped(&self, tally: &Tally) -> Stop {
+        tokio::select! {
+            () = self.turn.cancel.cancelled() => Stop::final_(end::CANCELLED, "the transfer was cancelled"),
+            () = self.shared.tasks.cancelled() => stopping(),
+            over = self.until_over(tally) => over,
+        }
+    }
+
+    /// Waits until the transfer is held. Cancel safe.
+    pub(super) async fn held(&self) -> Stop {
+        self.shared.orders.until(self.checked.id, TransferRole::Sender, true).await;
+        orders::paused()
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.order().pause
+    }
+
+    pub(super) fn order(&self) -> orders::Order {
+        self.shared.orders.of(self.checked.id, TransferRole::Sender)
+    }
+
+    /// Waits until another attempt is due: a held transfer until it is not held any more, another one for a pause, or for an order.
+    pub(super) async fn rested(&self, pause: Duration) {
+        let orders = &self.shared.orders;
+        let (id, role) = (self.checked.id, TransferRole::Sender);
+        if self.is_held() {
+            return orders.until(id, role, false).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = orders.another(id, role) => {}
+        }
+    }
+
+    /// Waits until the grant or the deadline is over: an attempt may be drawn out by the other end.
+    async fn until_over(&self, tally: &Tally) -> Stop {
+        loop {
+            if let Some(over) = self.grant_over().or_else(|| self.deadline_over(tally)) {
+                return over;
+            }
+            let left = self.checked.options.deadline.map(|deadline| deadline - self.shared.clock.utc());
+            let left = left.and_then(|left| left.to_std().ok()).map_or(LOOK, |left| left.min(LOOK));
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    pub(super) fn grant_over(&self) -> Option<Stop> {
+        let Authority::Grant(signed) = &self.checked.authority else { return None };
+        check_grant(self.shared, signed, self.shared.clock.utc(), |_| true).err().filter(|stop| !stop.temporary)
+    }
+
+    fn deadline_over(&self, tally: &Tally) -> Option<Stop> {
+        let passed = self.checked.options.deadline.filter(|deadline| *deadline <= self.shared.clock.utc())?;
+        let TransferError { reason, message } = TransferError::deadline_exceeded(passed, &tally.progress(0.0));
+        // Where nothing was under way these figures say nothing.
+        let nothing = tally.files_total.load(Relaxed) == 0;
+        let message =
+            if nothing { format!("the deadline ({passed}) passed; nothing was under way then") } else { message };
+        Some(Stop::final_(&reason, message))
+    }
+}

@@ -1,6 +1,9 @@
 //! The parsers of this crate that meet bytes from a peer, for whoever tries them with any bytes (`tests/parsers`).
 
-use crate::frames::{ChannelOpened, Hello, OpenChannel, PIECE_HEAD, PieceHead, SessionFrame, Welcome};
+use crate::{
+    frames::{ChannelOpened, Hello, OpenChannel, PIECE_HEAD, PieceHead, SessionFrame, Welcome},
+    tcp::Record,
+};
 
 /// Reads the bytes as each of the frames there are; what was read is written, and read again as it was.
 ///
@@ -21,6 +24,16 @@ pub fn any_frame(bytes: &[u8]) {
     }
     if let Ok(frame) = SessionFrame::decode(bytes) {
         assert_eq!(SessionFrame::decode(&frame.encode()[2..]), Ok(frame));
+    }
+    // Of a lane over TCP: one after the other, as they come.
+    let mut records = bytes;
+    while let Some((kind, rest)) = records.split_first() {
+        let Ok(length) = Record::body(*kind) else { break };
+        let Some((body, rest)) = rest.split_at_checked(length) else { break };
+        if let Ok(record) = Record::decode(*kind, body) {
+            assert_eq!(record.encode(), records[..1 + length]);
+        }
+        records = rest;
     }
     if let Some(head) = bytes.first_chunk::<PIECE_HEAD>() {
         assert_eq!(PieceHead::decode(head).encode(), head.as_slice());

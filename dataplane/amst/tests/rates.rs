@@ -4,11 +4,15 @@
 
 mod bed;
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use bed::{Fleet, contents, fleet, open, soon};
 use dataplane_amst::{Channel, IncomingChannel, Rates};
 use foundation_runtime::Clock;
+use proto_model::config::TcpLane;
 
 const PIECE: usize = 500_000;
 
@@ -69,4 +73,25 @@ async fn far_below_the_rate_of_one_piece_a_second_they_still_arrive_one_after_th
     let rate = moves(&ours, &mut theirs, 3).await;
     println!("of 4 Mbit/s: {rate:.0}");
     assert!(rate < 4_000_000.0 * 1.05, "{rate}");
+}
+
+#[tokio::test]
+async fn a_bound_holds_over_tcp_as_well() {
+    let fleet = fleet(2, |_, options| {
+        options.settings.pacing_rate = Some(40_000_000);
+        options.settings.tcp_lane = TcpLane::Always;
+    })
+    .await;
+    let (session, ours, mut theirs) = fleet.channel().await;
+    soon(async {
+        while session.info().tcp_lane.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let rate = moves(&ours, &mut theirs, 20).await;
+    let info = session.info();
+    println!("of 40 Mbit/s over TCP: {rate:.0}, {} of {} bytes", info.tcp_bytes_sent, info.bytes_sent);
+    assert!(rate < 40_000_000.0 * 1.05, "{rate}");
+    assert!(info.tcp_bytes_sent > 20 * 500_000, "{info:?}");
 }

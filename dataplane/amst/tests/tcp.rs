@@ -4,11 +4,24 @@
 
 mod bed;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use bed::{Fleet, contents, fleet, soon};
-use dataplane_amst::{Channel, MAX_PIECE, Session, SessionInfo, TcpPort};
+use bed::{Fleet, contents, fleet, path::Path, soon};
+use dataplane_amst::{Channel, MAX_PIECE, PieceReceiver, PieceSender, Session, SessionInfo, TcpPort};
+use foundation_runtime::{OnEnd, TaskGroup};
 use proto_model::config::TcpLane;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 const LENGTHS: [usize; 6] = [0, 1, 4096, 70_000, 1024 * 1024, MAX_PIECE];
 
@@ -30,10 +43,14 @@ fn carries(info: &SessionInfo) -> bool {
     info.tcp_lane.is_some_and(|lane| lane.carries)
 }
 
-/// Sends pieces of all lengths one way, many at once; each arrives once, as it was.
 async fn moves(from: &Channel, to: &mut Channel, count: u64) {
+    flow(&from.pieces_tx, &mut to.pieces_rx, count).await;
+}
+
+/// Sends pieces of all lengths one way, many at once; each arrives once, as it was.
+async fn flow(from: &PieceSender, to: &mut PieceReceiver, count: u64) {
     let length = |number: u64| LENGTHS[usize::try_from(number).unwrap() % LENGTHS.len()];
-    let sends = (0..count).map(|number| from.pieces_tx.send(number, contents(number, length(number))));
+    let sends = (0..count).map(|number| from.send(number, contents(number, length(number))));
     let sending = async {
         for sent in futures::future::join_all(sends).await {
             sent.unwrap();
@@ -42,7 +59,7 @@ async fn moves(from: &Channel, to: &mut Channel, count: u64) {
     let receiving = async {
         let mut seen = BTreeMap::new();
         while u64::try_from(seen.len()).unwrap() < count {
-            let piece = to.pieces_rx.recv().await.unwrap();
+            let piece = to.recv().await.unwrap();
             assert!(piece.payload == contents(piece.number, length(piece.number)), "{}", piece.number);
             assert!(seen.insert(piece.number, ()).is_none(), "each piece arrives once");
         }
@@ -72,7 +89,7 @@ async fn where_one_end_wants_none_nothing_listens_and_quic_carries_all() {
     assert_eq!(*fleet.nodes[1].endpoint.tcp_port().borrow(), TcpPort::Off);
     let open = TcpPort::Open(fleet.nodes[0].endpoint.local_addr());
     assert_eq!(*fleet.nodes[0].endpoint.tcp_port().borrow(), open);
-    assert!(tokio::net::TcpStream::connect(fleet.nodes[1].address()).await.is_err());
+    assert!(TcpStream::connect(fleet.nodes[1].address()).await.is_err());
     let (session, ours, mut theirs) = fleet.channel().await;
     moves(&ours, &mut theirs.channel, 20).await;
     assert_eq!((session.info().tcp_lane, session.info().tcp_bytes_sent), (None, 0));
@@ -137,4 +154,89 @@ async fn one_that_is_revoked_is_cut_on_tcp_as_on_quic() {
     soon(far.wait_closed()).await;
     soon(session.wait_closed()).await;
     until(&far, |info| info.tcp_lane.is_none()).await;
+}
+
+/// What becomes of a connection that has carried its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Both ends hear of it.
+    Reset,
+    /// Nothing more arrives, and nobody says so.
+    Silence,
+}
+
+/// Carries each connection so many bytes far, of both directions together.
+async fn proxy(address: SocketAddr, target: SocketAddr, share: u64, end: End) -> (TaskGroup, Arc<AtomicU64>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let (tasks, ended) = (TaskGroup::new("proxy"), Arc::new(AtomicU64::new(0)));
+    let (token, count, inner) = (tasks.token().clone(), Arc::clone(&ended), tasks.clone());
+    tasks.spawn("proxy", OnEnd::Expected, async move {
+        while let Some(Ok((near, _))) = token.run_until_cancelled(listener.accept()).await {
+            let (token, count) = (token.clone(), Arc::clone(&count));
+            inner.spawn("carry", OnEnd::Expected, async move {
+                let Ok(far) = TcpStream::connect(target).await else { return };
+                token.run_until_cancelled(carry(near, far, share, end, &count)).await;
+            });
+        }
+    });
+    (tasks, ended)
+}
+
+async fn carry(mut near: TcpStream, mut far: TcpStream, share: u64, end: End, ended: &AtomicU64) {
+    let (mut out, mut back) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
+    let mut left = share;
+    while left > 0 {
+        let moved = tokio::select! {
+            read = near.read(&mut out) => match read {
+                Ok(read @ 1..) => far.write_all(&out[..read]).await.map(|()| read),
+                _ => return,
+            },
+            read = far.read(&mut back) => match read {
+                Ok(read @ 1..) => near.write_all(&back[..read]).await.map(|()| read),
+                _ => return,
+            },
+        };
+        let Ok(moved) = moved else { return };
+        left = left.saturating_sub(u64::try_from(moved).unwrap());
+    }
+    ended.fetch_add(1, Relaxed);
+    match end {
+        End::Reset => {
+            for stream in [&near, &far] {
+                stream.set_zero_linger().unwrap();
+            }
+        }
+        End::Silence => std::future::pending().await,
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_is_cut_in_the_middle_costs_no_piece_and_doubles_none() {
+    for (end, share) in
+        [(End::Reset, 3_333_333), (End::Reset, 40_001), (End::Silence, 5_000_000), (End::Silence, 900_000)]
+    {
+        let fleet = fleet(2, |_, options| {
+            options.settings.tcp_lane = TcpLane::Always;
+            options.limits.idle_timeout = Duration::from_secs(2);
+            options.limits.keep_alive = Duration::from_millis(300);
+        })
+        .await;
+        // Whoever is dialled by the path is dialled by the proxy too.
+        let target = fleet.nodes[1].address();
+        let path = Path::to(target, Duration::ZERO, |datagram| vec![datagram.at]).await;
+        let (_proxy, ended) = proxy(path.address, target, share, end).await;
+        let peer = fleet.nodes[1].identity.public_key();
+        let session = soon(fleet.nodes[0].endpoint.session(peer, &[path.address])).await.unwrap();
+        let (mut ours, mut theirs) = bed::open(&session, &fleet.nodes[1]).await;
+        let far = fleet.nodes[1].endpoint.sessions().remove(0);
+        until(&session, carries).await;
+        until(&far, |info| info.tcp_lane.is_some_and(|lane| lane.carries)).await;
+        // Both ways at once, so that each end has pieces that the other did not answer.
+        let (a, b) = (&ours.pieces_tx.clone(), &theirs.channel.pieces_tx.clone());
+        let there = flow(a, &mut theirs.channel.pieces_rx, 60);
+        let back = flow(b, &mut ours.pieces_rx, 60);
+        soon(async { tokio::join!(there, back) }).await;
+        assert!(ended.load(Relaxed) > 0, "{end:?} {share}: it was cut");
+        assert!(session.closed().is_none() && far.closed().is_none());
+    }
 }

@@ -38,13 +38,20 @@ pub fn seeds() -> Seeds {
 
 type Made<T> = Result<T, Box<dyn std::error::Error>>;
 
+fn amst_frames() -> Vec<Vec<u8>> {
+    // Records of a lane over TCP: its use, a piece, answers.
+    let records = [&[0, 1][..], &[7; 20], &[2, 3, 2]].concat();
+    let over = [&[5, 3][..], &[9; 8]].concat();
+    vec![vec![1; 41], vec![0; 24], vec![3, 5, 0, 0, 0, 0, 0, 0, 0], vec![1; 17], vec![7; 20], records, over]
+}
+
 fn make() -> Made<Seeds> {
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>();
     Ok(vec![
         ("sender_frame", sender_frames()?),
         ("receiver_frame", receiver_frames()),
         ("manifest", vec![pages()?]),
-        ("amst_frame", vec![vec![1; 41], vec![0; 24], vec![3, 5, 0, 0, 0, 0, 0, 0, 0], vec![1; 17], vec![7; 20]]),
+        ("amst_frame", amst_frames()),
         ("piece", pieces()?),
         ("bundle", vec![[&[2][..], &bundle()].concat()]),
         ("known", vec![known()]),

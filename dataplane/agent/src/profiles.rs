@@ -80,13 +80,14 @@ fn damaged(path: &Path, reason: &str) -> Vec<PeerProfile> {
 }
 
 fn to_json(profile: &PeerProfile) -> Value {
-    json!({"peer": profile.peer.to_string(), "streams": profile.streams, "bytes_per_second": profile.rate})
+    json!({"peer": profile.peer.to_string(), "streams": profile.streams, "lanes": profile.lanes, "bytes_per_second": profile.rate})
 }
 
 fn from_json(value: &Value) -> Option<PeerProfile> {
     let peer: PublicKey = value["peer"].as_str()?.parse().ok()?;
     let streams = u32::try_from(value["streams"].as_u64()?).ok()?;
-    Some(PeerProfile { peer, streams, rate: value["bytes_per_second"].as_u64()? })
+    let lanes = u32::try_from(value["lanes"].as_u64()?).ok()?;
+    Some(PeerProfile { peer, streams, lanes, rate: value["bytes_per_second"].as_u64()? })
 }
 
 #[cfg(test)]
@@ -99,7 +100,7 @@ mod tests {
         let path = dir.path().join(FILE);
         assert_eq!(load(&path), []);
         let peer = (0..=u8::MAX).find_map(|byte| PublicKey::from_bytes(&[byte; 32]).ok()).unwrap();
-        let kept = PeerProfile { peer, streams: 48, rate: 1_000_000 };
+        let kept = PeerProfile { peer, streams: 48, lanes: 2, rate: 1_000_000 };
         let whole = checked::seal_json(json!({ "peers": [to_json(&kept)] }));
         fs::write(&path, &whole).unwrap();
         assert_eq!(load(&path), [kept]);

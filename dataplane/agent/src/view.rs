@@ -170,12 +170,13 @@ fn transport(config: &AgentConfig, member: Option<&Member>) -> Value {
     })
 }
 
-/// A change of the streams of a session.
+/// A change of the streams or lanes of a session.
 fn past_move(past: &dataplane_amst::PastMove) -> Value {
     json!({
         "peer": past.peer.node_id().to_string(),
         "at": past.at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         "seconds": past.open_for.as_secs_f64(),
+        "of": past.what.of.as_str(),
         "from": past.what.from,
         "to": past.what.to,
         "reason": past.what.reason.as_str(),

@@ -82,6 +82,8 @@ pub(crate) enum Code {
     Busy,
     /// It noticed that the other, or the connection, was gone.
     Gone,
+    /// Not the session ends, but one of its lanes, of which both were done.
+    LaneEnd,
 }
 
 impl Code {
@@ -103,6 +105,7 @@ impl Code {
             2 => Self::Protocol,
             3 => Self::Unused,
             4 => Self::Busy,
+            6 => Self::LaneEnd,
             _ => Self::Gone,
         }
     }
@@ -116,6 +119,8 @@ impl Code {
             Self::Unused => CloseReason::Unused,
             Self::Busy => CloseReason::Lost("the peer has no room for a further session".to_owned()),
             Self::Gone => CloseReason::Lost("the peer lost the connection".to_owned()),
+            // Where it was agreed on, nobody asks.
+            Self::LaneEnd => CloseReason::Protocol("a lane ended that was in use".to_owned()),
         }
     }
 
@@ -128,6 +133,7 @@ impl Code {
             Self::Unused => b"unused",
             Self::Busy => b"busy",
             Self::Gone => b"gone",
+            Self::LaneEnd => b"lane retired",
         }
     }
 
@@ -149,6 +155,7 @@ impl From<Code> for VarInt {
             Code::Unused => 3,
             Code::Busy => 4,
             Code::Gone => 5,
+            Code::LaneEnd => 6,
         })
     }
 }

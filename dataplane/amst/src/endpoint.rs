@@ -38,6 +38,7 @@ use crate::{
     telemetry, transport,
 };
 use dial::Dials;
+pub(crate) use dial::open_lane;
 use registry::Registry;
 pub(crate) use tcp_dial::dial as dial_tcp;
 use tcp_port::PortState;
@@ -45,6 +46,9 @@ pub use tcp_port::TcpPort;
 
 /// Sockets on the port, at most: more threads than that never paid.
 const MAX_SOCKETS: usize = 16;
+
+/// The same where nobody set a number.
+const MOST_BY_ITSELF: usize = 4;
 
 /// What an endpoint is made of.
 #[derive(Clone, Debug)]
@@ -406,7 +410,7 @@ impl Endpoint {
 impl Options {
     fn socket_count(&self) -> usize {
         let wanted = if self.sockets == 0 {
-            std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2)
+            std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).min(MOST_BY_ITSELF))
         } else {
             self.sockets
         };

@@ -9,10 +9,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub(crate) const MAX_FRAME: usize = 1024;
 
 /// Bits of the optional features that this version has.
-pub(crate) const FEATURES: u64 = TCP_LANES;
+pub(crate) const FEATURES: u64 = TCP_LANES | LANES_END;
 
 /// Takes lanes over TCP (`docs/protocol/amst-tcp-lane.md`), and says how many pieces it took of one that is over.
 pub(crate) const TCP_LANES: u64 = 1;
+
+/// Lanes may end while their session goes on (`docs/protocol/amst-lanes.md`).
+pub(crate) const LANES_END: u64 = 2;
 
 /// Bytes before a piece's payload.
 pub(crate) const PIECE_HEAD: usize = 20;
@@ -90,6 +93,18 @@ pub(crate) enum SessionFrame {
         lane: u8,
         /// Pieces that came whole over it: what was sent besides did not arrive, and its credit is free.
         taken: u64,
+    },
+    /// Who was dialled wants so many lanes.
+    WantLanes(u32),
+    /// Nothing more is sent on this lane, and all that was sent is acknowledged; never said without [`LANES_END`].
+    RetireLane {
+        /// Its number.
+        lane: u8,
+    },
+    /// All that came on a lane that the other end retired was read; never said without [`LANES_END`].
+    LaneDrained {
+        /// Its number.
+        lane: u8,
     },
     /// Of a later version.
     Unknown,
@@ -198,6 +213,18 @@ impl SessionFrame {
                 out.put_u8(lane);
                 out.put_u64_le(taken);
             }
+            Self::WantLanes(lanes) => {
+                out.put_u8(6);
+                out.put_u64_le(u64::from(lanes));
+            }
+            Self::RetireLane { lane } => {
+                out.put_u8(7);
+                out.put_u64_le(u64::from(lane));
+            }
+            Self::LaneDrained { lane } => {
+                out.put_u8(8);
+                out.put_u64_le(u64::from(lane));
+            }
             Self::Unknown => out.put_u8(0),
         })
     }
@@ -212,6 +239,9 @@ impl SessionFrame {
             3 => Self::Ping(number()?),
             4 => Self::Pong(number()?),
             5 => Self::LaneOver { lane, taken: number()? },
+            6 => Self::WantLanes(u32::try_from(number()?).map_err(|_large| Malformed)?),
+            7 => Self::RetireLane { lane: u8::try_from(number()?).map_err(|_large| Malformed)? },
+            8 => Self::LaneDrained { lane: u8::try_from(number()?).map_err(|_large| Malformed)? },
             _ => Self::Unknown,
         })
     }
@@ -273,6 +303,9 @@ mod tests {
             SessionFrame::Ping(1),
             SessionFrame::Pong(2),
             SessionFrame::LaneOver { lane: 9, taken: 10 },
+            SessionFrame::WantLanes(3),
+            SessionFrame::RetireLane { lane: 255 },
+            SessionFrame::LaneDrained { lane: 1 },
             SessionFrame::Unknown,
         ];
         for frame in frames {

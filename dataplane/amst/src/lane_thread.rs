@@ -12,7 +12,6 @@ use std::{
 };
 
 use foundation_runtime::Clock;
-use nix::time::{ClockId, clock_gettime};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +20,7 @@ use crate::{path_use::Part, timer::FineTimer};
 
 /// A handle on the thread. Clones are the same thread.
 #[derive(Clone)]
-pub(crate) struct LaneThread(Handle, Arc<Part>, Clock);
+pub(crate) struct LaneThread(Handle, Arc<Part>, Clock, usize);
 
 /// How often a thread looks at how busy it was.
 const LOOK: Duration = Duration::from_millis(250);
@@ -36,7 +35,7 @@ impl LaneThread {
                 Err(error) => return drop(sender.send(Err(error))),
             };
             let busy = Arc::new(Part::default());
-            drop(sender.send(Ok(Self(runtime.handle().clone(), Arc::clone(&busy), clock.clone()))));
+            drop(sender.send(Ok(Self(runtime.handle().clone(), Arc::clone(&busy), clock.clone(), index))));
             runtime.block_on(async {
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -47,13 +46,18 @@ impl LaneThread {
         receiver.await.map_err(io::Error::other)?
     }
 
-    /// The part of the last quarter of a second in which the thread was at work.
+    /// The part of the last quarter of a second in which the thread had something to do.
     pub(crate) fn busy(&self) -> f64 {
         self.1.get()
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.1, &other.1)
+    }
+
+    /// Which thread.
+    pub(crate) fn id(&self) -> usize {
+        self.3
     }
 
     /// Runs something that spawns, or makes timers or sockets, for this thread.
@@ -63,9 +67,11 @@ impl LaneThread {
     }
 }
 
-/// Looks, from the thread itself, how much processor time it takes.
+/// Looks for how much of the time the thread had something to do. That is not its processor time: on a host that is busy with other things a thread
+/// has less of that, and is at its end all the same.
 async fn look(busy: &Part, clock: &Clock) {
-    let worked = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default();
+    let metrics = Handle::current().metrics();
+    let worked = || metrics.worker_total_busy_duration(0);
     let (mut then, mut before) = (clock.now(), worked());
     loop {
         tokio::time::sleep(LOOK).await;

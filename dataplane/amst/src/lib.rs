@@ -44,7 +44,7 @@ pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, O
 pub use path_use::PathUse;
 pub use profiles::{MAX_PROFILES, PeerProfile};
 pub use rate::Rates;
-pub use scaler::{Move, Reason};
+pub use scaler::{Move, Reason, Scaled};
 pub use session::{MOVES, OpenChannelError, PastMove, PingError, Session, SessionInfo, TcpLaneInfo};
 pub use settings::{Limits, SettingsError, TransportSettings};
 

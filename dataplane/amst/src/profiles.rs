@@ -17,6 +17,8 @@ pub struct PeerProfile {
     pub peer: PublicKey,
     /// Streams of pieces.
     pub streams: u32,
+    /// Lanes.
+    pub lanes: u32,
     /// Bytes a second that arrived there.
     pub rate: u64,
 }
@@ -64,7 +66,7 @@ impl PeerProfile {
     fn is_like(&self, other: &Self) -> bool {
         #[allow(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
         let [ours, theirs] = [self.rate as f64, other.rate as f64];
-        self.streams == other.streams && (ours - theirs).abs() <= SAME_RATE * ours
+        (self.streams, self.lanes) == (other.streams, other.lanes) && (ours - theirs).abs() <= SAME_RATE * ours
     }
 }
 
@@ -88,9 +90,9 @@ mod tests {
         let keys = keys(MAX_PROFILES + 1);
         let first = keys[0];
         for (number, peer) in (0..).zip(&keys) {
-            profiles.remember(PeerProfile { peer: *peer, streams: 9, rate: 1000 });
+            profiles.remember(PeerProfile { peer: *peer, streams: 9, lanes: 1, rate: 1000 });
             // The first one changes again and again.
-            assert!(profiles.remember(PeerProfile { peer: first, streams: 10 + number % 2, rate: 1000 }));
+            assert!(profiles.remember(PeerProfile { peer: first, streams: 10 + number % 2, lanes: 1, rate: 1000 }));
         }
         assert_eq!(profiles.all().len(), MAX_PROFILES);
         assert_eq!((profiles.of(&keys[1]), profiles.all()[0].peer), (None, first));

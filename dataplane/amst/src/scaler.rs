@@ -4,7 +4,11 @@
 //! concurrency and on loss. A session whose streams are all in use tries more of them, keeps what pays, takes back what does not and
 //! then waits longer before it tries again. What is not in use is given back. Time comes in; there is no clock here.
 
+mod lanes;
+
 use std::time::Duration;
+
+pub(crate) use lanes::{LaneBounds, LaneSample, LaneScaler};
 
 /// The price of concurrency: each doubling of streams has to move a twentieth more.
 const PRICE_OF_DOUBLING: f64 = 0.05;
@@ -58,6 +62,30 @@ pub enum Reason {
     Unused,
     /// The settings were changed.
     Bounds,
+    /// A thread has no time left: a lane more is tried.
+    Busy,
+    /// A lane that was wanted does not come.
+    Refused,
+}
+
+/// What has a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scaled {
+    /// Streams of pieces that a session may send at once.
+    Streams,
+    /// Its connections.
+    Lanes,
+}
+
+impl Scaled {
+    /// The name in metrics and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Lanes => "lanes",
+        }
+    }
 }
 
 impl Reason {
@@ -69,15 +97,23 @@ impl Reason {
             Self::NotPaid => "not_paid",
             Self::Unused => "unused",
             Self::Bounds => "bounds",
+            Self::Busy => "busy",
+            Self::Refused => "refused",
         }
     }
 
-    pub(crate) const ALL: [Self; 4] = [Self::Waiting, Self::NotPaid, Self::Unused, Self::Bounds];
+    /// Why each may change.
+    pub(crate) const OF: [(Scaled, &[Self]); 2] = [
+        (Scaled::Streams, &[Self::Waiting, Self::NotPaid, Self::Unused, Self::Bounds]),
+        (Scaled::Lanes, &[Self::Busy, Self::NotPaid, Self::Unused, Self::Bounds, Self::Refused]),
+    ];
 }
 
-/// A change of the number of streams.
+/// A change of the number of streams, or of lanes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Move {
+    /// Of what.
+    pub of: Scaled,
     /// Before.
     pub from: u32,
     /// After.
@@ -181,6 +217,17 @@ impl Scaler {
         self.streams
     }
 
+    /// Whether it finds out about a number: what else changes now would be taken for its doing.
+    pub(crate) fn is_trying(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// What carries the streams has changed: what was found out before is forgotten.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.before, self.judged, self.settling) = (None, Judged::default(), SETTLE);
+        (self.pause, self.last_pause) = (0, 0);
+    }
+
     /// Changes the bounds, and begins anew with a number where one is given.
     pub(crate) fn rebound(&mut self, bounds: Bounds, begin: Option<u32>) -> Option<Move> {
         self.bounds = bounds;
@@ -262,8 +309,19 @@ impl Scaler {
     fn moved(&mut self, to: u32, reason: Reason, goodput: f64) -> Option<Move> {
         let from = std::mem::replace(&mut self.streams, to);
         (self.settling, self.judged) = (SETTLE, Judged::default());
-        Some(Move { from, to, reason, goodput })
+        Some(Move { of: Scaled::Streams, from, to, reason, goodput })
     }
+}
+
+/// Asks both scalers of a session. Only one of them tries something at a time, so that it knows what it was that paid.
+pub(crate) fn sample(streams: &mut Scaler, lanes: &mut LaneScaler, seen: &Sample, of_lanes: &LaneSample) -> Vec<Move> {
+    let trying = lanes.is_trying();
+    let moved = lanes.sample(of_lanes, !streams.is_trying());
+    if moved.is_some() {
+        streams.begin_anew();
+    }
+    let more = if trying || lanes.is_trying() { None } else { streams.sample(seen) };
+    moved.into_iter().chain(more).collect()
 }
 
 /// How long a sample is: several round trips, and neither too short to measure nor too long to settle in seconds.

@@ -4,6 +4,8 @@ mod carrier;
 mod channels;
 mod control_stream;
 mod lane;
+mod lane_count;
+mod lane_end;
 mod moves;
 mod pieces;
 mod scaling;
@@ -37,12 +39,15 @@ use crate::{
 pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
 pub(crate) use lane::{Counted, Lane, canonical, reason};
+pub(crate) use lane_end::LaneEnd;
 pub(crate) use moves::Moves;
 pub use moves::{MOVES, PastMove};
 pub(crate) use pieces::{Fault, Place, send_piece};
 pub use tcp_use::TcpLaneInfo;
 
 use control_stream::Outbox;
+use lane::{Lanes, Moved};
+use lane_count::Wanted;
 use scaling::Scaling;
 use tcp_use::TcpUse;
 
@@ -67,7 +72,10 @@ struct Inner {
     dialled: bool,
     opened: Instant,
     shared: Arc<Shared>,
-    lanes: Mutex<Vec<Arc<Lane>>>,
+    /// Which of the peer's sockets the first lane leads to; the others follow on.
+    spread: u8,
+    lanes: Mutex<Lanes>,
+    wanted: Mutex<Wanted>,
     tcp: TcpUse,
     slots: Slots,
     scaling: Scaling,
@@ -167,12 +175,18 @@ pub enum PingError {
     Session(#[from] Closed),
 }
 
+impl Inner {
+    fn with_lanes<T>(&self, work: impl FnOnce(&mut Lanes) -> T) -> T {
+        work(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Session {
     pub(crate) fn new(shared: &Arc<Shared>, origin: Origin) -> Self {
         let now = shared.clock.now();
         let settings = shared.settings();
         let remembered = shared.registry().profiles.of(&origin.peer);
-        let scaling = Scaling::new(&settings, remembered.map_or(settings.initial_streams, |profile| profile.streams));
+        let scaling = Scaling::new(shared, &settings, &origin, remembered);
         Self(Arc::new(Inner {
             peer: origin.peer,
             id: origin.id,
@@ -181,7 +195,9 @@ impl Session {
             dialled: origin.dialled,
             opened: now,
             shared: Arc::clone(shared),
+            spread: origin.spread,
             lanes: Mutex::default(),
+            wanted: Mutex::default(),
             tcp: TcpUse::default(),
             slots: Slots::new(usize::try_from(scaling.streams()).unwrap_or(usize::MAX), shared.clock.clone()),
             scaling,
@@ -245,8 +261,8 @@ impl Session {
     #[must_use]
     pub fn info(&self) -> SessionInfo {
         let lanes = self.lanes();
-        let stats: Vec<_> = lanes.iter().map(|lane| lane.connection.stats()).collect();
-        let sum = |of: fn(&quinn::ConnectionStats) -> u64| -> u64 { stats.iter().map(of).sum() };
+        let first = lanes.first().map(|lane| lane.connection.stats().path);
+        let moved = self.moved_bytes();
         let congestion = self.congestion();
         let algorithm = congestion.map_or(self.0.shared.settings().congestion, |congestion| congestion.algorithm);
         let (tcp_bytes_sent, tcp_bytes_received) = self.0.tcp.bytes();
@@ -255,7 +271,7 @@ impl Session {
             peer: self.0.peer,
             remote: lanes.first().map_or(unknown, |lane| lane.remote()),
             dialled: self.0.dialled,
-            lanes: lanes.len(),
+            lanes: self.lane_count(),
             tcp_lane: self.0.tcp.info(),
             tcp_bytes_sent,
             tcp_bytes_received,
@@ -264,11 +280,11 @@ impl Session {
             channels: self.channel_count(),
             congestion_algorithm: algorithm.as_str(),
             congestion,
-            rtt: stats.first().map_or(Duration::ZERO, |stats| stats.path.rtt),
-            mtu: stats.first().map_or(0, |stats| stats.path.current_mtu),
-            bytes_sent: sum(|stats| stats.udp_tx.bytes) + tcp_bytes_sent,
-            bytes_received: sum(|stats| stats.udp_rx.bytes) + tcp_bytes_received,
-            bytes_lost: sum(|stats| stats.path.lost_bytes),
+            rtt: first.map_or(Duration::ZERO, |path| path.rtt),
+            mtu: first.map_or(0, |path| path.current_mtu),
+            bytes_sent: moved.sent,
+            bytes_received: moved.received,
+            bytes_lost: moved.lost,
             rate_limit: self.rate_limit(),
         }
     }
@@ -347,7 +363,24 @@ impl Session {
     }
 
     pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.with_lanes(|lanes| lanes.present.clone())
+    }
+
+    pub(crate) fn lane_count(&self) -> usize {
+        self.0.with_lanes(|lanes| lanes.present.iter().filter(|lane| !lane.end.is_retiring()).count())
+    }
+
+    /// By all lanes, also those over TCP and those that are over.
+    fn moved_bytes(&self) -> Moved {
+        let quic = self
+            .0
+            .with_lanes(|lanes| lanes.present.iter().fold(lanes.past, |sum, lane| sum.and(&lane.connection.stats())));
+        let (sent, received) = self.0.tcp.bytes();
+        Moved { sent: quic.sent + sent, received: quic.received + received, ..quic }
+    }
+
+    pub(crate) fn spread(&self) -> u8 {
+        self.0.spread
     }
 
     /// Of the slowest lane.
@@ -472,4 +505,5 @@ pub(crate) struct Origin {
     /// That both ends have.
     pub(crate) features: u64,
     pub(crate) dialled: bool,
+    pub(crate) spread: u8,
 }

@@ -18,7 +18,7 @@ pub struct TransportSettings {
     pub initial_streams: u32,
     /// By how much they grow when growing pays.
     pub stream_scaling_factor: f64,
-    /// QUIC connections of a session that this end dials.
+    /// QUIC connections of a session that this end dials; 0 for as many as pay, one for each socket at most.
     pub lanes: u32,
     /// A stream on which nothing arrives for so long is given up.
     pub read_timeout: Duration,
@@ -50,8 +50,8 @@ pub enum SettingsError {
     /// Streams cannot grow by this.
     #[error("transport: stream_scaling_factor is not above 1")]
     Factor,
-    /// Too many lanes, or none.
-    #[error("transport: lanes is {0}, and has to be between 1 and {most}", most = TransportSettings::MAX_LANES)]
+    /// Too many lanes.
+    #[error("transport: lanes is {0}, and has to be at most {most}", most = TransportSettings::MAX_LANES)]
     Lanes(u32),
 }
 
@@ -74,7 +74,7 @@ impl TransportSettings {
         if !(self.stream_scaling_factor > 1.0 && self.stream_scaling_factor.is_finite()) {
             return Err(SettingsError::Factor);
         }
-        if lanes == 0 || lanes > Self::MAX_LANES {
+        if lanes > Self::MAX_LANES {
             return Err(SettingsError::Lanes(lanes));
         }
         Ok(())

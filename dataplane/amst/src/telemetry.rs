@@ -11,7 +11,7 @@ use std::{
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::{
-    Reason, Session,
+    Move, Reason, Session,
     congestion::{Mode, Snapshot},
     endpoint::Shared,
     session::{Counted, Lane},
@@ -28,6 +28,7 @@ const STREAM_ERRORS_BY_REASON: &str = "dwcp_amst_stream_errors_by_reason_total";
 const CONNECTION_DURATION: &str = "dwcp_amst_connection_duration_seconds";
 const RTT: &str = "dwcp_amst_rtt_seconds";
 const SESSIONS: &str = "dwcp_amst_sessions";
+const LANES: &str = "dwcp_amst_lanes";
 const DIALS: &str = "dwcp_amst_dials_total";
 const SCALED: &str = "dwcp_amst_scaler_moves_total";
 const RATE_WAITS: &str = "dwcp_amst_rate_waits_total";
@@ -130,10 +131,13 @@ pub(crate) fn register() {
     describe_gauge!(CONGESTION_SESSIONS, "Sessions by what governs their rate and what it is doing");
     describe_gauge!(SESSIONS, "Sessions with peers that are open now");
     describe_counter!(DIALS, "Attempts to reach a peer, by result");
-    describe_counter!(SCALED, "Changes of the number of streams of a session, by reason");
-    for reason in Reason::ALL {
-        counter!(SCALED, "reason" => reason.as_str()).increment(0);
+    describe_counter!(SCALED, "Changes of the number of streams and lanes of a session, by reason");
+    for (of, reasons) in Reason::OF {
+        for reason in reasons {
+            counter!(SCALED, "of" => of.as_str(), "reason" => reason.as_str()).increment(0);
+        }
     }
+    describe_gauge!(LANES, "Connections of all sessions that are open now");
     describe_counter!(RATE_WAITS, "Parts of pieces that had to wait for a bound of what is sent");
     describe_gauge!(RATE_LIMIT, "What all sessions together may send; 0 for no bound");
     counter!(RATE_WAITS).increment(0);
@@ -163,8 +167,8 @@ pub(crate) fn stream_error(error: StreamError) {
     counter!(STREAM_ERRORS_BY_REASON, "reason" => error.as_str()).increment(1);
 }
 
-pub(crate) fn scaled(reason: Reason) {
-    counter!(SCALED, "reason" => reason.as_str()).increment(1);
+pub(crate) fn scaled(what: &Move) {
+    counter!(SCALED, "of" => what.of.as_str(), "reason" => what.reason.as_str()).increment(1);
 }
 
 pub(crate) fn rate_wait() {
@@ -222,6 +226,7 @@ pub(crate) fn gauges(shared: &Shared) {
     set(gauge!(TARGET_STREAMS), target.unwrap_or(initial));
     set(gauge!(SESSIONS), sessions.len());
     set(gauge!(TCP_LANES), sessions.iter().filter(|session| session.tcp_lane().is_some()).count());
+    set(gauge!(LANES), sessions.iter().map(Session::lane_count).sum());
     set(gauge!(STREAMS, "direction" => "out"), shared.sending.load(Ordering::Relaxed));
     set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));
     set(gauge!(RATE_LIMIT), usize::try_from(shared.limiters.total().unwrap_or(0)).unwrap_or(usize::MAX));

@@ -22,7 +22,9 @@ struct Attack {
     _dirs: [tempfile::TempDir; 2],
     endpoint: Endpoint,
     connection: Connection,
-    _client: quinn::Endpoint,
+    client: quinn::Endpoint,
+    own: Identity,
+    victim: Identity,
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -47,7 +49,7 @@ impl Attack {
         let endpoint = Endpoint::bind(options, Clock::system(), TaskGroup::new("victim")).await.unwrap();
         let client = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let connection = connect(&client, &attacker, &victim, endpoint.local_addr()).await;
-        Self { _dirs: dirs, endpoint, connection, _client: client }
+        Self { _dirs: dirs, endpoint, connection, client, own: attacker, victim }
     }
 
     /// Opens a session as it should be.
@@ -208,4 +210,29 @@ async fn credit_without_measure_harms_nobody() {
     attack.connection.close(VarInt::from_u32(0), b"");
     let sent = soon(waiting).await;
     assert!(sent.iter().any(Result::is_err));
+}
+
+#[tokio::test]
+async fn a_lane_that_ends_without_a_word_ends_the_session_whatever_code_it_gives() {
+    let attack = Attack::begin().await;
+    let _session = attack.greet().await;
+    let lane = connect(&attack.client, &attack.own, &attack.victim, attack.endpoint.local_addr()).await;
+    let (mut send, mut receive) = lane.open_bi().await.unwrap();
+    send.write_all(&frame(&[[1; 16].as_slice(), &[2; 16], &[1], &[2, 0, 0, 0, 0, 0, 0, 0]].concat())).await.unwrap();
+    soon(read_frame(&mut receive)).await;
+    // As if both had agreed on it.
+    lane.close(VarInt::from_u32(6), b"lane retired");
+    attack.assert_cut_off().await;
+}
+
+#[tokio::test]
+async fn the_first_lane_cannot_be_retired_and_others_that_are_not_there_are_no_matter() {
+    let attack = Attack::begin().await;
+    let (mut session, _answers) = attack.greet().await;
+    for kind in [7_u8, 8] {
+        session.write_all(&frame(&[[kind].as_slice(), &9_u64.to_le_bytes()].concat())).await.unwrap();
+    }
+    let (_, _channel, _control) = attack.open_channel(0).await;
+    session.write_all(&frame(&[[7_u8].as_slice(), &0_u64.to_le_bytes()].concat())).await.unwrap();
+    attack.assert_cut_off().await;
 }

@@ -82,7 +82,7 @@ impl Bottleneck {
                 "encoding at the source holds it up: a lower compression.level, or compression.algorithm lz4, would make it faster"
             }
             Self::SenderCpu => {
-                "the sender's processor is at its end with packets: more transport.lanes and transport.sockets use more of its cores"
+                "the sender's processor is at its end with packets: more transport.sockets, and transport.lanes: 0, use more of its cores"
             }
             Self::CongestionWindow => {
                 "the path carries no more: a higher compression.level would send less; no other setting makes it faster"

@@ -36,13 +36,14 @@ async fn each_move_is_in_the_span_of_the_transfer_in_the_metrics_and_in_the_stat
         let answer = Command::new("curl").args(["-sf", &url]).output()?;
         let status: Value = serde_json::from_slice(&answer.stdout).with_context(|| format!("{url}: {answer:?}"))?;
         moves = status["transport"]["scaler"].as_array().cloned().unwrap_or_default();
-        Ok(moves.iter().any(|moved| moved["reason"] == "waiting").then_some(()))
+        Ok(moves.iter().any(|moved| moved["of"] == "streams" && moved["reason"] == "waiting").then_some(()))
     })?;
     let first = moves.iter().rfind(|moved| moved["reason"] == "waiting").context("a move")?;
     ensure!(first["from"] == 1 && first["to"] == 2, "{first:#}");
     ensure!(first["bytes_per_second"].as_f64().is_some_and(|goodput| goodput > 100_000.0), "{first:#}");
     DateTime::parse_from_rfc3339(first["at"].as_str().unwrap_or_default()).context("a time")?;
-    let counted = metric(&fleet.agents[0].metrics(), "dwcp_amst_scaler_moves_total{reason=\"waiting\"}")?;
+    let counted =
+        metric(&fleet.agents[0].metrics(), "dwcp_amst_scaler_moves_total{of=\"streams\",reason=\"waiting\"}")?;
     ensure!(counted >= 1.0, "{counted}");
 
     set(&fleet, &cli, &format!("{streams}\n"))?;

@@ -13,7 +13,7 @@ use quinn::{Connection, Incoming, RecvStream, SendStream};
 
 use super::Shared;
 use crate::{
-    Session, TransportSettings,
+    Session,
     close::Code,
     frames::{FEATURES, Hello, Welcome},
     lane_thread::LaneThread,
@@ -97,11 +97,12 @@ async fn open_session(
         instance: hello.instance,
         features: hello.features & FEATURES,
         dialled: false,
+        spread: 0,
     };
     let session = Session::new(shared, origin);
     let remote = canonical(connection.remote_address());
     // Before anybody can find the session: one without a lane would look like one that has ended.
-    let lane = session.hold(Lane::new(connection, thread, room));
+    let lane = session.hold(Lane::new(0, connection, thread, room));
     if shared.add(&session).is_err() {
         return Err(refuse(&lane.connection, Code::Busy));
     }
@@ -124,18 +125,18 @@ async fn join_session(
     thread: LaneThread,
 ) -> Result<(), String> {
     let session = shared.registry().by_id(&peer, &hello.session);
-    let most = usize::try_from(TransportSettings::MAX_LANES).unwrap_or(usize::MAX);
-    let Some(session) = session.filter(|session| session.lanes().len() < most) else {
+    let Some(session) = session.filter(|session| session.may_join(hello.lane)) else {
         return Err(refuse(&connection, Code::Busy));
     };
     let Some(room) = shared.budget.open_lane(peer) else {
         limit_hits::hit("limits.receive_budget");
         return Err(refuse(&connection, Code::Busy));
     };
+    // Before the other end can say anything of it over the session's own stream.
+    session.add_lane(Lane::new(hello.lane, connection, thread, room));
     send.write_chunk(welcome(shared, hello)).await.map_err(|error| error.to_string())?;
     // Whether it was finished shows at the other end.
     drop(send.finish());
-    session.add_lane(Lane::new(connection, thread, room));
     Ok(())
 }
 

@@ -137,7 +137,6 @@ async fn dial(shared: &Arc<Shared>, peer: PublicKey, addresses: Vec<SocketAddr>)
     let mut failed = Vec::new();
     let mut waiting = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
-    let settings = shared.settings();
     let spread: u8 = rand::random();
     loop {
         if attempts.is_empty() {
@@ -154,8 +153,8 @@ async fn dial(shared: &Arc<Shared>, peer: PublicKey, addresses: Vec<SocketAddr>)
         };
         match ended {
             Some((_, Ok(reached))) => {
-                let session = reached.into_session(shared, peer)?;
-                open_lanes(&session, settings.lanes, spread);
+                let session = reached.into_session(shared, peer, spread)?;
+                session.adjust_lanes();
                 return Ok(session);
             }
             Some((_, Err(Failure::Refused(reason)))) => return Err(DialError::Refused(reason)),
@@ -275,7 +274,7 @@ fn judge(error: &ConnectionError) -> Failure {
 }
 
 impl Reached {
-    fn into_session(self, shared: &Arc<Shared>, peer: PublicKey) -> Result<Session, DialError> {
+    fn into_session(self, shared: &Arc<Shared>, peer: PublicKey, spread: u8) -> Result<Session, DialError> {
         let remote = canonical(self.connection.remote_address());
         let Some(room) = shared.budget.open_lane(peer) else {
             limit_hits::hit("limits.receive_budget");
@@ -283,12 +282,10 @@ impl Reached {
             let reason = "this node has no memory for a further connection (limits.receive_budget)";
             return Err(DialError::Unreachable(vec![(remote, reason.to_owned())]));
         };
-        let session = Session::new(
-            shared,
-            Origin { peer, id: self.id, instance: self.instance, features: self.features, dialled: true },
-        );
+        let (id, instance, features) = (self.id, self.instance, self.features);
+        let session = Session::new(shared, Origin { peer, id, instance, features, dialled: true, spread });
         // Before anybody can find the session: one without a lane would look like one that has ended.
-        let lane = session.hold(Lane::new(self.connection, shared.sockets[self.socket].thread.clone(), room));
+        let lane = session.hold(Lane::new(0, self.connection, shared.sockets[self.socket].thread.clone(), room));
         if let Err(full) = shared.add(&session) {
             lane.connection.close(Code::Busy.into(), Code::Busy.words());
             return Err(DialError::Unreachable(vec![(remote, full.to_string())]));
@@ -304,31 +301,29 @@ impl Reached {
     }
 }
 
-/// Dials the other lanes. The session works meanwhile, and without one that fails.
-fn open_lanes(session: &Session, lanes: u32, spread: u8) {
-    for number in 1..u8::try_from(lanes).unwrap_or(u8::MAX) {
-        let session = session.clone();
-        let shared = Arc::clone(session.shared());
-        session.clone().shared().tasks.spawn("amst lane dial", OnEnd::Expected, async move {
-            let address = session.info().remote;
-            let lane = LaneNumber { id: session.id(), number, spread };
-            match tokio::time::timeout(ATTEMPT_TIMEOUT, connect(&shared, session.peer(), address, lane)).await {
-                Ok(Ok(reached)) => {
-                    // Where there is no memory for it, it ends as it is dropped.
-                    if let Some(room) = shared.budget.open_lane(session.peer()) {
-                        let thread = shared.sockets[reached.socket].thread.clone();
-                        session.add_lane(Lane::new(reached.connection, thread, room));
-                    }
-                }
-                Ok(Err(Failure::Unreachable(reason) | Failure::Refused(reason))) => {
-                    tracing::info!(peer = %session.peer().node_id(), number, reason, "A further lane was not opened");
-                }
-                Err(_elapsed) => {
-                    tracing::info!(peer = %session.peer().node_id(), number, "A further lane was not opened")
+/// Dials a further lane. The session works meanwhile, and without one that fails.
+pub(crate) fn open_lane(session: &Session, number: u8) {
+    let session = session.clone();
+    let shared = Arc::clone(session.shared());
+    session.clone().shared().tasks.spawn("amst lane dial", OnEnd::Expected, async move {
+        let address = session.info().remote;
+        let lane = LaneNumber { id: session.id(), number, spread: session.spread() };
+        match tokio::time::timeout(ATTEMPT_TIMEOUT, connect(&shared, session.peer(), address, lane)).await {
+            Ok(Ok(reached)) => {
+                // Where there is no memory for it, it ends as it is dropped.
+                if let Some(room) = shared.budget.open_lane(session.peer()) {
+                    let thread = shared.sockets[reached.socket].thread.clone();
+                    session.add_lane(Lane::new(number, reached.connection, thread, room));
                 }
             }
-        });
-    }
+            Ok(Err(Failure::Unreachable(reason) | Failure::Refused(reason))) => {
+                tracing::info!(peer = %session.peer().node_id(), number, reason, "A further lane was not opened");
+            }
+            Err(_elapsed) => {
+                tracing::info!(peer = %session.peer().node_id(), number, "A further lane was not opened");
+            }
+        }
+    });
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ const MAX_PONGS: usize = 64;
 /// is cut off.
 const MAX_NOT_WANTED: usize = 4096;
 
+/// What waits to be said of lanes, at most: two frames for each that ends.
+const MAX_LANE_FRAMES: usize = 64;
+
 /// What waits to be written. Of credit only the newest counts, so this is bounded by the number of channels.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -45,6 +48,9 @@ struct Waiting {
     pongs: VecDeque<u64>,
     /// Of lanes over TCP that are over: pieces that were taken.
     lanes_over: BTreeMap<u8, u64>,
+    want_lanes: Option<u32>,
+    /// See [`MAX_LANE_FRAMES`].
+    lanes: Vec<SessionFrame>,
     closed: bool,
 }
 
@@ -90,6 +96,19 @@ impl Outbox {
         });
     }
 
+    pub(super) fn want_lanes(&self, lanes: u32) {
+        self.put(|waiting| waiting.want_lanes = Some(lanes));
+    }
+
+    /// What is said of a lane's end. Lost where the peer reads nothing while lanes come and go: then it knows of none of them.
+    pub(super) fn lane(&self, frame: SessionFrame) {
+        self.put(|waiting| {
+            if waiting.lanes.len() < MAX_LANE_FRAMES {
+                waiting.lanes.push(frame);
+            }
+        });
+    }
+
     pub(super) fn close(&self) {
         self.put(|waiting| waiting.closed = true);
     }
@@ -111,7 +130,8 @@ impl Outbox {
         let pings = waiting.pings.into_iter().map(SessionFrame::Ping);
         let pongs = waiting.pongs.into_iter().map(SessionFrame::Pong);
         let over = waiting.lanes_over.into_iter().map(|(lane, taken)| SessionFrame::LaneOver { lane, taken });
-        let frames = credit.chain(not_wanted).chain(pings).chain(pongs).chain(over);
+        let lanes = waiting.want_lanes.map(SessionFrame::WantLanes).into_iter().chain(waiting.lanes);
+        let frames = credit.chain(not_wanted).chain(pings).chain(pongs).chain(over).chain(lanes);
         Some(frames.map(|frame| frame.encode()).collect())
     }
 
@@ -149,6 +169,9 @@ pub(super) async fn read(session: Session, mut stream: RecvStream) {
                 }
             }
             Ok(SessionFrame::LaneOver { lane, taken }) => session.tcp_lane_over(lane, taken),
+            Ok(SessionFrame::WantLanes(lanes)) => session.peer_wants_lanes(lanes),
+            Ok(SessionFrame::RetireLane { lane }) => session.peer_retires(lane),
+            Ok(SessionFrame::LaneDrained { lane }) => session.peer_drained(lane),
             Ok(SessionFrame::Unknown) => {}
             Err(FrameError::Malformed(error)) => return session.close(CloseReason::Protocol(error.to_string())),
             // The stream lives as long as the session: the connection's end gives the reason.

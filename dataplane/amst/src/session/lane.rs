@@ -11,7 +11,7 @@ use std::{
 use foundation_runtime::OnEnd;
 use quinn::{Connection, ConnectionError, ConnectionStats, RecvStream, SendStream};
 
-use super::{Session, channels, control_stream, pieces, scaling};
+use super::{LaneEnd, Session, channels, control_stream, pieces, scaling};
 use crate::{
     CloseReason, budget::LaneRoom, close::Code, congestion::adapter, lane_thread::LaneThread, rate::DATAGRAM_OVERHEAD,
     transport::MIN_WINDOW,
@@ -20,6 +20,8 @@ use crate::{
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Lane {
+    /// The first has 0.
+    pub(crate) number: u8,
     pub(crate) connection: Connection,
     pub(crate) thread: LaneThread,
     /// Pieces that it is sending.
@@ -28,10 +30,37 @@ pub(crate) struct Lane {
     begun: AtomicU32,
     /// Bytes of pieces that were read from it and not settled yet.
     pub(crate) read: AtomicU64,
+    pub(crate) end: LaneEnd,
     /// What it may hold of what nobody reads.
     room: LaneRoom,
     /// What was counted of it so far.
     counted: Mutex<ConnectionStats>,
+}
+
+/// The lanes of a session.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    pub(super) present: Vec<Arc<Lane>>,
+    /// What those moved that are over.
+    pub(super) past: Moved,
+}
+
+/// What lanes moved, in UDP bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) lost: u64,
+}
+
+impl Moved {
+    pub(super) fn and(self, stats: &ConnectionStats) -> Self {
+        Self {
+            sent: self.sent + stats.udp_tx.bytes,
+            received: self.received + stats.udp_rx.bytes,
+            lost: self.lost + stats.path.lost_bytes,
+        }
+    }
 }
 
 /// Bytes of a lane.
@@ -45,9 +74,10 @@ pub(crate) struct Counted {
 }
 
 impl Lane {
-    pub(crate) fn new(connection: Connection, thread: LaneThread, room: LaneRoom) -> Self {
+    pub(crate) fn new(number: u8, connection: Connection, thread: LaneThread, room: LaneRoom) -> Self {
         let (sending, begun, read) = (AtomicUsize::new(0), AtomicU32::new(0), AtomicU64::new(0));
-        Self { connection, thread, sending, begun, read, room, counted: Mutex::default() }
+        let end = LaneEnd::new();
+        Self { number, connection, thread, sending, begun, read, end, room, counted: Mutex::default() }
     }
 
     /// What the next piece's stream is to come before: pieces go one after another, and what was lost of an older one before
@@ -102,8 +132,18 @@ impl Session {
     /// Takes a lane, so that whoever finds the session can open channels over it. To be started soon.
     pub(crate) fn hold(&self, lane: Lane) -> Arc<Lane> {
         let lane = Arc::new(lane);
-        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&lane));
+        self.0.with_lanes(|lanes| lanes.present.push(Arc::clone(&lane)));
         lane
+    }
+
+    /// A retired lane is over: what it moved still counts.
+    fn forget_lane(&self, lane: &Arc<Lane>) {
+        lane.give_up_room();
+        let stats = lane.connection.stats();
+        self.0.with_lanes(|lanes| {
+            lanes.present.retain(|other| !Arc::ptr_eq(other, lane));
+            lanes.past = lanes.past.and(&stats);
+        });
     }
 
     /// Starts the first lane, over whose first stream the peers have greeted one another.
@@ -166,10 +206,12 @@ impl Session {
 
     /// The lane that sends the fewest pieces now; counted in.
     pub(super) fn pick_lane(&self) -> Option<LanePick> {
-        let lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = lanes.iter().min_by_key(|lane| lane.sending.load(Ordering::Relaxed))?;
-        lane.sending.fetch_add(1, Ordering::Relaxed);
-        Some(LanePick(Arc::clone(lane)))
+        self.0.with_lanes(|lanes| {
+            let in_use = lanes.present.iter().filter(|lane| !lane.end.is_retiring());
+            let lane = in_use.min_by_key(|lane| lane.sending.load(Ordering::Relaxed))?;
+            lane.sending.fetch_add(1, Ordering::Relaxed);
+            Some(LanePick(Arc::clone(lane)))
+        })
     }
 }
 
@@ -180,14 +222,31 @@ pub(super) struct LanePick(pub(super) Arc<Lane>);
 impl Drop for LanePick {
     fn drop(&mut self) {
         self.0.sending.fetch_sub(1, Ordering::Relaxed);
+        self.0.end.look_again();
     }
 }
 
-/// The end of a lane is the end of the session: what was under way on it is lost, and only the callers know what to do.
+/// The end of a lane that was not retired is the end of the session: what was under way on it is lost, and only the callers know what to do.
 async fn watch(session: Session, lane: Arc<Lane>) {
     let error = lane.connection.closed().await;
-    session.close(reason(&error));
+    let agreed = lane.end.is_drained() && is_lane_end(&error);
+    if !agreed {
+        session.close(reason(&error));
+    }
     crate::telemetry::lane_ended(&session, &lane);
+    if agreed {
+        session.forget_lane(&lane);
+    }
+}
+
+/// Whether it was closed as a lane that both ends were done with.
+fn is_lane_end(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::ApplicationClosed(close) => Code::read(close.error_code) == Code::LaneEnd,
+        // By us, after the peer said that it is done; the end of a session takes note of itself.
+        ConnectionError::LocallyClosed => true,
+        _ => false,
+    }
 }
 
 /// What the end of a connection means.

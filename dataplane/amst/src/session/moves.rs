@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use proto_model::PublicKey;
 
 use super::{ChannelState, Session};
-use crate::{Move, telemetry};
+use crate::{Move, Scaled, telemetry};
 
 /// Moves that an endpoint remembers: those of the last minutes of some sessions that move often.
 pub const MOVES: usize = 256;
@@ -63,16 +63,22 @@ impl Session {
         let shared = &self.0.shared;
         let open_for = shared.clock.now().saturating_duration_since(self.opened());
         shared.moves().add(PastMove { peer: self.peer(), what, at: shared.clock.utc(), open_for });
-        telemetry::scaled(what.reason);
+        telemetry::scaled(&what);
         let (peer, reason) = (self.peer().node_id(), what.reason.as_str());
         let Move { from, to, goodput, .. } = what;
         let followers = self.followers();
         if followers.is_empty() {
-            tracing::info!(%peer, from, to, reason, goodput, "Streams scaled");
+            match what.of {
+                Scaled::Streams => tracing::info!(%peer, from, to, reason, goodput, "Streams scaled"),
+                Scaled::Lanes => tracing::info!(%peer, from, to, reason, goodput, "Lanes scaled"),
+            }
         }
         for span in followers {
             // By its id, so that nothing holds a span that is to end; one that has ended is not found.
-            tracing::info!(parent: span, %peer, from, to, reason, goodput, "Streams scaled");
+            match what.of {
+                Scaled::Streams => tracing::info!(parent: span, %peer, from, to, reason, goodput, "Streams scaled"),
+                Scaled::Lanes => tracing::info!(parent: span, %peer, from, to, reason, goodput, "Lanes scaled"),
+            }
         }
     }
 

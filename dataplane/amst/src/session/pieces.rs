@@ -13,7 +13,7 @@ use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{ChannelState, Lane, Session, carrier::Carrier};
+use super::{ChannelState, Lane, Session, carrier::Carrier, lane_end::Receiving};
 use crate::{
     CloseReason, MAX_PIECE, Piece, SendError,
     budget::cost,
@@ -100,11 +100,19 @@ async fn carry(
 /// Takes the pieces of a lane, until the session ends.
 pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
     // How many there are at once is bounded by the transport's limit on streams.
-    while let Ok(stream) = lane.connection.accept_uni().await {
-        let (session, lane) = (session.clone(), Arc::clone(&lane));
+    loop {
+        let stream = tokio::select! {
+            biased;
+            stream = lane.connection.accept_uni() => stream,
+            // All that will ever come was taken up before.
+            () = lane.end.peer_retired() => return lane.end.accepted(),
+        };
+        let Ok(stream) = stream else { return };
+        let (session, reading) = (session.clone(), Receiving::begin(&lane));
+        let lane = Arc::clone(&lane);
         session.clone().shared().tasks.spawn("amst receive", OnEnd::Expected, async move {
             let _open = StreamGauge::receiving(session.shared());
-            if let Err(fault) = receive(&session, &lane, stream).await {
+            if let Err(fault) = receive(&session, (&lane, reading), stream).await {
                 session.fault(fault);
             }
         });
@@ -139,7 +147,7 @@ pub(crate) enum Fault {
     Protocol(StreamError),
 }
 
-async fn receive(session: &Session, lane: &Lane, mut stream: RecvStream) -> Result<(), Fault> {
+async fn receive(session: &Session, (lane, reading): (&Lane, Receiving), mut stream: RecvStream) -> Result<(), Fault> {
     let patience = session.shared().settings().read_timeout;
     let mut head = [0; PIECE_HEAD];
     within(patience, stream.read_exact(&mut head)).await?.map_err(|error| match error {
@@ -154,6 +162,7 @@ async fn receive(session: &Session, lane: &Lane, mut stream: RecvStream) -> Resu
     let Some(read) = read else { return not_wanted(stream) };
     read?;
     lane.read.fetch_add(u64::from(head.length), Ordering::Relaxed);
+    drop(reading);
     let (pieces, piece) = place.whole();
     // A reader that has gone wants no more.
     drop(pieces.send(piece).await);

@@ -5,11 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Session;
+use super::{Origin, Session, lane_count};
 use crate::{
     TransportSettings,
+    endpoint::Shared,
+    lane_thread::LaneThread,
     profiles::PeerProfile,
-    scaler::{Best, Bounds, Move, Sample, Scaler, interval},
+    scaler::{self, Best, Bounds, LaneSample, LaneScaler, Move, Sample, Scaled, Scaler, interval},
 };
 
 /// How often a session is looked at in which nothing is open.
@@ -22,6 +24,7 @@ pub(super) struct Scaling(Mutex<State>);
 #[derive(Debug)]
 struct State {
     scaler: Scaler,
+    lanes: LaneScaler,
     /// `initial_streams`, as it was last set.
     initial: u32,
 }
@@ -31,17 +34,33 @@ struct State {
 struct Mark {
     at: Instant,
     sent: u64,
+    received: u64,
     lost: u64,
 }
 
 impl Scaling {
-    pub(super) fn new(settings: &TransportSettings, streams: u32) -> Self {
+    pub(super) fn new(
+        shared: &Shared,
+        settings: &TransportSettings,
+        origin: &Origin,
+        remembered: Option<PeerProfile>,
+    ) -> Self {
+        let (streams, lanes) =
+            remembered.map_or((settings.initial_streams, 1), |profile| (profile.streams, profile.lanes));
         let scaler = Scaler::new(bounds(settings), streams);
-        Self(Mutex::new(State { scaler, initial: settings.initial_streams }))
+        let lane_bounds = lane_count::bounds(settings, shared.sockets.len(), origin.dialled);
+        let lanes = LaneScaler::new(lane_bounds, if origin.dialled { lanes } else { 1 });
+        Self(Mutex::new(State { scaler, lanes, initial: settings.initial_streams }))
     }
 
     pub(super) fn streams(&self) -> u32 {
         self.state().scaler.streams()
+    }
+
+    /// How many lanes there should be, and may be at most.
+    pub(super) fn lanes(&self) -> (u32, u32) {
+        let state = self.state();
+        (state.lanes.wanted(), state.lanes.most())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -73,8 +92,8 @@ pub(super) async fn run(session: Session) {
 
 impl Session {
     fn mark(&self) -> Mark {
-        let info = self.info();
-        Mark { at: self.0.shared.clock.now(), sent: info.bytes_sent, lost: info.bytes_lost }
+        let moved = self.moved_bytes();
+        Mark { at: self.0.shared.clock.now(), sent: moved.sent, received: moved.received, lost: moved.lost }
     }
 
     fn scale(&self, before: Mark) -> Mark {
@@ -90,9 +109,7 @@ impl Session {
             waiting: (waited.as_secs_f64() / elapsed.as_secs_f64().max(1e-6)).min(1.0),
         };
         self.measure_use(&sample);
-        self.consider_tcp(&sample);
-        let moved = self.0.scaling.state().scaler.sample(&sample);
-        self.moved(moved);
+        self.scale_lanes(&sample, now.received.saturating_sub(before.received));
         self.remember();
         now
     }
@@ -108,31 +125,76 @@ impl Session {
         self.0.lost.set(sample.lost as f64 / sent.max(1.0));
     }
 
+    /// Asks both scalers. One thing is tried at a time, so that it is known what paid: streams, a lane, or TCP in place of all lanes.
+    fn scale_lanes(&self, sample: &Sample, received: u64) {
+        if !self.0.scaling.state().lanes.is_trying() {
+            self.consider_tcp(sample);
+        }
+        let by_tcp = self.tcp_lane_for_pieces().is_some();
+        let of_lanes = self.lane_sample(sample, received);
+        let moves = {
+            let mut state = self.0.scaling.state();
+            let State { scaler, lanes, .. } = &mut *state;
+            if by_tcp {
+                scaler.sample(sample).into_iter().collect()
+            } else {
+                scaler::sample(scaler, lanes, sample, &of_lanes)
+            }
+        };
+        moves.into_iter().for_each(|what| self.moved(what));
+        // Also for lanes that came later than they were wanted.
+        self.adjust_lanes();
+    }
+
+    fn lane_sample(&self, sample: &Sample, received: u64) -> LaneSample {
+        let mut threads: Vec<_> = self.lanes().iter().map(|lane| lane.thread.clone()).collect();
+        threads.sort_by_key(LaneThread::id);
+        threads.dedup_by_key(|thread| thread.id());
+        LaneSample {
+            elapsed: sample.elapsed,
+            moved: sample.delivered.saturating_add(received),
+            lanes: u32::try_from(self.lane_count()).unwrap_or(u32::MAX),
+            busy: threads.iter().map(LaneThread::busy).fold(0.0, f64::max),
+            work: threads.iter().map(LaneThread::busy).sum(),
+            window_used: self.0.window_used.get(),
+        }
+    }
+
     /// Takes changed settings; another number to begin with holds at once.
     pub(crate) fn rebound(&self, settings: &TransportSettings) {
-        let moved = {
+        let lane_bounds = lane_count::bounds(settings, self.0.shared.sockets.len(), self.dialled());
+        let moves = {
             let mut state = self.0.scaling.state();
             let before = std::mem::replace(&mut state.initial, settings.initial_streams);
             let begin = (before != settings.initial_streams).then_some(settings.initial_streams);
-            state.scaler.rebound(bounds(settings), begin)
+            [state.scaler.rebound(bounds(settings), begin), state.lanes.rebound(lane_bounds)]
         };
-        self.moved(moved);
+        moves.into_iter().flatten().for_each(|what| self.moved(what));
     }
 
-    fn moved(&self, moved: Option<Move>) {
-        let Some(what) = moved else { return };
+    fn moved(&self, what: Move) {
+        self.say_moved(what);
+        match what.of {
+            Scaled::Streams => self.resize(what),
+            Scaled::Lanes => self.adjust_lanes(),
+        }
+    }
+
+    fn resize(&self, what: Move) {
         self.slots().resize(usize::try_from(what.to).unwrap_or(usize::MAX));
         for lane in self.lanes() {
             lane.connection.set_send_window(crate::transport::send_window(what.to));
         }
-        self.say_moved(what);
     }
 
     /// So that the next session with the peer begins where this one came to.
     pub(super) fn remember(&self) {
-        let best = self.0.scaling.state().scaler.best();
-        let Some(Best { streams, goodput }) = best else { return };
-        let profile = PeerProfile { peer: self.peer(), streams, rate: to_bytes(goodput) };
+        let (best, lanes) = {
+            let state = self.0.scaling.state();
+            (state.scaler.best(), if state.lanes.is_trying() { None } else { Some(state.lanes.wanted()) })
+        };
+        let (Some(Best { streams, goodput }), Some(lanes)) = (best, lanes) else { return };
+        let profile = PeerProfile { peer: self.peer(), streams, lanes, rate: to_bytes(goodput) };
         self.0.shared.remember(profile);
     }
 }

@@ -27,7 +27,7 @@ pub struct Transport {
     pub idle_timeout: Duration,
     /// How often a silent session is kept alive.
     pub keep_alive_interval: Duration,
-    /// QUIC connections to one peer.
+    /// QUIC connections to one peer; 0 for as many as pay.
     pub lanes: u32,
     /// Whether pieces may go by TCP with TLS.
     pub tcp_lane: TcpLane,
@@ -82,7 +82,7 @@ impl Transport {
             read_timeout: section.duration("read_timeout", 1..=3600),
             idle_timeout: section.duration("idle_timeout", 1..=600),
             keep_alive_interval: section.duration("keep_alive_interval", 0..=300),
-            lanes: section.number("lanes", 1..=Self::MAX_LANES),
+            lanes: section.number("lanes", 0..=Self::MAX_LANES),
             tcp_lane: section.choice("tcp_lane"),
             sockets: section.number("sockets", 0..=Self::MAX_SOCKETS),
         };

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tests_harness::{Host, TwoHosts, digest, eventually, seed};
+use tests_harness::{End, Host, TwoHosts, digest, eventually, seed};
 use tests_wan::{Bursts, Direction, Link, PathMtu, Rate, Reorder, Wan};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,9 +81,30 @@ fn disturbed(
     Ok(())
 }
 
+/// On a path of 9,000 bytes datagrams become large, and as many as the kernel takes at once still arrive: together they have to fit 65,507 bytes.
+fn jumbo(hosts: &mut TwoHosts, wan: &Wan) -> Result<()> {
+    hosts.one.ok("ip link set to-two mtu 9000")?;
+    hosts.two.ok("ip link set to-one mtu 9000")?;
+    // A session looks for the path's MTU when it begins.
+    hosts.kill_agent(End::Sender)?;
+    hosts.start_agent(End::Sender)?;
+    hosts.ready(2)?;
+    let before = *wan.report()?.tally_there();
+    let begun = now();
+    disturbed(hosts, wan, "jumbo", 30, |_| {}, false)?;
+    let seconds = begun.elapsed();
+    let after = *wan.report()?.tally_there();
+    let mean = (after.bytes_in - before.bytes_in) / (after.packets_in - before.packets_in).max(1);
+    eprintln!("jumbo: packets of {mean} bytes");
+    ensure!((5000..=6600).contains(&mean), "packets of {mean} bytes on a path that takes 9,000");
+    // Twice what the link needs, the digests of both ends and the start of the command along with it.
+    ensure!(seconds < Duration::from_secs(15), "30 MB at 100 Mbit/s took {seconds:?}");
+    Ok(())
+}
+
 #[test]
 fn a_transfer_ends_by_itself_whatever_the_path_does_meanwhile() -> Result<()> {
-    let (hosts, wan) = hosts()?;
+    let (mut hosts, wan) = hosts()?;
     let slow = |link: &mut Link| link.rate = Some(Rate(RATE.0 / 10));
     disturbed(&hosts, &wan, "cut", 30, |link| link.down = true, true)?;
     disturbed(&hosts, &wan, "slow", 30, slow, true)?;
@@ -96,6 +117,7 @@ fn a_transfer_ends_by_itself_whatever_the_path_does_meanwhile() -> Result<()> {
     disturbed(&hosts, &wan, "jitter", 8, wanders, false)?;
     let reorder = Some(Reorder { share: 0.05, by: Duration::from_millis(5) });
     disturbed(&hosts, &wan, "reordered", 8, |link| link.reorder = reorder, false)?;
+    jumbo(&mut hosts, &wan)?;
     eprintln!("{}", wan.report()?);
     hosts.ready(2)
 }

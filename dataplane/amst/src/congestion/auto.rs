@@ -35,6 +35,12 @@ const TRIALS_SPAN: Duration = Duration::from_secs(1);
 /// left half empty for it.
 const BELIEVED_ROUNDS: u64 = 6;
 
+/// Rounds from one such loss to the next where no trial is needed to know it.
+const KNOWN_ROUNDS: u64 = 2;
+
+/// Round trips after the start in which a queue that is seen is what the start left: losses with it are not another reason to reduce.
+const DRAINS: u32 = 2;
+
 /// After so long without one, undone trials are forgotten.
 const EVIDENCE_LASTS: Duration = Duration::from_secs(20);
 
@@ -67,6 +73,8 @@ pub(super) struct Auto {
     window: f64,
     stage: Stage,
     recovery: Option<Instant>,
+    /// Until then the queue is what the start left.
+    drains_until: Option<Instant>,
     curve: Curve,
     trial: Option<Trial>,
     evidence: Evidence,
@@ -111,6 +119,7 @@ struct Evidence {
     first: Option<Instant>,
     last: Option<Instant>,
     believed_until: u64,
+    known_until: u64,
     /// The highest bandwidth since the first.
     bandwidth: f64,
 }
@@ -121,6 +130,7 @@ impl Auto {
             window: path.initial_window(),
             stage: Stage::Start(Start::default()),
             recovery: None,
+            drains_until: None,
             curve: Curve::default(),
             trial: None,
             evidence: Evidence::default(),
@@ -140,6 +150,7 @@ impl Auto {
     fn settle(&mut self, path: &Path, now: Instant, window: f64) {
         // What left before was too much, and its losses say nothing about this window.
         self.recovery = Some(now);
+        self.drains_until = Some(now + path.rtt.smoothed().unwrap_or_default() * DRAINS);
         self.solitude.lost(now);
         self.window = path.clamp(window);
         self.stage = Stage::Clean;
@@ -190,6 +201,7 @@ impl Auto {
         evidence.bandwidth = evidence.bandwidth.max(bandwidth);
         evidence.last = Some(now);
         evidence.believed_until = path.rounds + BELIEVED_ROUNDS;
+        evidence.known_until = path.rounds + KNOWN_ROUNDS;
         let first = *evidence.first.get_or_insert(began);
         if evidence.undone >= TRIALS && now.saturating_duration_since(first) >= TRIALS_SPAN {
             let held = evidence.bandwidth * path.rtt.base().unwrap_or_default().as_secs_f64();
@@ -210,7 +222,7 @@ impl Auto {
             self.reduce(path, now);
         } else if self.is_far_from_overflow(path, queue) {
             // Far below what the queue has held: it did not overflow, and no trial is needed to know that.
-            if path.rounds >= self.evidence.believed_until {
+            if path.rounds >= self.evidence.known_until {
                 self.count_evidence(path, now, now, path.bandwidth);
             }
         } else if self.trial.is_none() && path.rounds >= self.evidence.believed_until {
@@ -355,6 +367,7 @@ impl Algorithm for Auto {
                     self.stage = Stage::Clean;
                 }
             }
+            Stage::Clean if !marked && self.drains_until.is_some_and(|until| now < until) => {}
             Stage::Clean => self.lost_clean(path, now, marked),
             Stage::Lossy if marked => self.reduce(path, now),
             Stage::Lossy => self.lost_lossy(path, now),

@@ -3,12 +3,13 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 /// Every file that is compiled; imports come with them.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "dwcp/v1/watch.proto",
     "dwcp/v1/node.proto",
     "dwcp/v1/token.proto",
     "dwcp/v1/config.proto",
     "dwcp/v1/transfer.proto",
+    "dwcp/v1/bench.proto",
     "dwcp/v1/audit.proto",
     "dwcp/v1/system.proto",
     "dwcp/agent/v1/local.proto",

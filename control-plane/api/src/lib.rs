@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod audit;
 pub mod auth;
+pub mod bench;
 pub mod config;
 pub mod error;
 pub mod join_tokens;

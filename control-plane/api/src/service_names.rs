@@ -1,8 +1,9 @@
 //! What the services are called.
 
 /// The operators' services, by full name.
-pub(crate) const SERVICES: [&str; 7] = [
+pub(crate) const SERVICES: [&str; 8] = [
     "dwcp.v1.AuditService",
+    "dwcp.v1.BenchService",
     "dwcp.v1.ConfigService",
     "dwcp.v1.JoinTokenService",
     "dwcp.v1.NodeService",

@@ -55,11 +55,6 @@ impl Transfers {
         found.ok_or_else(|| error::not_found(name))
     }
 
-    fn granter(&self) -> Granter {
-        let keys = &self.0.keys;
-        Granter { fleet: keys.fleet(), epoch: keys.epoch(), key: keys.grant().clone() }
-    }
-
     /// An id that sorts by time.
     fn next_id(&self) -> TransferId {
         let random = Uuid::new_v4().into_bytes();
@@ -90,7 +85,7 @@ impl TransferService for Transfers {
             traceparent,
             validate_only: request.validate_only,
         };
-        let (id, validate_only, granter) = (create.id, create.validate_only, self.granter());
+        let (id, validate_only, granter) = (create.id, create.validate_only, granter(&self.0));
         let deadline_field = if time_limit.is_some() { "time_limit" } else { "spec.deadline" };
         let create = self.0.db.write("transfer.create", context, move |tx| {
             async move {
@@ -272,6 +267,11 @@ impl Transfers {
     }
 }
 
+pub(crate) fn granter(state: &State) -> Granter {
+    let keys = &state.keys;
+    Granter { fleet: keys.fleet(), epoch: keys.epoch(), key: keys.grant().clone() }
+}
+
 /// What a request made, or what its first one did.
 enum Created {
     Now(Box<Accepted>),
@@ -310,7 +310,7 @@ fn parse_filter(text: &str) -> Result<TransferFilter, Status> {
     Ok(parsed)
 }
 
-fn refusal(refused: RefuseTransfer, deadline_field: &'static str) -> Status {
+pub(crate) fn refusal(refused: RefuseTransfer, deadline_field: &'static str) -> Status {
     let node_field = |role| match role {
         TransferRole::Sender => "spec.source_node",
         TransferRole::Receiver => "spec.destination_node",
@@ -337,6 +337,7 @@ fn refusal(refused: RefuseTransfer, deadline_field: &'static str) -> Status {
             deadline_field,
             format!("is after the end of the grant ({}): nothing goes on without one; see grant_ttl", shown(*end)),
         ),
+        RefuseTransfer::Away { node } => error::node_offline(&node.resource_name(), format!("{refused}")),
         RefuseTransfer::Database(_) => match refused {
             RefuseTransfer::Database(error) => error::store(error),
             other => error::internal("the transfer could not be accepted", &other),

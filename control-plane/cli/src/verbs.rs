@@ -2,6 +2,7 @@
 
 mod agent_check;
 mod audit;
+mod bench;
 mod check;
 mod clock_skew;
 mod config;
@@ -43,6 +44,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode, Failure
         Verb::Audit(verb) => audit::run(&global, output, verb).await,
         Verb::Hde(verb) => hde::run(output, verb).map(done),
         Verb::Ping(ping) => ping::run(&global, output, ping).await.map(done),
+        Verb::Bench(bench) => bench::run(&global, output, bench).await,
         Verb::Check(check) => check::run(&global, output, check).await,
         Verb::Context(verb) => context::run(&global, output, verb).map(done),
         Verb::System(verb) => system::run(&global, output, verb).await.map(done),

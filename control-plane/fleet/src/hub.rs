@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use control_plane_store::{
     Db, Error, Keys, Refusals,
     audit_log::{self, Order, ProveError, StoredEvent},
+    benches,
     epoch::RESTORE,
     observation::Observed as Row,
     rollouts, sessions, transfers,
@@ -402,6 +403,7 @@ impl Hub {
     /// Ends what nobody else ends: transfers without a future, rollouts whose last answer was stored but not counted.
     pub(crate) async fn sweep(&self) -> Result<(), Error> {
         transfers::expire(&self.0.db).await?;
+        benches::sweep(&self.0.db).await?;
         rollouts::settle(&self.0.db).await
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use proto_model::{
-    AppliedConfig, ComponentHealth, Digest, Epoch, Generation, HostFacts, NodeId, NodeName, NodeUid, RosterSequence,
-    TransferId, TransferReport, TransferRole, TrustBundle,
+    AppliedConfig, BenchReport, ComponentHealth, Digest, Epoch, Generation, HostFacts, NodeId, NodeName, NodeUid,
+    RosterSequence, TransferId, TransferReport, TransferRole, TrustBundle,
 };
 use proto_wire::Signed;
 
-pub use control_plane_store::{node_records::NodeRecord, transfers::Job};
+pub use control_plane_store::{benches::BenchJob, node_records::NodeRecord, transfers::Job};
 
 use crate::snapshot::Snapshot;
 
@@ -27,6 +27,8 @@ pub enum FromAgent {
     Observed(Observed),
     /// A transfer's progress or end.
     TransferReport(Box<TransferReport>),
+    /// How far a bench is.
+    BenchReport(Box<BenchReport>),
     /// Asks for nodes' addresses.
     LookupNodes {
         /// To match the answer.
@@ -158,6 +160,8 @@ pub enum ToAgent {
         /// Each once.
         jobs: Vec<Job>,
     },
+    /// All that the node should measure now.
+    BenchJobs(Vec<BenchJob>),
     /// The end of a transfer was stored.
     TransferAck {
         /// The transfer.

@@ -26,6 +26,8 @@ pub(crate) enum Due {
     Desired,
     /// What the node should move may have changed.
     Jobs,
+    /// What the node should measure may have changed.
+    Benches,
     /// An end was stored.
     Ack(TransferId, TransferRole),
     /// Addresses were asked for.
@@ -42,6 +44,7 @@ pub(crate) enum Kind {
     Roster,
     Desired,
     Jobs,
+    Benches,
     Ring,
     Checkpoint,
 }
@@ -51,6 +54,7 @@ struct Slots {
     roster: bool,
     desired: bool,
     jobs: bool,
+    benches: bool,
     ring: bool,
     checkpoint: bool,
     acks: BTreeSet<(TransferId, TransferRole)>,
@@ -73,6 +77,7 @@ impl Outbox {
                 Kind::Roster => slots.roster = true,
                 Kind::Desired => slots.desired = true,
                 Kind::Jobs => slots.jobs = true,
+                Kind::Benches => slots.benches = true,
                 Kind::Ring => slots.ring = true,
                 Kind::Checkpoint => slots.checkpoint = true,
             }
@@ -106,7 +111,13 @@ impl Outbox {
     /// Takes what is to be sent next: who is in the fleet before what to do, and that before what is only good to know.
     pub(crate) fn next_due(&self) -> Option<Due> {
         let mut slots = self.slots();
-        for (kind, due) in [(Kind::Roster, Due::Roster), (Kind::Desired, Due::Desired), (Kind::Jobs, Due::Jobs)] {
+        let states = [
+            (Kind::Roster, Due::Roster),
+            (Kind::Desired, Due::Desired),
+            (Kind::Jobs, Due::Jobs),
+            (Kind::Benches, Due::Benches),
+        ];
+        for (kind, due) in states {
             if slots.take(kind) {
                 return Some(due);
             }
@@ -140,6 +151,7 @@ impl Slots {
             Kind::Roster => &mut self.roster,
             Kind::Desired => &mut self.desired,
             Kind::Jobs => &mut self.jobs,
+            Kind::Benches => &mut self.benches,
             Kind::Ring => &mut self.ring,
             Kind::Checkpoint => &mut self.checkpoint,
         };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto_model::{TransferId, TransferReport, TransferRole};
+use proto_model::{BenchId, BenchReport, TransferId, TransferReport, TransferRole};
 use proto_wire::Signed;
 
 use crate::message::{ConfigStatus, NodeRecord, Observed};
@@ -21,6 +21,9 @@ pub(crate) const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// and ends come again, because they are not acknowledged.
 pub(crate) const MAX_REPORTS: usize = 1_000;
 
+/// Benches of which something waits to be written. An agent runs one at a time and says something of it each second.
+const MAX_BENCHES: usize = 16;
+
 /// One thing to write.
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
@@ -28,6 +31,8 @@ pub(crate) enum Write {
     Answer(ConfigStatus),
     /// A transfer's report.
     Report(Box<TransferReport>),
+    /// What is said of a bench.
+    Bench(Box<BenchReport>),
     /// The node's record.
     Record(NodeRecord),
     /// What the agent observes of itself.
@@ -51,6 +56,8 @@ pub(crate) struct Pending {
     answer: Option<ConfigStatus>,
     record: Option<NodeRecord>,
     replay: Option<Vec<Signed>>,
+    /// The newest, of each that is said something of.
+    benches: BTreeMap<BenchId, Box<BenchReport>>,
     observed: Option<Observed>,
     observed_due: Instant,
     reports: BTreeMap<(TransferId, TransferRole), Report>,
@@ -64,6 +71,7 @@ impl Pending {
             answer: None,
             record: None,
             replay: None,
+            benches: BTreeMap::new(),
             observed: None,
             observed_due: now,
             reports: BTreeMap::new(),
@@ -111,6 +119,15 @@ impl Pending {
         }
     }
 
+    /// Takes what is said of a bench; nothing takes the place of its end.
+    pub(crate) fn on_bench(&mut self, report: Box<BenchReport>) {
+        let room = self.benches.len() < MAX_BENCHES || self.benches.contains_key(&report.bench);
+        let ended = self.benches.get(&report.bench).is_some_and(|held| held.state.is_end());
+        if room && !ended {
+            self.benches.insert(report.bench, report);
+        }
+    }
+
     /// Takes the next thing that may be written now; what decides something first.
     pub(crate) fn next_write(&mut self, now: Instant) -> Option<Write> {
         if self.retry_at.is_some_and(|at| now < at) {
@@ -128,6 +145,9 @@ impl Pending {
             slot.written = Some(report.state);
             return Some(Write::Report(report));
         }
+        if let Some((_bench, report)) = self.benches.pop_first() {
+            return Some(Write::Bench(report));
+        }
         if let Some(record) = self.record.take() {
             return Some(Write::Record(record));
         }
@@ -144,7 +164,8 @@ impl Pending {
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let reports = self.reports.values().filter(|slot| slot.report.is_some());
         let due = reports.map(|slot| if slot.is_due(now) { now } else { slot.due });
-        let at_once = (self.answer.is_some() || self.record.is_some() || self.replay.is_some()).then_some(now);
+        let waits = self.answer.is_some() || self.record.is_some() || self.replay.is_some() || !self.benches.is_empty();
+        let at_once = waits.then_some(now);
         let observed = self.observed.as_ref().map(|_| self.observed_due);
         let earliest = due.chain(at_once).chain(observed).min()?;
         Some(self.retry_at.map_or(earliest, |at| earliest.max(at)))
@@ -161,6 +182,9 @@ impl Pending {
         match write {
             Write::Answer(answer) => {
                 self.answer.get_or_insert(answer);
+            }
+            Write::Bench(report) => {
+                self.benches.entry(report.bench).or_insert(report);
             }
             Write::Record(record) => {
                 self.record.get_or_insert(record);
@@ -212,7 +236,8 @@ mod tests {
     fn state(write: Option<Write>) -> Option<TransferState> {
         match write {
             Some(Write::Report(report)) => Some(report.state),
-            Some(Write::Answer(_) | Write::Record(_) | Write::Observed(_) | Write::Replay(_)) | None => None,
+            Some(Write::Answer(_) | Write::Bench(_) | Write::Record(_) | Write::Observed(_) | Write::Replay(_))
+            | None => None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use control_plane_store::{Error, node_records, transfers};
+use control_plane_store::{Error, benches, node_records, transfers};
 use foundation_runtime::Backoff;
 use proto_model::{Digest, Generation, NodeId, Revision};
 use tokio::sync::mpsc;
@@ -43,6 +43,8 @@ pub(crate) struct Sender<'a> {
     roster: RosterPosition,
     /// Jobs that changed after this revision are not told yet; none before the first, full list.
     jobs: Option<Revision>,
+    /// The last list of benches that it was told had any.
+    told_benches: bool,
     ring: Option<std::sync::Arc<[String]>>,
     checkpoint_size: u64,
     /// The head that the agent holds, of an earlier epoch.
@@ -64,6 +66,8 @@ impl<'a> Sender<'a> {
             held_back: false,
             roster: hello.roster,
             jobs: None,
+            // What it runs of an earlier session may have ended meanwhile.
+            told_benches: true,
             ring: None,
             checkpoint_size: held.filter(|held| !held.is_of_before).map_or(0, |held| held.size),
             checkpoint_of_before: held.filter(|held| held.is_of_before),
@@ -77,7 +81,7 @@ impl<'a> Sender<'a> {
         if self.send(ToAgent::Welcome(Box::new(welcome))).await.is_err() {
             return;
         }
-        for kind in [Kind::Roster, Kind::Desired, Kind::Jobs, Kind::Ring, Kind::Checkpoint] {
+        for kind in [Kind::Roster, Kind::Desired, Kind::Jobs, Kind::Benches, Kind::Ring, Kind::Checkpoint] {
             self.session.outbox.mark(kind);
         }
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
@@ -107,6 +111,7 @@ impl<'a> Sender<'a> {
             Due::Roster => self.tell_roster().await,
             Due::Desired => self.tell_desired().await,
             Due::Jobs => return self.tell_jobs().await,
+            Due::Benches => return self.tell_benches().await,
             Due::Ack(transfer, role) => self.send(ToAgent::TransferAck { transfer: *transfer, role: *role }).await,
             Due::Lookup { request_id, node_ids } => return self.tell_records(*request_id, node_ids).await,
             Due::Ring => self.tell_ring().await,
@@ -120,6 +125,7 @@ impl<'a> Sender<'a> {
             Due::Roster => outbox.mark(Kind::Roster),
             Due::Desired => outbox.mark(Kind::Desired),
             Due::Jobs => outbox.mark(Kind::Jobs),
+            Due::Benches => outbox.mark(Kind::Benches),
             Due::Ring => outbox.mark(Kind::Ring),
             Due::Checkpoint => outbox.mark(Kind::Checkpoint),
             Due::Ack(transfer, role) => outbox.ack(transfer, role),
@@ -181,6 +187,16 @@ impl<'a> Sender<'a> {
             first = false;
         }
         Ok(Ok(()))
+    }
+
+    /// All of them, always: they are few, and one that is missing is to be stopped.
+    async fn tell_benches(&mut self) -> Result<Result<(), Gone>, Error> {
+        let jobs = benches::jobs(self.hub.db(), self.session.node).await?;
+        if jobs.is_empty() && !self.told_benches {
+            return Ok(Ok(()));
+        }
+        self.told_benches = !jobs.is_empty();
+        Ok(self.send(ToAgent::BenchJobs(jobs)).await)
     }
 
     async fn tell_records(&mut self, request_id: u64, node_ids: &[NodeId]) -> Result<Result<(), Gone>, Error> {

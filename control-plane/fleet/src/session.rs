@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane_store::{Error, node_records, sessions, sessions::Place, transfers, transfers::Reported};
+use control_plane_store::{Error, benches, node_records, sessions, sessions::Place, transfers, transfers::Reported};
 use futures::{Stream, StreamExt, future::BoxFuture};
 use proto_model::{Generation, NodeName, NodeUid};
 use tokio::sync::mpsc;
@@ -296,6 +296,7 @@ fn take(
         }
         FromAgent::Observed(observed) => pending.on_observed(observed),
         FromAgent::TransferReport(report) => pending.on_report(*report, now),
+        FromAgent::BenchReport(report) => pending.on_bench(report),
         FromAgent::LookupNodes { request_id, node_ids } => session.outbox.lookup(request_id, node_ids),
         FromAgent::NodeRecord(record) => pending.on_record(record),
         FromAgent::RefusedPeer(refused) => hub.note_refused_peer(&session.name, &refused),
@@ -371,6 +372,15 @@ async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, Erro
             Place::Held
         }
         Write::Report(report) => return store_report(hub, session, report).await,
+        Write::Bench(report) => {
+            match benches::report(hub.db(), session.node, report).await? {
+                Reported::Taken | Reported::TooSoon => {}
+                // An agent may say the end of a bench again that was forgotten here.
+                Reported::Unknown => {}
+                Reported::NotItsOwn => hub.refuse_report(&session.name, &report.bench.resource_name()),
+            }
+            Place::Held
+        }
     };
     Ok(match place {
         Place::Held => Done::Written,

@@ -44,8 +44,8 @@ pub const TABLES: [&str; 21] = [
     "transfer_ends",
 ];
 
-/// Tables that only say who is connected where at the moment, and the migrator's own.
-pub const LEFT_OUT: [&str; 3] = ["servers", "node_sessions", "_sqlx_migrations"];
+/// Tables that only say who is connected where, and what is measured, at the moment, and the migrator's own.
+pub const LEFT_OUT: [&str; 4] = ["benches", "servers", "node_sessions", "_sqlx_migrations"];
 
 /// How long PostgreSQL may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

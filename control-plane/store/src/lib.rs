@@ -6,6 +6,7 @@
 pub mod audit_log;
 pub mod backup;
 mod bell;
+pub mod benches;
 pub mod configs;
 mod context;
 mod database_url;

@@ -102,6 +102,7 @@ impl Applier {
         self.gate.set_strangers(count(limits.http_connections));
         if let Some(member) = member {
             member.endpoint.limit_handshakes(count(limits.quic_handshakes), count(limits.quic_retry_from));
+            member.bencher.limit(count(limits.benches));
             member.movers.limit(count(limits.sending_transfers), count(limits.receiving_transfers));
         }
     }

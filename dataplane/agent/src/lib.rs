@@ -6,6 +6,7 @@
 
 mod apply;
 mod bandwidth;
+mod benches;
 pub mod command;
 mod configuration;
 mod data_dir;

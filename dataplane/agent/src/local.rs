@@ -19,24 +19,26 @@ use std::{
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use dataplane_identity::Member as PeerMember;
+use dataplane_transfer::BenchRight;
 use foundation_runtime::{Clock, LocalSocket, SocketAccess, TaskGroup};
 use foundation_telemetry::TraceLayer;
 use futures::Stream;
 use nix::unistd::{Group, geteuid};
 use proto_model::{
-    DirectRequest, Glob, NodeId, NodeRef, RootName, RootPath, Traceparent, TransferId, TransferOptions, TransferReport,
-    config::Root,
+    BenchId, BenchPlan, BenchReport, DirectRequest, Glob, NodeId, NodeRef, RootName, RootPath, Traceparent, TransferId,
+    TransferOptions, TransferReport, config::Root,
 };
 use proto_rpc::{
     agent::{
-        GetLocalStatusRequest, LocalStatus, PingNodeRequest, PingNodeResponse, ResolvePathRequest, ResolvePathResponse,
-        SendDirectRequest, SendDirectResponse,
+        BenchDirectRequest, BenchDirectResponse, GetLocalStatusRequest, LocalStatus, PingNodeRequest, PingNodeResponse,
+        ResolvePathRequest, ResolvePathResponse, SendDirectRequest, SendDirectResponse,
         local_service_server::{LocalService, LocalServiceServer},
     },
     v1,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status,
     transport::server::{Server, UdsConnectInfo},
@@ -218,6 +220,33 @@ impl LocalService for Local {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
+    type BenchDirectStream = Pin<Box<dyn Stream<Item = Result<BenchDirectResponse, Status>> + Send>>;
+
+    async fn bench_direct(
+        &self,
+        request: Request<BenchDirectRequest>,
+    ) -> Result<Response<Self::BenchDirectStream>, Status> {
+        let spec = request.into_inner().spec.unwrap_or_default();
+        let member = self.member()?;
+        let peer = self.peer(&member, &spec.destination_node)?;
+        let plan = BenchPlan::try_from(&spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let now = u64::try_from(self.clock.unix_ms()).unwrap_or_default();
+        let bench = BenchId::from_parts(now, &rand::random());
+        let cancel = CancellationToken::new();
+        let right = BenchRight::Direct { plan, peer: peer.public_key };
+        let reports = member.bencher.direct(right, bench, cancel.clone());
+        let spec = v1::BenchSpec {
+            source_node: self.name(&member),
+            destination_node: peer.name.resource_name(),
+            seconds: plan.seconds,
+            ..spec
+        };
+        let (answers, stream) = mpsc::channel(REPORTS);
+        let tell = tell_bench(reports, answers, spec, cancel);
+        self.tasks.spawn("tell of a direct bench", foundation_runtime::OnEnd::Expected, tell);
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
     async fn ping_node(&self, request: Request<PingNodeRequest>) -> Result<Response<PingNodeResponse>, Status> {
         let request = request.into_inner();
         let member = self.member()?;
@@ -314,6 +343,28 @@ async fn tell(
             // A caller that went away does not want to know.
             drop(answers.send(Err(lost)).await);
             return;
+        }
+    }
+}
+
+/// Passes reports on until the bench has ended; a caller that goes away ends it.
+async fn tell_bench(
+    mut reports: watch::Receiver<BenchReport>,
+    answers: mpsc::Sender<Result<BenchDirectResponse, Status>>,
+    spec: v1::BenchSpec,
+    cancel: CancellationToken,
+) {
+    let _ends = cancel.drop_guard();
+    loop {
+        let report = reports.borrow_and_update().clone();
+        let ended = report.state.is_end();
+        let bench = v1::Bench { spec: Some(spec.clone()), ..report.into() };
+        if answers.send(Ok(BenchDirectResponse { bench: Some(bench) })).await.is_err() || ended {
+            return;
+        }
+        tokio::select! {
+            changed = reports.changed() => if changed.is_err() { return },
+            () = answers.closed() => return,
         }
     }
 }

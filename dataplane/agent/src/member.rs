@@ -15,7 +15,7 @@ use dataplane_dht::{MemoryRecords, RecordStore, StartError as DhtError};
 use dataplane_hde::Meter;
 use dataplane_identity::Identity;
 use dataplane_local_store::LocalStore;
-use dataplane_transfer::{Options as TransferOptions, Roots, Transfers};
+use dataplane_transfer::{Benches, Options as TransferOptions, Roots, Transfers};
 use foundation_runtime::{Clock, OnEnd, PortsError, RememberedPorts, TaskGroup};
 use futures::future::BoxFuture;
 use proto_model::{
@@ -27,11 +27,12 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     apply::{count, transfer_settings, transport_settings},
     bandwidth,
+    benches::Bencher,
     discovery::{Discovery, Setup},
     health::{Component, Health, Level},
     host, profiles,
     records::LocalRecords,
-    transfers::{Movers, Reports},
+    transfers::{AmstConnector, Movers, Reports},
 };
 
 /// Health is said to the control plane at most so often; a part that flaps is not worth more.
@@ -65,6 +66,7 @@ pub(crate) struct Member {
     pub(crate) control: Handle,
     pub(crate) transfers: Transfers,
     pub(crate) movers: Movers,
+    pub(crate) bencher: Bencher,
     pub(crate) discovery: Discovery,
     /// Of the agent's state.
     dir: PathBuf,
@@ -138,8 +140,11 @@ impl Member {
             tasks.clone(),
         )
         .map_err(unusable)?;
+        let benches = Benches::new(&transfers, count(config.limits.benches), Arc::new(String::new));
+        let connector = AmstConnector::new(endpoint.clone(), Arc::new(discovery.clone()));
+        let bencher = Bencher::new(benches.clone(), endpoint.clone(), connector, &tasks);
         let movers = Movers::start(
-            transfers.clone(),
+            (transfers.clone(), benches),
             endpoint.clone(),
             Arc::new(discovery.clone()),
             Arc::new(ToControlPlane {
@@ -154,9 +159,10 @@ impl Member {
         .map_err(unusable)?;
         context.health.healthy(Component::Transfers);
         context.health.healthy(Component::Identity);
-        let member =
-            Arc::new(Self { identity, endpoint, control, transfers, movers, discovery, dir: context.dir.clone() });
+        let dir = context.dir.clone();
+        let member = Arc::new(Self { identity, endpoint, control, transfers, movers, bencher, discovery, dir });
         member.take_jobs(jobs, &tasks);
+        member.bencher.follow(&member.control);
         member.keep_known(context, &tasks);
         member.watch_session(context, &tasks);
         member.watch_dht(context, &tasks);

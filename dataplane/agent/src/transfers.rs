@@ -10,26 +10,33 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use dataplane_amst::{Endpoint, IncomingChannel};
 use dataplane_control_client::{Job, Jobs};
-use dataplane_transfer::{Connector, Link, Order, Received, SendAuthority, SendJob, Sent, Transfers};
+use dataplane_transfer::{
+    Benches, Connector, Link, Order, Received, SendAuthority, SendJob, Sent, Transfers, opens_bench,
+};
 use foundation_listener::limit_hits;
 use foundation_runtime::{OnEnd, TaskGroup};
 use futures::future::BoxFuture;
 use proto_model::{
     DirectRequest, PublicKey, Traceparent, TransferError, TransferId, TransferReport, TransferRole, config::Limits,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use connector::{AmstConnector, InTurn};
+pub(crate) use connector::AmstConnector;
+use connector::InTurn;
 
 use crate::{
     apply::count,
     turns::{Turn, Turns},
 };
+
+/// How long a peer that opened a channel has to say what it is for.
+const FIRST_FRAME: Duration = Duration::from_secs(30);
 
 /// Finds where a peer is, by whatever knows it.
 pub(crate) trait Peers: Send + Sync {
@@ -61,6 +68,7 @@ pub(crate) struct Movers(Arc<Shared>);
 
 struct Shared {
     transfers: Transfers,
+    benches: Benches,
     endpoint: Endpoint,
     connector: Arc<dyn Connector>,
     reports: Arc<dyn Reports>,
@@ -82,7 +90,7 @@ impl Movers {
     /// # Errors
     /// What was not finished cannot be read.
     pub(crate) fn start(
-        transfers: Transfers,
+        (transfers, benches): (Transfers, Benches),
         endpoint: Endpoint,
         peers: Arc<dyn Peers>,
         reports: Arc<dyn Reports>,
@@ -90,9 +98,10 @@ impl Movers {
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
         let unfinished = transfers.unfinished()?;
-        let connector = Arc::new(AmstConnector { endpoint: endpoint.clone(), peers });
+        let connector = Arc::new(AmstConnector::new(endpoint.clone(), peers));
         let movers = Self(Arc::new(Shared {
             transfers,
+            benches,
             endpoint,
             connector,
             reports,
@@ -308,9 +317,37 @@ impl Movers {
         Some(Receiving { movers: self.clone(), peer, _turn: turn })
     }
 
-    async fn receive(&self, incoming: IncomingChannel) {
+    /// Takes the first frame, which says what the channel is for.
+    async fn receive(&self, mut incoming: IncomingChannel) {
         let peer = incoming.channel.peer;
-        let link = Link::of_channel(incoming.channel, self.0.endpoint.present_session(&peer));
+        let session = self.0.endpoint.present_session(&peer);
+        let first = timeout(FIRST_FRAME, incoming.channel.control_rx.recv()).await;
+        let Ok(first) = first else {
+            tracing::warn!(component = "transfer", peer = %peer.node_id(), "a peer opened a channel and said nothing");
+            return;
+        };
+        // Without one the receiver finds out by itself what is wrong.
+        let first = first.ok().flatten();
+        match (first.as_ref().and_then(|first| opens_bench(first)), session) {
+            (Some(open), Some(session)) => {
+                let served = Box::pin(self.0.benches.serve(incoming.channel, session, open)).await;
+                if let Err(refused) = served {
+                    self.refused(peer, "a bench was refused", &refused);
+                }
+            }
+            // The session ended meanwhile.
+            (Some(_), None) => {}
+            (None, session) => self.receive_transfer(peer, Link::of_opened(incoming.channel, session, first)).await,
+        }
+    }
+
+    fn refused(&self, peer: PublicKey, what: &str, error: &TransferError) {
+        let (reason, why) = (&error.reason, &error.message);
+        tracing::warn!(component = "transfer", peer = %peer.node_id(), reason, why, "{what}");
+        self.0.reports.refused(peer, reason);
+    }
+
+    async fn receive_transfer(&self, peer: PublicKey, link: Link) {
         let mut begun = Begun { movers: self.clone(), transfer: None };
         let began = |reports: watch::Receiver<TransferReport>| {
             begun.begin(reports.borrow().transfer);
@@ -325,16 +362,7 @@ impl Movers {
             Received::Interrupted(report) => self.0.reports.progress(report),
             // An operator wants it so; that is no attempt to get in.
             Received::Refused(error) if error.reason == TransferError::PAUSED => {}
-            Received::Refused(error) => {
-                tracing::warn!(
-                    component = "transfer",
-                    peer = %peer.node_id(),
-                    reason = %error.reason,
-                    why = %error.message,
-                    "a transfer was refused"
-                );
-                self.0.reports.refused(peer, &error.reason);
-            }
+            Received::Refused(error) => self.refused(peer, "a transfer was refused", &error),
         }
     }
 

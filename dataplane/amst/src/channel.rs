@@ -1,6 +1,6 @@
 //! A conversation in a session.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 use proto_model::PublicKey;
@@ -78,6 +78,18 @@ pub struct PieceReceiver {
     session: Session,
     channel: Arc<ChannelState>,
     pieces: mpsc::Receiver<Piece>,
+}
+
+/// What has arrived on a channel.
+#[derive(Clone, Debug)]
+pub struct Arrivals(Arc<ChannelState>);
+
+impl Arrivals {
+    /// Bytes of payload so far, of pieces that are not whole too.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.arrived.load(Ordering::Relaxed)
+    }
 }
 
 /// A piece that arrived whole. Its memory counts against the process's budget until the payload and all that was cut from
@@ -252,6 +264,12 @@ impl Drop for SendingEnd {
 impl PieceReceiver {
     pub(crate) fn new(session: Session, channel: Arc<ChannelState>, pieces: mpsc::Receiver<Piece>) -> Self {
         Self { session, channel, pieces }
+    }
+
+    /// Counts what arrives, also while it is received.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals(Arc::clone(&self.channel))
     }
 
     /// The next piece that has arrived; `None` when the session is over. Cancel safe.

@@ -37,7 +37,7 @@ mod timer;
 mod transport;
 
 pub use channel::{
-    Channel, ControlError, ControlReceiver, ControlSender, Piece, PieceReceiver, PieceSender, SendError,
+    Arrivals, Channel, ControlError, ControlReceiver, ControlSender, Piece, PieceReceiver, PieceSender, SendError,
 };
 pub use close::{CloseReason, Closed};
 pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options, TcpPort};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 /// What the pieces of a channel wait for at a moment, and how its session uses the path.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PathUse {
-    /// The other end has not granted room for the next one.
+    /// The other end has not granted room for the next one, and those under way do not fill the path.
     pub waits_for_credit: bool,
     /// A bound of what is sent in a second holds them back.
     pub waits_for_rate: bool,

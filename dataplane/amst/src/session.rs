@@ -25,7 +25,7 @@ use proto_model::PublicKey;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Channel, CloseReason, Closed, PathUse,
+    Channel, CloseReason, Closed, MAX_PIECE, PathUse,
     close::Code,
     congestion::{Snapshot, adapter},
     endpoint::Shared,
@@ -137,6 +137,8 @@ pub struct SessionInfo {
     pub bytes_lost: u64,
     /// Bits a second that it may send by the lowest bound that concerns it.
     pub rate_limit: Option<u64>,
+    /// The key of that bound.
+    pub rate_limited_by: Option<&'static str>,
 }
 
 /// Why a channel could not be opened.
@@ -286,6 +288,7 @@ impl Session {
             bytes_received: moved.received,
             bytes_lost: moved.lost,
             rate_limit: self.rate_limit(),
+            rate_limited_by: self.lowest_bound().map(|(_, key)| key),
         }
     }
 
@@ -402,7 +405,14 @@ impl Session {
 
     /// The lowest bound that concerns it, in bits a second.
     fn rate_limit(&self) -> Option<u64> {
-        self.0.limiters.iter().filter_map(Limiter::bits).min()
+        self.lowest_bound().map(|(bits, _)| bits)
+    }
+
+    /// The same, with its key.
+    fn lowest_bound(&self) -> Option<(u64, &'static str)> {
+        const KEYS: [&str; 3] = ["transport.pacing_rate", "bandwidth.peers", "bandwidth.total"];
+        let bounds = self.0.limiters.iter().zip(KEYS);
+        bounds.filter_map(|(limiter, key)| Some((limiter.bits()?, key))).min()
     }
 
     /// Waits for a piece's turn, where pieces go one by one. Channels take turns.
@@ -428,8 +438,12 @@ impl Session {
     /// What the pieces of a channel wait for, and how the path is used.
     pub(crate) fn path_use(&self, channel: &ChannelState) -> PathUse {
         let busy = self.threads().iter().map(LaneThread::busy).fold(0.0, f64::max);
+        // Pieces that are under way are half sent, one with another: where that fills the path, further ones need not begin.
+        let under_way = self.0.slots.used().saturating_mul(MAX_PIECE / 2);
+        let window = self.congestion().map_or(0, |congestion| congestion.window);
+        let fills = u64::try_from(under_way).is_ok_and(|bytes| bytes >= window.saturating_mul(2));
         PathUse {
-            waits_for_credit: channel.for_credit.any(),
+            waits_for_credit: channel.for_credit.any() && !fills,
             waits_for_rate: self.0.for_rate.any(),
             window_used: self.0.window_used.get(),
             lost: self.0.lost.get(),

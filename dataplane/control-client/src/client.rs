@@ -79,6 +79,7 @@ pub fn start(options: Options, clock: Clock, tasks: &TaskGroup) -> Result<(Handl
         outbox: Mutex::new(Outbox::open(&options.dir)?),
         desired: watch::Sender::new(None),
         ring: watch::Sender::new(Vec::new()),
+        benches: watch::Sender::new(Vec::new()),
         connection: watch::Sender::new(connection),
         questions: Mutex::new(HashMap::new()),
         next_question: AtomicU64::new(1),

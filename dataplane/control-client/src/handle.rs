@@ -14,7 +14,8 @@ use std::{
 use chrono::{DateTime, Utc};
 use foundation_runtime::{Cancelled, TaskGroup};
 use proto_model::{
-    AppliedConfig, ComponentHealth, HostFacts, NodeId, NodeName, NodeUid, TransferId, TransferReport, TransferRole,
+    AppliedConfig, BenchReport, ComponentHealth, HostFacts, NodeId, NodeName, NodeUid, TransferId, TransferReport,
+    TransferRole,
 };
 use proto_rpc::agent as rpc;
 use tokio::{
@@ -24,7 +25,7 @@ use tokio::{
 
 use crate::{
     endpoint::Endpoint,
-    incoming::{Desired, PeerRecord},
+    incoming::{BenchJob, Desired, PeerRecord},
     outbox::Outbox,
     outgoing::Outgoing,
 };
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub outbox: Mutex<Outbox>,
     pub desired: watch::Sender<Option<Arc<Desired>>>,
     pub ring: watch::Sender<Vec<SocketAddr>>,
+    pub benches: watch::Sender<Vec<BenchJob>>,
     pub connection: watch::Sender<Connection>,
     pub questions: Mutex<HashMap<u64, oneshot::Sender<Vec<PeerRecord>>>>,
     pub next_question: AtomicU64,
@@ -121,6 +123,16 @@ impl Handle {
     /// The nodes that store DHT records; empty until the control plane said them.
     pub fn ring(&self) -> watch::Receiver<Vec<SocketAddr>> {
         self.0.ring.subscribe()
+    }
+
+    /// All benches that the node is to run now.
+    pub fn benches(&self) -> watch::Receiver<Vec<BenchJob>> {
+        self.0.benches.subscribe()
+    }
+
+    /// Says how far a bench is, or how it ended. Only the newest of each is sent.
+    pub fn bench(&self, report: BenchReport) {
+        self.0.outgoing.bench(report.into());
     }
 
     /// How the session is.

@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
-use proto_model::{Epoch, Generation, NodeName, PublicKey, TransferId, TransferRole, TrustBundle, from_timestamp};
+use proto_model::{
+    BenchId, Epoch, Generation, NodeName, PublicKey, Traceparent, TransferId, TransferRole, TrustBundle, from_timestamp,
+};
 use proto_rpc::agent::{self as rpc, server_message::Message};
 use proto_wire::signed::Signed;
 
@@ -11,6 +13,8 @@ use crate::endpoint::{Endpoint, MAX_ENDPOINTS};
 
 /// So many jobs are taken in one message: more than an agent works on in a day; the rest comes with the next one.
 const MAX_JOBS: usize = 10_000;
+/// So many benches are taken; an agent runs few at once.
+const MAX_BENCHES: usize = 64;
 /// So many records of one answer are read; a question asks for at most 100.
 const MAX_RECORDS: usize = 100;
 /// So many nodes of the ring are taken; 3 to 7 are meant.
@@ -74,6 +78,17 @@ pub struct Job {
     pub order: u64,
 }
 
+/// One bench that the node is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BenchJob {
+    /// Which.
+    pub bench: BenchId,
+    /// By what right; not opened yet.
+    pub grant: Signed,
+    /// Of the request that made it.
+    pub traceparent: Option<Traceparent>,
+}
+
 /// A node's signed record, as the control plane keeps it; the signature is the reader's to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerRecord {
@@ -110,6 +125,8 @@ pub(crate) enum Incoming {
     Unchanged(Desired),
     Roster(rpc::RosterUpdate),
     Jobs(Jobs),
+    /// All there are.
+    Benches(Vec<BenchJob>),
     Ack {
         transfer: String,
         role: i32,
@@ -148,6 +165,10 @@ impl TryFrom<rpc::ServerMessage> for Incoming {
             Some(Message::DesiredConfig(desired)) => Self::Desired(parse_desired(desired)?),
             Some(Message::Roster(update)) => Self::Roster(update),
             Some(Message::TransferJobs(jobs)) => Self::Jobs(parse_jobs(jobs)?),
+            Some(Message::BenchJobs(jobs)) => {
+                let jobs = jobs.jobs.into_iter().take(MAX_BENCHES).map(parse_bench);
+                Self::Benches(jobs.collect::<Result<_, _>>()?)
+            }
             Some(Message::TransferAck(ack)) => Self::Ack { transfer: ack.transfer_id, role: ack.role },
             Some(Message::NodeRecords(records)) => {
                 let request = records.request_id;
@@ -223,6 +244,14 @@ fn parse_job(job: rpc::TransferJob) -> Result<Job, IncomingError> {
         cancel: job.cancel,
         pause: job.pause,
         order: job.order,
+    })
+}
+
+fn parse_bench(job: rpc::BenchJob) -> Result<BenchJob, IncomingError> {
+    Ok(BenchJob {
+        bench: job.bench_id.parse().map_err(wrong("jobs.bench_id"))?,
+        grant: job.grant.unwrap_or_default().try_into().map_err(wrong("jobs.grant"))?,
+        traceparent: Traceparent::from_optional_text(&job.traceparent),
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use proto_rpc::agent::{
-    AgentMessage, AuditWitness, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, RefusedPeer,
+    AgentMessage, AuditWitness, BenchReport, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, RefusedPeer,
     RevocationReplay, TransferReport, agent_message::Message,
 };
 use tokio::sync::Notify;
@@ -19,6 +19,9 @@ pub(crate) const MAX_LOOKUPS: usize = 64;
 /// So many transfers' progress is kept at most; ends do not count, the outbox bounds them. Far above the agent's own
 /// limit of transfers at once.
 const MAX_PROGRESS: usize = 1024;
+
+/// Benches of which something is kept to be said: their ids sort by time, so that it is the newest.
+const MAX_BENCHES: usize = 4;
 
 /// Peers and reasons of refusals that are counted apart until they are said; what is over it is not told to the control plane, and stands in
 /// this host's own log.
@@ -40,6 +43,10 @@ struct Waiting {
     replay: Option<RevocationReplay>,
     ends: BTreeMap<Key, TransferReport>,
     progress: BTreeMap<Key, TransferReport>,
+    /// How far benches are.
+    benches: BTreeMap<String, BenchReport>,
+    /// What was said last of the last ones: their ends may have been lost with a session.
+    said_benches: VecDeque<BenchReport>,
     lookups: VecDeque<LookupNodes>,
     /// Counted since the last heartbeat, by peer and reason.
     refused: BTreeMap<(String, String), u64>,
@@ -59,6 +66,9 @@ impl Outgoing {
         waiting.record = waiting.newest_record.clone();
         waiting.ends = ends.map(|report| (outbox::key(&report), report)).collect();
         waiting.lookups.clear();
+        for report in std::mem::take(&mut waiting.said_benches) {
+            waiting.benches.entry(report.bench_id.clone()).or_insert(report);
+        }
         self.bell.notify_one();
     }
 
@@ -146,6 +156,15 @@ impl Outgoing {
         });
     }
 
+    pub(crate) fn bench(&self, report: BenchReport) {
+        self.put(|waiting| {
+            waiting.benches.insert(report.bench_id.clone(), report);
+            while waiting.benches.len() > MAX_BENCHES {
+                waiting.benches.pop_first();
+            }
+        });
+    }
+
     /// False where too many wait already.
     pub(crate) fn lookup(&self, lookup: LookupNodes) -> bool {
         self.put(|waiting| {
@@ -168,6 +187,7 @@ impl Outgoing {
             || waiting.replay.is_some()
             || !waiting.ends.is_empty()
             || !waiting.progress.is_empty()
+            || !waiting.benches.is_empty()
             || !waiting.lookups.is_empty()
     }
 
@@ -183,6 +203,13 @@ impl Outgoing {
             Message::ConfigStatus(status)
         } else if let Some((_key, report)) = waiting.ends.pop_first() {
             Message::TransferReport(report)
+        } else if let Some((_id, report)) = waiting.benches.pop_first() {
+            waiting.said_benches.retain(|said| said.bench_id != report.bench_id);
+            waiting.said_benches.push_back(report.clone());
+            while waiting.said_benches.len() > MAX_BENCHES {
+                waiting.said_benches.pop_front();
+            }
+            Message::BenchReport(report)
         } else if let Some(observed) = waiting.observed.take() {
             Message::Observed(observed)
         } else if let Some(record) = waiting.record.take() {

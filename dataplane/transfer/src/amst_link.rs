@@ -15,10 +15,16 @@ impl Link {
     /// The channel, and the session that it is a part of, where that is known.
     #[must_use]
     pub fn of_channel(channel: Channel, session: Option<Session>) -> Self {
+        Self::of_opened(channel, session, None)
+    }
+
+    /// The same, where a first frame was taken from the channel already.
+    #[must_use]
+    pub fn of_opened(channel: Channel, session: Option<Session>, first: Option<Bytes>) -> Self {
         Self {
             peer: channel.peer,
             control_out: Box::new(Out(channel.control_tx)),
-            control_in: Box::new(In(channel.control_rx)),
+            control_in: Box::new(In { taken: first, rest: channel.control_rx }),
             pieces_out: Arc::new(PiecesTo(channel.pieces_tx)),
             pieces_in: Box::new(PiecesFrom(channel.pieces_rx)),
             path: Arc::new(move || session.as_ref().map(path_info)),
@@ -26,7 +32,7 @@ impl Link {
     }
 }
 
-fn path_info(session: &Session) -> TransferPathInfo {
+pub(crate) fn path_info(session: &Session) -> TransferPathInfo {
     let info = session.info();
     TransferPathInfo {
         lanes: u32::try_from(info.lanes).unwrap_or(u32::MAX),
@@ -39,7 +45,10 @@ fn path_info(session: &Session) -> TransferPathInfo {
 }
 
 struct Out(ControlSender);
-struct In(ControlReceiver);
+struct In {
+    taken: Option<Bytes>,
+    rest: ControlReceiver,
+}
 struct PiecesTo(PieceSender);
 struct PiecesFrom(PieceReceiver);
 
@@ -66,7 +75,13 @@ impl ControlOut for Out {
 
 impl ControlIn for In {
     fn recv(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, LinkError>> {
-        async move { Ok(self.0.recv().await?) }.boxed()
+        async move {
+            match self.taken.take() {
+                Some(first) => Ok(Some(first)),
+                None => Ok(self.rest.recv().await?),
+            }
+        }
+        .boxed()
     }
 }
 

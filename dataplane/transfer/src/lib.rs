@@ -5,10 +5,13 @@
 //! it does not hold, verifies every byte before anybody can see it under its final name, and goes on where a transfer broke
 //! off. Both ends hold the manifest on disk and everything else within named bounds.
 //!
+//! [`Benches`] measures the path to a peer by the same sessions and pieces.
+//!
 //! What carries the frames and pieces is a [`Link`]: a channel of AMST. Who finds the peer is a [`Connector`].
 
 mod amst_link;
 mod attribution;
+mod bench;
 mod bit_set;
 mod confine;
 mod ends;
@@ -35,6 +38,7 @@ mod tally;
 mod upkeep;
 mod walk;
 
+pub use bench::{BenchPlace, BenchRight, Benches, CheckedBench, HostAdvice, opens_bench};
 pub use link::{Connector, ControlIn, ControlOut, Link, LinkError, PathOf, PiecesIn, PiecesOut};
 pub use orders::Order;
 pub use receiver::Received;

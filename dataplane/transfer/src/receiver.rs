@@ -32,7 +32,7 @@ use proto_wire::frames::{Open, ReceiverFrame, SenderFrame};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-pub(crate) use admission::check_grant;
+pub(crate) use admission::{SKEW, check_grant};
 pub(crate) use decoders::Decoders;
 pub(crate) use remains::{discard, next_over, over, read_any_note};
 
@@ -221,7 +221,8 @@ async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {
         | SenderFrame::FileEnd(_)
         | SenderFrame::FileAborted(_)
         | SenderFrame::Finish { .. }
-        | SenderFrame::Abort(_) => Err(Stop::violation("the first frame is no opening")),
+        | SenderFrame::Abort(_)
+        | SenderFrame::Bench(_) => Err(Stop::violation("the first frame is no opening")),
     }
 }
 

@@ -61,6 +61,12 @@ impl Roots {
         Ok(root)
     }
 
+    /// Whether any root accepts direct sends of this member.
+    pub(crate) fn accept_some(&self, member: &Member) -> bool {
+        let mut rules = self.roots.values().flat_map(|root| &root.accept);
+        rules.any(|rule| rule.accepts(&member.name, &member.labels))
+    }
+
     /// The root that accepts a direct send of this member. Whom no root of that name accepts learns nothing of the roots there are.
     pub(crate) fn accepting(&self, path: &RootPath, member: &Member) -> Result<&Root, Stop> {
         let accepts = |root: &&Root| root.accept.iter().any(|rule| rule.accepts(&member.name, &member.labels));

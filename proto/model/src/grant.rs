@@ -65,7 +65,12 @@ impl Grant {
 }
 
 impl GrantParty {
-    fn parse(uid: &str, key: &[u8], uid_field: &'static str, key_field: &'static str) -> Result<Self, InvalidField> {
+    pub(crate) fn parse(
+        uid: &str,
+        key: &[u8],
+        uid_field: &'static str,
+        key_field: &'static str,
+    ) -> Result<Self, InvalidField> {
         Ok(Self { uid: uid.parse().map_err(at(uid_field))?, key: PublicKey::try_from(key).map_err(at(key_field))? })
     }
 }

@@ -5,6 +5,7 @@
 //! [`config::files`], which reads a host's own configuration.
 
 mod applied_config;
+mod bench;
 mod bit_rate;
 mod byte_count;
 mod component_health;
@@ -52,6 +53,10 @@ mod transfer_state;
 mod trust_bundle;
 
 pub use applied_config::{AppliedConfig, ApplyStatus};
+pub use bench::{
+    BenchDirection, BenchFlow, BenchGrant, BenchId, BenchInterval, BenchPlan, BenchReport, BenchResult, BenchSpec,
+    BenchState, ParseBenchIdError,
+};
 pub use bit_rate::{BitRate, ParseBitRateError};
 pub use byte_count::{ByteCount, ParseByteCountError};
 pub use component_health::{ComponentHealth, HealthStatus};

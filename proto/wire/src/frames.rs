@@ -8,6 +8,7 @@ use proto_model::{DirectRequest, InvalidField, PlannedChange, Traceparent, Trans
 use proto_rpc::peer as rpc;
 
 use crate::{
+    bench::BenchOpen,
     manifest::{BadPage, Entry},
     signed::{BadSignatureLength, Signed},
 };
@@ -48,6 +49,8 @@ pub enum SenderFrame {
     },
     /// The sender gives up.
     Abort(Abort),
+    /// First of all, instead of [`SenderFrame::Open`]: the channel is a bench.
+    Bench(Box<BenchOpen>),
 }
 
 /// From the receiver.
@@ -240,11 +243,11 @@ pub enum BadFrame {
     Signature(#[from] BadSignatureLength),
 }
 
-fn bad(field: &str, why: &str) -> BadFrame {
+pub(crate) fn bad(field: &str, why: &str) -> BadFrame {
     BadFrame::Field(InvalidField::new(field, why))
 }
 
-fn digest(field: &str, bytes: &[u8]) -> Result<[u8; 32], BadFrame> {
+pub(crate) fn digest(field: &str, bytes: &[u8]) -> Result<[u8; 32], BadFrame> {
     bytes.try_into().map_err(|_length| bad(field, "is not 32 bytes long"))
 }
 
@@ -261,6 +264,7 @@ impl SenderFrame {
             Self::FileAborted(aborted) => Frame::FileAborted(aborted.into()),
             Self::Finish { tree_digest } => Frame::Finish(rpc::Finish { tree_digest: tree_digest.to_vec() }),
             Self::Abort(abort) => Frame::Abort(abort.into()),
+            Self::Bench(open) => Frame::Bench((*open).into()),
         };
         rpc::SenderFrame { frame: Some(frame) }.encode_to_vec()
     }
@@ -281,6 +285,7 @@ impl SenderFrame {
             Frame::FileAborted(aborted) => Self::FileAborted(aborted.into()),
             Frame::Finish(finish) => Self::Finish { tree_digest: digest("tree_digest", &finish.tree_digest)? },
             Frame::Abort(abort) => Self::Abort(abort.into()),
+            Frame::Bench(open) => Self::Bench(Box::new(open.try_into()?)),
         })
     }
 }

@@ -1,8 +1,9 @@
 //! What two processes of DWCP put between themselves besides gRPC: signed bytes, grants and roster entries, the frames and
-//! pieces of a transfer, its manifest, and the container of an encoded segment. Pure encode and decode, no I/O.
+//! pieces of a transfer or a bench, its manifest, and the container of an encoded segment. Pure encode and decode, no I/O.
 //!
 //! Everything here meets bytes that a stranger may have made, so every decoder has a bound and none panics.
 
+pub mod bench;
 pub mod frames;
 pub mod grant;
 pub mod hde;

@@ -9,6 +9,8 @@ use proto_rpc::agent::SignedBytes;
 pub enum Context {
     /// Who may move what from where to where.
     Grant,
+    /// Who may measure the path to whom.
+    BenchGrant,
     /// One member of the fleet.
     RosterEntry,
     /// How far the roster goes.
@@ -19,6 +21,7 @@ impl Context {
     fn words(self) -> &'static [u8] {
         match self {
             Self::Grant => b"dwcp grant v1",
+            Self::BenchGrant => b"dwcp bench grant v1",
             Self::RosterEntry => b"dwcp roster entry v1",
             Self::RosterHead => b"dwcp roster head v1",
         }

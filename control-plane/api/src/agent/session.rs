@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use control_plane_fleet::message::{
-    ComeBack, ConfigStatus, FromAgent, HeldConfig, Hello, Job, NodeRecord, Observed, RefusedPeer, RosterPosition,
-    SessionEnd, ToAgent, Welcome,
+    BenchJob, ComeBack, ConfigStatus, FromAgent, HeldConfig, Hello, Job, NodeRecord, Observed, RefusedPeer,
+    RosterPosition, SessionEnd, ToAgent, Welcome,
 };
 use control_plane_fleet::{MAX_LOOKUP_NODES, Snapshot};
 use proto_model::{
-    AppliedConfig, ComponentHealth, Digest, Generation, HostFacts, InvalidField, NodeId, PublicKey, TransferReport,
-    to_timestamp,
+    AppliedConfig, BenchReport, ComponentHealth, Digest, Generation, HostFacts, InvalidField, NodeId, PublicKey,
+    TransferReport, to_timestamp,
 };
 use proto_rpc::agent::{self as rpc, agent_message, server_message};
 use proto_wire::Signed;
@@ -80,6 +80,7 @@ fn parse(message: agent_message::Message) -> Result<FromAgent, InvalidField> {
         Message::TransferReport(report) => {
             TransferReport::try_from(report).map(Box::new).map(FromAgent::TransferReport)
         }
+        Message::BenchReport(report) => BenchReport::try_from(report).map(Box::new).map(FromAgent::BenchReport),
         Message::LookupNodes(lookup) => {
             Ok(FromAgent::LookupNodes { request_id: lookup.request_id, node_ids: parse_ids(&lookup.node_ids)? })
         }
@@ -194,6 +195,9 @@ pub(super) fn outgoing(message: Result<ToAgent, SessionEnd>) -> Result<rpc::Serv
         ToAgent::TransferJobs { full, jobs } => {
             Message::TransferJobs(rpc::TransferJobs { full, jobs: jobs.into_iter().map(write_job).collect() })
         }
+        ToAgent::BenchJobs(jobs) => {
+            Message::BenchJobs(rpc::BenchJobs { jobs: jobs.into_iter().map(write_bench_job).collect() })
+        }
         ToAgent::TransferAck { transfer, role } => Message::TransferAck(rpc::TransferAck {
             transfer_id: transfer.to_string(),
             role: rpc::TransferRole::from(role).into(),
@@ -258,6 +262,10 @@ fn write_job(job: Job) -> rpc::TransferJob {
         pause: job.pause,
         order: job.order.value(),
     }
+}
+
+fn write_bench_job(job: BenchJob) -> rpc::BenchJob {
+    rpc::BenchJob { bench_id: job.bench.to_string(), grant: Some(job.grant.into()), traceparent: job.traceparent }
 }
 
 fn write_record(record: NodeRecord) -> rpc::NodeRecord {

@@ -90,9 +90,8 @@ fn role(service: &str, method: &str) -> Role {
         ("NodeService", "UpdateNode" | "DeleteNode")
         | ("JoinTokenService", "CreateJoinToken" | "RevokeJoinToken")
         | ("ConfigService", "CreateConfig" | "UpdateConfig" | "RollbackConfig" | "DeleteConfig")
-        | ("TransferService", "CreateTransfer" | "CancelTransfer" | "PauseTransfer" | "ResumeTransfer") => {
-            Role::Operator
-        }
+        | ("TransferService", "CreateTransfer" | "CancelTransfer" | "PauseTransfer" | "ResumeTransfer")
+        | ("BenchService", "RunBench") => Role::Operator,
         // Operator tokens, and whatever is not listed.
         _ => Role::Admin,
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane_store::{Error, audit_log, configs, roster as entries, servers, transfers};
+use control_plane_store::{Error, audit_log, benches, configs, roster as entries, servers, transfers};
 use proto_model::{Revision, RosterSequence};
 use proto_wire::roster::open_entry;
 
@@ -30,6 +30,7 @@ enum Part {
     Roster,
     Configs,
     Jobs,
+    Benches,
     Ring,
     Checkpoint,
 }
@@ -39,6 +40,7 @@ enum Part {
 pub(crate) struct Marks {
     configs: Option<proto_model::Generation>,
     jobs: Option<Revision>,
+    benches: Option<Revision>,
     checkpoint_at: Option<Instant>,
 }
 
@@ -46,11 +48,12 @@ impl Hub {
     /// Reads what stands after the marks and tells whom it concerns. A row that cannot be read keeps nothing else back.
     pub(crate) async fn refresh(&self, marks: &mut Marks) -> Result<(), Error> {
         let mut first = Ok(());
-        for part in [Part::Roster, Part::Configs, Part::Jobs, Part::Ring, Part::Checkpoint] {
+        for part in [Part::Roster, Part::Configs, Part::Jobs, Part::Benches, Part::Ring, Part::Checkpoint] {
             let read = match part {
                 Part::Roster => self.refresh_roster().await,
                 Part::Configs => self.refresh_configs(marks).await,
                 Part::Jobs => self.refresh_jobs(marks).await,
+                Part::Benches => self.refresh_benches(marks).await,
                 Part::Ring => self.refresh_ring().await,
                 Part::Checkpoint => self.refresh_checkpoint(marks).await,
             };
@@ -137,6 +140,16 @@ impl Hub {
         let sessions = self.sessions();
         for session in nodes.iter().filter_map(|node| sessions.get(node)) {
             session.outbox.mark(Kind::Jobs);
+        }
+        Ok(())
+    }
+
+    async fn refresh_benches(&self, marks: &mut Marks) -> Result<(), Error> {
+        let (nodes, revision) = benches::nodes_with_new_jobs(&self.0.db, marks.benches).await?;
+        marks.benches = Some(revision);
+        let sessions = self.sessions();
+        for session in nodes.iter().filter_map(|node| sessions.get(node)) {
+            session.outbox.mark(Kind::Benches);
         }
         Ok(())
     }

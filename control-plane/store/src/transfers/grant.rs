@@ -92,6 +92,12 @@ pub enum RefuseTransfer {
     /// The deadline is after the end of the grant.
     #[error("is after the end of the grant ({0}), after which the transfer cannot go on")]
     DeadlineAfterGrant(DateTime<Utc>),
+    /// It has to be connected, and is not.
+    #[error("{node} is not connected")]
+    Away {
+        /// The node.
+        node: NodeName,
+    },
     /// The database failed.
     #[error(transparent)]
     Database(#[from] Error),
@@ -99,11 +105,11 @@ pub enum RefuseTransfer {
 
 /// A node at one end.
 #[derive(Clone, Debug)]
-struct Party {
-    uid: NodeUid,
-    name: NodeName,
-    key: PublicKey,
-    connected: bool,
+pub(crate) struct Party {
+    pub(crate) uid: NodeUid,
+    pub(crate) name: NodeName,
+    pub(crate) key: PublicKey,
+    pub(crate) connected: bool,
     roots: Vec<String>,
 }
 
@@ -254,7 +260,7 @@ async fn insert(
 }
 
 /// Finds an end; its row may not be revoked until the transaction is over.
-async fn find_party(
+pub(crate) async fn find_party(
     connection: &mut PgConnection,
     role: TransferRole,
     node: &NodeRef,

@@ -14,33 +14,47 @@ use super::Peers;
 use crate::turns::{Turn, Turns};
 
 /// Opens channels in AMST sessions; a session that stands is used without asking for addresses.
-pub(super) struct AmstConnector {
-    pub(super) endpoint: Endpoint,
-    pub(super) peers: Arc<dyn Peers>,
+pub(crate) struct AmstConnector {
+    endpoint: Endpoint,
+    peers: Arc<dyn Peers>,
 }
 
 impl AmstConnector {
+    pub(crate) fn new(endpoint: Endpoint, peers: Arc<dyn Peers>) -> Self {
+        Self { endpoint, peers }
+    }
+
     async fn open(&self, peer: PublicKey) -> Result<Link, LinkError> {
         if let Some(session) = self.endpoint.present_session(&peer)
             && let Ok(channel) = session.open_channel().await
         {
             return Ok(Link::of_channel(channel, Some(session)));
         }
+        let session = self.dialled(peer).await?;
+        let channel = session
+            .open_channel()
+            .await
+            .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
+        Ok(Link::of_channel(channel, Some(session)))
+    }
+
+    /// A session with the peer: the one that stands, or a new one.
+    pub(crate) async fn session(&self, peer: PublicKey) -> Result<Session, LinkError> {
+        match self.endpoint.present_session(&peer) {
+            Some(session) => Ok(session),
+            None => self.dialled(peer).await,
+        }
+    }
+
+    async fn dialled(&self, peer: PublicKey) -> Result<Session, LinkError> {
         let addresses = self.peers.addresses(peer).await;
         if addresses.is_empty() {
             let message =
                 format!("no address of {} is known, neither by the DHT nor by the control plane", peer.node_id());
             return Err(LinkError { message, temporary: true });
         }
-        let session = self
-            .dial(peer, &addresses)
-            .await
-            .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
-        let channel = session
-            .open_channel()
-            .await
-            .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
-        Ok(Link::of_channel(channel, Some(session)))
+        let dialled = self.dial(peer, &addresses).await;
+        dialled.map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })
     }
 
     /// Dials; where nobody answers at what was remembered, once more at what is known now.

@@ -81,7 +81,10 @@ async fn by_stream(session: &Session, lane: &Lane, head: PieceHead, payload: Byt
             return Err(SendError::Session(session.reason()));
         }
     };
-    Ok(stopped.map_or(Outcome::Taken, |_code| Outcome::NotWanted))
+    let Some(code) = stopped else { return Ok(Outcome::Taken) };
+    // What of it waits here is not sent any more. A stream that is over has nothing left.
+    drop(stream.reset(code));
+    Ok(Outcome::NotWanted)
 }
 
 /// Writes a piece, as fast as the bounds of what is sent allow.

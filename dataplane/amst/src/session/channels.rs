@@ -1,7 +1,7 @@
 //! The channels of a session: how they open, what each has been granted, and how they end.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -48,6 +48,8 @@ pub(crate) struct ChannelState {
     pub(crate) credit: Semaphore,
     /// The sum that the peer has granted so far.
     granted: Mutex<u64>,
+    /// Bytes of payload that have arrived, of pieces that are not whole too.
+    pub(crate) arrived: AtomicU64,
     receiving: Mutex<Receiving>,
     /// Cancelled when our receiver is gone.
     pub(super) gone: CancellationToken,
@@ -155,6 +157,7 @@ impl Session {
             for_credit: Waiters::default(),
             credit: Semaphore::new(0),
             granted: Mutex::new(0),
+            arrived: AtomicU64::new(0),
             receiving: Mutex::new(Receiving { window, pieces: Some(sender) }),
             gone: CancellationToken::new(),
             ends: Mutex::new(Ends { sender: true, receiver: true }),

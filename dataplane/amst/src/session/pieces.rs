@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -156,10 +159,10 @@ async fn receive(session: &Session, (lane, reading): (&Lane, Receiving), mut str
     })?;
     let head = PieceHead::decode(&head);
     let Some(mut place) = Place::find(session, head)? else { return not_wanted(stream) };
-    let gone = place.gone();
-    let read = gone.run_until_cancelled(read_unordered(&mut stream, place.as_mut(), patience)).await;
+    let (gone, channel) = (place.gone(), Arc::clone(&place.promise.channel));
+    let read = read_unordered(&mut stream, place.as_mut(), patience, &channel.arrived);
     // What nobody wants any more is not sent to its end.
-    let Some(read) = read else { return not_wanted(stream) };
+    let Some(read) = gone.run_until_cancelled(read).await else { return not_wanted(stream) };
     read?;
     lane.read.fetch_add(u64::from(head.length), Ordering::Relaxed);
     drop(reading);
@@ -171,7 +174,12 @@ async fn receive(session: &Session, (lane, reading): (&Lane, Receiving), mut str
 
 /// Fills `buffer` with what stands after the head, in whatever order it comes: waiting for lost packets would cost memory in
 /// quinn for all that came after them.
-async fn read_unordered(stream: &mut RecvStream, buffer: &mut [u8], patience: Duration) -> Result<(), Fault> {
+async fn read_unordered(
+    stream: &mut RecvStream,
+    buffer: &mut [u8],
+    patience: Duration,
+    arrived: &AtomicU64,
+) -> Result<(), Fault> {
     let mut missing = buffer.len();
     // In order as far as it goes: what came twice before the head was read stands in quinn twice, only reading in order drops it,
     // and quinn, once it has given a byte twice, subtracts below zero.
@@ -190,6 +198,7 @@ async fn read_unordered(stream: &mut RecvStream, buffer: &mut [u8], patience: Du
         let begin = usize::try_from(chunk.offset).ok().and_then(|offset| offset.checked_sub(PIECE_HEAD));
         let place = begin.and_then(|begin| buffer.get_mut(begin..begin + chunk.bytes.len()));
         place.ok_or(Fault::Protocol(StreamError::TooLarge))?.copy_from_slice(&chunk.bytes);
+        arrived.fetch_add(u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         // quinn gives every byte once.
         missing = missing.saturating_sub(chunk.bytes.len());
     }
@@ -255,6 +264,11 @@ impl Place {
 
     pub(crate) fn as_mut(&mut self) -> &mut [u8] {
         self.buffer.as_mut()
+    }
+
+    /// So much of it has arrived.
+    pub(crate) fn count(&self, bytes: usize) {
+        self.promise.channel.arrived.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// All of it was written: the piece, and who is to have it.

@@ -160,7 +160,8 @@ async fn take(session: &Session, stream: &mut ReadHalf<TlsStream<Socket>>, head:
         return Ok(false);
     };
     let mut place = place.or_again();
-    stream.read_exact(place.as_mut()).await?;
+    let bytes = stream.read_exact(place.as_mut()).await?;
+    place.count(bytes);
     let (pieces, piece) = place.whole();
     // A slow reader of one channel holds up no other: what it has not taken yet is bounded by its credit.
     if let Err(TrySendError::Full(piece)) = pieces.try_send(piece) {

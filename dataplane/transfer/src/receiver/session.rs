@@ -254,6 +254,7 @@ impl Part<'_> {
                 SenderFrame::FileAborted(aborted) => self.file_aborted(aborted).await?,
                 SenderFrame::Finish { tree_digest } => self.finish(tree_digest)?,
                 SenderFrame::Abort(abort) => return Err(abort.into()),
+                SenderFrame::Bench(_) => return Err(Stop::violation("a transfer is no bench")),
             }
             self.board.ring();
         }

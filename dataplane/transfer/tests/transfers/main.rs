@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails here")]
 
 mod bed;
+mod benches;
 mod changing;
 mod confinement;
 mod holding;

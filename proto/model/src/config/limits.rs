@@ -30,6 +30,8 @@ pub struct Limits {
     pub sending_transfers: u32,
     /// Transfers that are received at once.
     pub receiving_transfers: u32,
+    /// Benches of which this node is an end at once.
+    pub benches: u32,
     /// Members that an agent keeps; of a larger fleet those it deals with (D1).
     pub roster_entries: u32,
     /// Connections to the HTTP port, and to the metrics port, at once.
@@ -68,6 +70,7 @@ impl Limits {
             quic_first_packets_per_second: section.number("quic_first_packets_per_second", 1..=1_000_000),
             sending_transfers: section.number("sending_transfers", 1..=1024),
             receiving_transfers: section.number("receiving_transfers", 1..=1024),
+            benches: section.number("benches", 1..=64),
             roster_entries: section.number("roster_entries", 100..=1_000_000),
             http_connections: section.number("http_connections", 1..=65_536),
             http_requests_per_minute: section.number("http_requests_per_minute", 1..=1_000_000),

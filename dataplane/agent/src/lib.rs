@@ -31,6 +31,7 @@ mod ready;
 mod records;
 mod run;
 mod service_status;
+mod socket_buffers;
 mod supervisor;
 mod transfers;
 mod turns;

@@ -32,6 +32,7 @@ use crate::{
     health::{Component, Health, Level},
     host, profiles,
     records::LocalRecords,
+    socket_buffers,
     transfers::{AmstConnector, Movers, Reports},
 };
 
@@ -140,7 +141,7 @@ impl Member {
             tasks.clone(),
         )
         .map_err(unusable)?;
-        let benches = Benches::new(&transfers, count(config.limits.benches), Arc::new(String::new));
+        let benches = Benches::new(&transfers, count(config.limits.benches), Arc::new(socket_buffers::advice));
         let connector = AmstConnector::new(endpoint.clone(), Arc::new(discovery.clone()));
         let bencher = Bencher::new(benches.clone(), endpoint.clone(), connector, &tasks);
         let movers = Movers::start(

@@ -150,6 +150,17 @@ pub(crate) fn first_id(spread: u8) -> ConnectionId {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_socket_that_quinn_took_asks_for_segmentation_with_each_send_alone() {
+        // Set on the socket itself it could not be switched off by sends that fail, where a driver cannot do it (quinn #2575).
+        use nix::sys::socket::{getsockopt, sockopt::UdpGsoSegment};
+        use quinn::Runtime as _;
+        let sockets = open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap();
+        let taken = quinn::TokioRuntime.wrap_udp_socket(sockets[0].try_clone().unwrap()).unwrap();
+        assert_eq!(getsockopt(&sockets[0], UdpGsoSegment), Ok(0));
+        drop(taken);
+    }
+
     #[test]
     fn datagrams_reach_the_socket_that_their_connection_id_names() {
         let sockets = open("[::]:0".parse().unwrap(), 4).unwrap();

@@ -55,8 +55,9 @@ const PINGS: usize = 5;
 const MAX_USED: usize = 1024;
 const LIMIT: &str = "limits.benches";
 
-/// What this host says of itself as an end: what of it holds a fast path back, in a sentence; empty where nothing does.
-pub type HostAdvice = Arc<dyn Fn() -> String + Send + Sync>;
+/// What this host says of itself as an end that moves so many bytes a second: what of it holds that back, in a sentence; empty where nothing
+/// does.
+pub type HostAdvice = Arc<dyn Fn(u64) -> String + Send + Sync>;
 
 /// All benches of a host. Clones are the same.
 #[derive(Clone)]
@@ -259,7 +260,7 @@ impl Benches {
             plan,
             does,
             payload: payload(seed),
-            host: (self.0.host)(),
+            host: Arc::clone(&self.0.host),
             cancel,
         }
     }

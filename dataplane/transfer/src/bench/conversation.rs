@@ -14,7 +14,7 @@ use proto_wire::{
 use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::samples::Samples;
+use super::{HostAdvice, samples::Samples};
 use crate::{
     attribution::{Attribution, SenderLook, of_sender},
     link::LinkError,
@@ -51,7 +51,7 @@ pub(super) struct Conversation {
     /// Of each piece.
     pub(super) payload: Bytes,
     /// What this host says of itself.
-    pub(super) host: String,
+    pub(super) host: HostAdvice,
     pub(super) cancel: CancellationToken,
 }
 
@@ -124,7 +124,7 @@ impl Conversation {
                     seen.ours.add(sample.clone());
                     said(timeout(SAY, control_tx.send(&BenchFrame::Sample(sample).encode())).await)?;
                 }
-                seen.our_end = self.end(&attribution);
+                seen.our_end = self.end(&attribution, &seen.ours);
                 said(timeout(SAY, control_tx.send(&BenchFrame::End(seen.our_end.clone()).encode())).await)?;
             }
             if said_end && their_end.is_some() {
@@ -135,13 +135,14 @@ impl Conversation {
         }
     }
 
-    fn end(&self, attribution: &Attribution) -> BenchEnd {
+    fn end(&self, attribution: &Attribution, ours: &Samples) -> BenchEnd {
         let info = self.session.info();
+        let moved = ours.last().map_or(0, |sample| sample.bytes_received.max(sample.bytes_sent));
         BenchEnd {
             time_spent: if self.does.sends { attribution.times() } else { proto_model::TimeSpent::default() },
             congestion_algorithm: info.congestion_algorithm.to_owned(),
             limit: info.rate_limit.zip(info.rate_limited_by.map(str::to_owned)),
-            host: self.host.clone(),
+            host: (self.host)(moved / u64::from(self.plan.seconds.max(1))),
         }
     }
 

@@ -151,8 +151,8 @@ impl Ends<'_> {
             loaded_rtt_ms: self.sender.loaded_rtt_ms(),
             loss: share(wire.bytes_lost, wire.bytes_sent),
             bytes_on_the_wire: wire.bytes_sent,
-            // What was under way when time was over had been sent, and counts.
-            overhead: share(wire.bytes_sent, self.received().max(1)).max(1.0) - 1.0,
+            // Both for as long as data was to flow: what was under way when time was over had been sent, and counts.
+            overhead: share(wire.bytes_sent, bytes.max(1)).max(1.0) - 1.0,
             bytes_sent_again: wire.bytes_lost,
             time_spent: end.time_spent.clone(),
             sender_cpu: self.sender.busy(),
@@ -164,10 +164,6 @@ impl Ends<'_> {
             limit: end.limit.clone(),
             advice: String::new(),
         }
-    }
-
-    fn received(&self) -> u64 {
-        self.receiver.last().map_or(0, |sample| sample.bytes_received)
     }
 
     /// The end of the first stretch that has nine tenths of the steady rate.
@@ -246,7 +242,10 @@ mod tests {
     #[test]
     fn a_result_is_steady_over_its_second_half_and_says_when_it_became_so() {
         let both = flow();
-        let ends = Ends { flow: BenchFlow::Reverse, sender: &both, receiver: &both, seconds: 8 };
+        // Its sender ends after eight seconds; what the receiver takes after that is no more than a rest.
+        let at = |ms: u32| (ms, if ms <= 500 { 0 } else { u64::from(ms - 500) * 10_000 });
+        let sender = samples((0..=80).map(|index| at(index * 100)));
+        let ends = Ends { flow: BenchFlow::Reverse, sender: &sender, receiver: &both, seconds: 8 };
         let end = BenchEnd { limit: Some((1, "bandwidth.total".into())), ..BenchEnd::default() };
         let result = ends.result(20.0, &end);
         assert!((result.steady - 80e6).abs() < 1e5 && (result.mean - 75e6).abs() < 1e5, "{result:?}");

@@ -32,7 +32,7 @@ impl Pair {
         let quic = || TransportSettings::default();
         let ours = endpoint(&bed.a.identity, &bed.a.tasks, 1, quic()).await;
         let theirs = endpoint(&bed.b.identity, &bed.b.tasks, 1, quic()).await;
-        let benches = |transfers| Benches::new(transfers, 1, Arc::new(String::new));
+        let benches = |transfers| Benches::new(transfers, 1, Arc::new(|_rate| String::new()));
         let (a, b) = (benches(&bed.a.transfers), benches(&bed.b.transfers));
         let (served, endpoint, group) = (b, theirs.clone(), bed.b.tasks.clone());
         bed.b.tasks.spawn("serve", OnEnd::Expected, async move {

@@ -3,6 +3,7 @@
 //! `tests/bench/run` installs the rivals and builds first. Timings are printed, never asserted.
 
 mod measure;
+mod memory;
 mod rivals;
 mod trees;
 
@@ -45,6 +46,15 @@ struct Args {
     /// So many small files instead, beside rsync with and without `--fsync`.
     #[arg(long)]
     small_files: Option<u64>,
+    /// So many transfers at once instead, of `--megabytes` each, with each agent's memory capped by a cgroup. Needs root.
+    #[arg(long)]
+    transfers: Option<u64>,
+    /// With `--transfers`: streams of their session.
+    #[arg(long, default_value_t = 256)]
+    streams: u32,
+    /// With `--transfers`: megabytes that each agent may have, with what the kernel caches for it.
+    #[arg(long, default_value_t = 512)]
+    cap: u64,
     /// So many empty files instead, in memory: for the memory that both agents need.
     #[arg(long)]
     entries: Option<u64>,
@@ -91,6 +101,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     if let Some(files) = args.small_files {
         return trees::small_files(files, args.runs);
+    }
+    if let Some(transfers) = args.transfers {
+        return memory::concurrent(transfers, args.streams, args.cap, args.megabytes);
     }
     if let Some(entries) = args.entries {
         return trees::entries(entries, args.flat);

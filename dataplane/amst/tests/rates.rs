@@ -95,3 +95,24 @@ async fn a_bound_holds_over_tcp_as_well() {
     assert!(rate < 40_000_000.0 * 1.05, "{rate}");
     assert!(info.tcp_bytes_sent > 20 * 500_000, "{info:?}");
 }
+
+#[tokio::test]
+async fn what_nobody_wants_any_more_leaves_the_path_to_others() {
+    let fleet = fleet(2, |_, options| options.settings.pacing_rate = Some(8_000_000)).await;
+    let (session, ours, mut theirs) = fleet.channel().await;
+    // Six seconds of it.
+    let many = (0..12).map(|number| ours.pieces_tx.send(number, contents(number, PIECE)));
+    let mut sending = Box::pin(futures::future::try_join_all(many));
+    tokio::select! {
+        _all = &mut sending => panic!("they wait for the bound"),
+        first = soon(theirs.channel.pieces_rx.recv()) => assert!(first.is_some()),
+    }
+    let before = session.info().bytes_sent;
+    drop(sending);
+    drop((ours, theirs));
+    let (ours, mut theirs) = open(&session, &fleet.nodes[1]).await;
+    moves(&ours, &mut theirs, 1).await;
+    let sent = session.info().bytes_sent - before;
+    println!("{sent} bytes for one piece of {PIECE}");
+    assert!(sent < 1_500_000, "{sent} bytes: more than that piece and what was half sent");
+}

@@ -391,6 +391,9 @@ impl Trying<'_> {
 
     async fn say_waiting(&self, stop: &Stop, tally: &Tally, pause: Duration) {
         let held = self.is_held();
+        // The other end may have been told first, and have gone.
+        let of_order = held.then(orders::paused);
+        let stop = of_order.as_ref().unwrap_or(stop);
         self.counted.set(if held { Counting::Paused } else { Counting::Waiting });
         if held {
             // The folder may be younger than the order.

@@ -45,7 +45,8 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         Verb::Pause { transfer, reason } => {
             let request =
                 PauseTransferRequest { name: resource("transfers", &transfer), reason, request_id: request_id() };
-            let transfer = once(request, async |request| connection.transfers().pause_transfer(request).await).await?;
+            let paused = once(request, async |request| connection.transfers().pause_transfer(request).await).await;
+            let transfer = paused.map_err(perhaps_direct)?;
             output.message(&transfer, |transfer| {
                 let until = units::time(transfer.grant_expire_time.as_ref());
                 let name = short(&transfer.name);
@@ -70,6 +71,14 @@ pub(super) async fn run(global: &Global, output: &Output, verb: Verb) -> Result<
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the control plane does not know may be known to an agent.
+fn perhaps_direct(failure: Failure) -> Failure {
+    if failure.exit != Exit::NotFound {
+        return failure;
+    }
+    failure.hint("a direct send (`dwcp send --direct`) is known to its agent alone, and cannot be paused")
 }
 
 async fn list(connection: &Connection, output: &Output, filter: String, limit: usize) -> Result<(), Failure> {

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tests_harness::{Fleet, FleetOptions, grpcurls};
 
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "dwcp.v1.AuditService",
+    "dwcp.v1.BenchService",
     "dwcp.v1.ConfigService",
     "dwcp.v1.JoinTokenService",
     "dwcp.v1.NodeService",

@@ -12,6 +12,7 @@ use std::{
 };
 
 use foundation_runtime::Clock;
+use nix::time::{ClockId, clock_gettime};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,16 @@ use crate::{path_use::Part, timer::FineTimer};
 
 /// A handle on the thread. Clones are the same thread.
 #[derive(Clone)]
-pub(crate) struct LaneThread(Handle, Arc<Part>, Clock, usize);
+pub(crate) struct LaneThread(Handle, Arc<Use>, Clock, usize);
+
+/// What a thread does of its time.
+#[derive(Debug, Default)]
+struct Use {
+    /// It had something to do.
+    busy: Part,
+    /// It had a processor.
+    worked: Part,
+}
 
 /// How often a thread looks at how busy it was.
 const LOOK: Duration = Duration::from_millis(250);
@@ -34,7 +44,7 @@ impl LaneThread {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(sender.send(Err(error))),
             };
-            let busy = Arc::new(Part::default());
+            let busy = Arc::new(Use::default());
             drop(sender.send(Ok(Self(runtime.handle().clone(), Arc::clone(&busy), clock.clone(), index))));
             runtime.block_on(async {
                 tokio::select! {
@@ -48,7 +58,12 @@ impl LaneThread {
 
     /// The part of the last quarter of a second in which the thread had something to do.
     pub(crate) fn busy(&self) -> f64 {
-        self.1.get()
+        self.1.busy.get()
+    }
+
+    /// The part of it in which the thread had a processor.
+    pub(crate) fn worked(&self) -> f64 {
+        self.1.worked.get()
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
@@ -69,16 +84,18 @@ impl LaneThread {
 
 /// Looks for how much of the time the thread had something to do. That is not its processor time: on a host that is busy with other things a thread
 /// has less of that, and is at its end all the same.
-async fn look(busy: &Part, clock: &Clock) {
+async fn look(part: &Use, clock: &Clock) {
     let metrics = Handle::current().metrics();
-    let worked = || metrics.worker_total_busy_duration(0);
-    let (mut then, mut before) = (clock.now(), worked());
+    let had_to_do = || metrics.worker_total_busy_duration(0);
+    let worked = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default();
+    let (mut then, mut had, mut before) = (clock.now(), had_to_do(), worked());
     loop {
         tokio::time::sleep(LOOK).await;
-        let (now, work) = (clock.now(), worked());
-        let passed = now.saturating_duration_since(then).as_secs_f64();
-        busy.set(work.saturating_sub(before).as_secs_f64() / passed.max(1e-6));
-        (then, before) = (now, work);
+        let (now, has, work) = (clock.now(), had_to_do(), worked());
+        let passed = now.saturating_duration_since(then).as_secs_f64().max(1e-6);
+        part.busy.set(has.saturating_sub(had).as_secs_f64() / passed);
+        part.worked.set(work.saturating_sub(before).as_secs_f64() / passed);
+        (then, had, before) = (now, has, work);
     }
 }
 

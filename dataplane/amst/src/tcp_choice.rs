@@ -2,6 +2,7 @@
 //! clock here.
 //!
 //! TCP is tried where nothing but processor time bounds a session: a short and clean path, threads of QUIC that are busy, pieces that wait.
+//! Where it is the receiver whose threads are busy, it offers a lane, and the sender tries that.
 //! It is kept where more arrives than before, or as much for clearly less processor time, and else it is long until the next try.
 
 use std::time::Duration;
@@ -14,9 +15,11 @@ const SHORT: Duration = Duration::from_millis(3);
 const NOT_SHORT: Duration = Duration::from_millis(6);
 /// More lost than this is no clean path. A busy receiver drops some datagrams for want of time.
 const LOSS: f64 = 0.01;
-/// The busiest thread is at work for more than this part of the time.
-const BUSY: f64 = 0.85;
-/// Pieces wait for a stream for more than this part of the time: there is enough to send.
+/// The busiest thread is at work, or waits for a processor, for more than this part of the time.
+const PRESSED: f64 = 0.85;
+/// So many bytes a second make a receiver busy.
+const MUCH: f64 = 20e6;
+/// Pieces wait for a stream or for credit for more than this part of the time: there is enough to send.
 const WAITING: f64 = 0.5;
 /// So many samples in a row have to say so.
 const EVIDENCE: u32 = 3;
@@ -43,15 +46,19 @@ pub(crate) struct Look {
     pub(crate) elapsed: Duration,
     /// Bytes a second.
     pub(crate) goodput: f64,
+    /// Bytes a second that arrive.
+    pub(crate) arriving: f64,
+    /// There is a lane: the peer offers it, or uses it for its own pieces.
+    pub(crate) offered: bool,
     /// Processor seconds a second of the session's threads together.
     pub(crate) work: f64,
-    /// Of the busiest of them.
-    pub(crate) busy: f64,
+    /// The part of the time in which the busiest of them was at work, or waited for a processor.
+    pub(crate) pressed: f64,
     /// Without a queue.
     pub(crate) round_trip: Duration,
     /// The part of what was sent that was lost.
     pub(crate) lost: f64,
-    /// The part of the time in which pieces waited for a stream.
+    /// The part of the time in which pieces waited for a stream or for credit.
     pub(crate) waiting: f64,
     /// A bound of bandwidth concerns the session.
     pub(crate) bounded: bool,
@@ -62,6 +69,8 @@ pub(crate) struct Look {
 pub(crate) enum Step {
     /// Pieces go by TCP, over a lane that may have to be dialled.
     Try,
+    /// The peer may send by a lane that is to be dialled.
+    Offer,
     /// They go on by it.
     Keep,
     /// They go by QUIC again.
@@ -95,6 +104,10 @@ pub(crate) struct Choice {
     phase: Phase,
     /// Samples in a row that speak for a try, or against what is kept, and their sum.
     evidence: Sum,
+    /// Samples in a row in which what arrives made this end busy.
+    laden: u32,
+    /// This end offered a lane, and does not use it.
+    offering: bool,
     /// What QUIC moved before the try.
     before: Option<Rate>,
     pause: Duration,
@@ -149,6 +162,9 @@ impl Choice {
     /// Takes a sample; says what is to change.
     pub(crate) fn sample(&mut self, look: &Look, policy: Policy) -> Option<Step> {
         self.pause = self.pause.saturating_sub(look.elapsed);
+        if policy == Policy::Always {
+            self.pause = self.pause.min(ALWAYS_PAUSE);
+        }
         match (policy, self.phase) {
             (_, Phase::Opening) | (Policy::Off, Phase::Without) => None,
             (Policy::Off, Phase::Judging(_) | Phase::With) => self.give_up(Why::Off),
@@ -169,14 +185,17 @@ impl Choice {
 
     /// There is no lane: it could not be dialled, or broke. One that was ended because nobody used it is no failure.
     pub(crate) fn lost(&mut self, failed: bool, policy: Policy) {
+        // One that was offered, and that nobody used any more.
+        let declined = std::mem::take(&mut self.offering);
         (self.phase, self.evidence, self.before) = (Phase::Without, Sum::default(), None);
-        if failed {
+        if failed || declined {
             self.rest(policy);
         }
     }
 
     fn open(&mut self, before: Option<Rate>) -> Step {
         (self.phase, self.before, self.evidence) = (Phase::Opening, before, Sum::default());
+        self.offering = false;
         Step::Try
     }
 
@@ -185,7 +204,7 @@ impl Choice {
             Policy::Always => ALWAYS_PAUSE,
             Policy::Auto | Policy::Off => (self.last_pause * 2).clamp(LEAST_PAUSE, MOST_PAUSE),
         };
-        self.pause = self.last_pause;
+        (self.pause, self.laden) = (self.last_pause, 0);
     }
 
     fn give_up(&mut self, why: Why) -> Option<Step> {
@@ -197,9 +216,13 @@ impl Choice {
     }
 
     fn look_without(&mut self, look: &Look) -> Option<Step> {
+        if self.pause.is_zero() && self.is_laden(look) {
+            self.offering = true;
+            return Some(Step::Offer);
+        }
         let speaks = look.round_trip < SHORT
             && look.lost < LOSS
-            && look.busy > BUSY
+            && (look.pressed > PRESSED || look.offered)
             && look.waiting > WAITING
             && !look.bounded
             && self.pause.is_zero();
@@ -212,6 +235,21 @@ impl Choice {
         }
         let before = self.evidence.take();
         Some(self.open(Some(before)))
+    }
+
+    /// Whether this end has not enough processor time for what arrives, and no lane was offered yet.
+    fn is_laden(&mut self, look: &Look) -> bool {
+        let laden = look.round_trip < SHORT
+            && look.pressed > PRESSED
+            && look.arriving > MUCH
+            && look.arriving > 2.0 * look.goodput
+            && !look.offered;
+        self.laden = if laden { self.laden + 1 } else { 0 };
+        let enough = self.laden >= EVIDENCE;
+        if enough {
+            self.laden = 0;
+        }
+        enough
     }
 
     fn judge(&mut self, look: &Look, settling: u32) -> Option<Step> {
@@ -269,8 +307,10 @@ mod tests {
     const FAST: Look = Look {
         elapsed: SECOND,
         goodput: 300e6,
+        arriving: 1e6,
+        offered: false,
         work: 1.0,
-        busy: 0.97,
+        pressed: 0.97,
         round_trip: Duration::from_micros(200),
         lost: 0.0,
         waiting: 0.9,
@@ -292,7 +332,7 @@ mod tests {
     #[test]
     fn it_is_tried_only_where_processor_time_alone_bounds_a_session() {
         let others = [
-            Look { busy: 0.8, ..FAST },
+            Look { pressed: 0.8, ..FAST },
             Look { round_trip: Duration::from_millis(4), ..FAST },
             Look { lost: 0.02, ..FAST },
             Look { waiting: 0.2, ..FAST },
@@ -302,11 +342,31 @@ mod tests {
             assert_eq!(steps(&mut Choice::default(), &look, 100), [], "{look:?}");
         }
         tried();
+        let offered = Look { pressed: 0.7, offered: true, ..FAST };
+        assert_eq!(steps(&mut Choice::default(), &offered, 3), [Step::Try], "the peer is the busy one");
+    }
+
+    #[test]
+    fn a_busy_receiver_offers_a_lane_and_ever_less_often_where_it_is_not_used() {
+        let laden = Look { goodput: 1e5, arriving: 300e6, waiting: 0.0, ..FAST };
+        let mut choice = Choice::default();
+        assert_eq!(steps(&mut choice, &laden, 3), [Step::Offer]);
+        assert!(!choice.wants());
+        choice.opened();
+        assert_eq!(steps(&mut choice, &Look { offered: true, ..laden }, 100), []);
+        for pause in [30, 60, 120] {
+            choice.lost(false, Policy::Auto);
+            assert_eq!(steps(&mut choice, &laden, pause - 1), []);
+            assert_eq!(steps(&mut choice, &laden, 4), [Step::Offer]);
+        }
+        for other in [Look { pressed: 0.5, ..laden }, Look { arriving: 1e6, ..laden }] {
+            assert_eq!(steps(&mut Choice::default(), &other, 100), []);
+        }
     }
 
     #[test]
     fn it_is_kept_where_more_arrives_or_as_much_for_less() {
-        for look in [Look { goodput: 500e6, ..FAST }, Look { work: 0.5, busy: 0.5, ..FAST }] {
+        for look in [Look { goodput: 500e6, ..FAST }, Look { work: 0.5, pressed: 0.5, ..FAST }] {
             let mut choice = tried();
             assert_eq!(steps(&mut choice, &look, 6), [Step::Keep], "{look:?}");
             assert_eq!(steps(&mut choice, &look, 100), []);
@@ -368,7 +428,7 @@ mod tests {
     #[test]
     fn always_and_off_are_obeyed_whatever_is_seen() {
         let mut choice = Choice::default();
-        let slow = Look { goodput: 0.0, busy: 0.0, bounded: true, waiting: 0.0, ..FAST };
+        let slow = Look { goodput: 0.0, pressed: 0.0, bounded: true, waiting: 0.0, ..FAST };
         assert_eq!(choice.sample(&slow, Policy::Off), None);
         assert_eq!(choice.sample(&slow, Policy::Always), Some(Step::Try));
         choice.lost(true, Policy::Always);

@@ -127,6 +127,12 @@ impl Session {
         }
     }
 
+    /// Whether a piece of any channel waits for credit.
+    pub(super) fn waits_for_credit(&self) -> bool {
+        let channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.values().any(|channel| channel.for_credit.any())
+    }
+
     /// A piece did not come whole, and will come again for the same credit.
     pub(super) fn withdraw(channel: &ChannelState, cost: u64) {
         channel.receiving().window.withdraw(cost);

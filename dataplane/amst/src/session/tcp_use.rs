@@ -35,6 +35,8 @@ struct State {
     /// Being dialled.
     dialling: bool,
     choice: Choice,
+    /// Bytes that had arrived by the last sample.
+    arrived: u64,
     /// Lanes that this end dialled.
     dialled: u8,
     /// Of lanes that are over.
@@ -121,17 +123,26 @@ impl Session {
         if !self.knows_tcp() {
             return;
         }
-        let busy: Vec<f64> = self.threads().iter().map(LaneThread::busy).collect();
+        let threads = self.threads();
+        let arrived = self.info().bytes_received;
+        let (arriving, offered) = {
+            let mut state = self.0.tcp.lock();
+            let before = std::mem::replace(&mut state.arrived, arrived);
+            (arrived.saturating_sub(before), state.lane.is_some())
+        };
+        let waiting = if self.waits_for_credit() { 1.0 } else { sample.waiting };
         #[allow(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
-        let (delivered, lost) = (sample.delivered as f64, sample.lost as f64);
+        let (delivered, lost, arriving) = (sample.delivered as f64, sample.lost as f64, arriving as f64);
         let look = Look {
             elapsed: sample.elapsed,
             goodput: delivered / sample.elapsed.as_secs_f64().max(1e-6),
-            work: busy.iter().sum(),
-            busy: busy.iter().copied().fold(0.0, f64::max),
+            arriving: arriving / sample.elapsed.as_secs_f64().max(1e-6),
+            offered,
+            work: threads.iter().map(LaneThread::worked).sum(),
+            pressed: threads.iter().map(LaneThread::busy).fold(0.0, f64::max),
             round_trip: self.congestion().map_or_else(|| self.round_trip(), |congestion| congestion.min_rtt),
             lost: lost / (delivered + lost).max(1.0),
-            waiting: sample.waiting,
+            waiting,
             bounded: self.rate_limit().is_some(),
         };
         let policy = self.shared().settings().tcp_lane;
@@ -145,7 +156,8 @@ impl Session {
                 lane.want(true);
                 self.0.tcp.lock().choice.opened();
             }
-            (Step::Try, None) => dial_tcp(self),
+            (Step::Try | Step::Offer, None) => dial_tcp(self),
+            (Step::Offer, Some(_)) => {}
             (Step::Keep, _) => telemetry::tcp_moved(TcpMove::Kept),
             (Step::GiveUp(_), lane) => {
                 lane.iter().for_each(|lane| lane.want(false));
@@ -154,10 +166,11 @@ impl Session {
         }
         let what = match step {
             Step::Try => "tried",
+            Step::Offer => "offered",
             Step::Keep => "kept",
             Step::GiveUp(why) => why.as_str(),
         };
-        tracing::info!(peer = %self.peer().node_id(), what, goodput = look.goodput, busy = look.busy, "Pieces by TCP");
+        tracing::info!(peer = %self.peer().node_id(), what, goodput = look.goodput, pressed = look.pressed, "Pieces by TCP");
     }
 
     /// Whether a lane that the peer dials may have this number.

@@ -368,6 +368,7 @@ async fn bind(
         settings: transport_settings(config),
         limits: Limits {
             receive_budget: config.limits.receive_budget,
+            send_budget: config.limits.send_budget,
             incoming_sessions: count(config.limits.incoming_sessions),
             sessions_per_peer: count(config.limits.sessions_per_peer),
             channels_per_session: config.limits.channels_per_session,

@@ -9,6 +9,7 @@
 
 mod purse;
 mod room;
+mod sending;
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,7 @@ use crate::{MAX_CONTROL_FRAME, MAX_PIECE, pace::Pace};
 
 use purse::Purse;
 pub(crate) use room::{ControlRoom, LaneRoom};
+pub(crate) use sending::{SendBudget, SendRoom};
 
 /// What a piece costs beyond its bytes: bookkeeping at both ends, and so a bound on how many tiny ones may be under way.
 const PIECE_OVERHEAD: u64 = 4 * 1024;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Channel, CloseReason, Limits, PastMove, PeerProfile, Session, SettingsError, TransportSettings,
-    budget::Budget,
+    budget::{Budget, SendBudget},
     doorkeeper::Doorkeeper,
     lane_thread::LaneThread,
     pool::Pool,
@@ -88,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) instance: [u8; 16],
     pub(crate) sockets: Vec<Socket>,
     pub(crate) budget: Budget,
+    pub(crate) send_budget: SendBudget,
     pub(crate) pool: Pool,
     pub(crate) doorkeeper: Doorkeeper,
     pub(crate) limiters: Limiters,
@@ -126,12 +127,12 @@ pub struct IncomingChannel {
     pub remote: SocketAddr,
 }
 
-/// How much of the receive budget is used.
+/// How much of a budget is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryUse {
     /// The budget.
     pub budget: ByteCount,
-    /// Promised to peers, arriving, or held by who reads.
+    /// Promised to peers, arriving, or held by who reads; or sent, and not acknowledged.
     pub promised: ByteCount,
 }
 
@@ -241,6 +242,7 @@ impl Endpoint {
         let (sender, receiver) = mpsc::channel(options.limits.waiting_channels.max(1));
         let shared = Arc::new(Shared {
             budget: Budget::new(options.limits.receive_budget.bytes()),
+            send_budget: SendBudget::new(options.limits.send_budget.bytes()),
             identity: options.identity,
             limits: options.limits,
             limiters: Limiters::new(clock.clone()),
@@ -395,6 +397,13 @@ impl Endpoint {
     pub fn memory(&self) -> MemoryUse {
         let budget = &self.0.shared.budget;
         MemoryUse { budget: ByteCount::new(budget.bytes()), promised: ByteCount::new(budget.promised()) }
+    }
+
+    /// How much of the send budget is used.
+    #[must_use]
+    pub fn send_memory(&self) -> MemoryUse {
+        let budget = &self.0.shared.send_budget;
+        MemoryUse { budget: ByteCount::new(budget.bytes()), promised: ByteCount::new(budget.used()) }
     }
 
     /// Closes all sessions with a word to their peers, and waits for that up to `grace`. The port is free when the last handle

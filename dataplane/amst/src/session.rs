@@ -26,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     Channel, CloseReason, Closed, MAX_PIECE, PathUse,
+    budget::SendRoom,
     close::Code,
     congestion::{Snapshot, adapter},
     endpoint::Shared,
@@ -87,6 +88,8 @@ struct Inner {
     /// Whose turn it is where pieces go one by one, and who of those that write waits for the bounds.
     line: Slots,
     passing: tokio::sync::Mutex<()>,
+    /// Who of those that write waits for memory.
+    making_room: tokio::sync::Mutex<()>,
     /// Pieces that wait for one of them.
     for_rate: Waiters,
     /// Of the last sample: how much of the congestion windows was used, and lost of what was sent.
@@ -209,6 +212,7 @@ impl Session {
             limiters: shared.limiters.of(&origin.peer, settings.pacing_rate),
             line: Slots::new(1, shared.clock.clone()),
             passing: tokio::sync::Mutex::default(),
+            making_room: tokio::sync::Mutex::default(),
             for_rate: Waiters::default(),
             window_used: Part::default(),
             lost: Part::default(),
@@ -432,6 +436,18 @@ impl Session {
         let _place = self.0.passing.lock().await;
         for limiter in &self.0.limiters {
             limiter.pass(bytes).await;
+        }
+    }
+
+    /// Waits for memory for a piece that is to be sent; none once the session is over.
+    async fn send_room(&self, bytes: u64) -> Option<SendRoom> {
+        let taking = async {
+            let _place = self.0.making_room.lock().await;
+            self.0.shared.send_budget.take(self.peer(), bytes).await
+        };
+        tokio::select! {
+            room = taking => Some(room),
+            _closed = self.wait_closed() => None,
         }
     }
 

@@ -103,6 +103,8 @@ impl Default for TransportSettings {
 pub struct Limits {
     /// Memory for what arrives: promised to peers, unread in connections, arriving, or in the hands of who reads it.
     pub receive_budget: ByteCount,
+    /// Memory for what is sent and not acknowledged yet.
+    pub send_budget: ByteCount,
     /// Sessions that peers dialled, at most.
     pub incoming_sessions: usize,
     /// Sessions with one peer, at most: two of crossed dials, and two whose end was not noticed yet.
@@ -127,6 +129,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             receive_budget: ByteCount::new(256 * 1024 * 1024),
+            send_budget: ByteCount::new(256 * 1024 * 1024),
             incoming_sessions: 1024,
             sessions_per_peer: 4,
             channels_per_session: 32,

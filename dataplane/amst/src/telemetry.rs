@@ -41,6 +41,7 @@ const RATE_LIMIT: &str = "dwcp_amst_rate_limit_bits_per_second";
 const TCP_LANES: &str = "dwcp_amst_tcp_lanes";
 const TCP_BYTES: &str = "dwcp_amst_tcp_lane_bytes_total";
 const TCP_MOVES: &str = "dwcp_amst_tcp_lane_moves_total";
+const SEND_MEMORY: &str = "dwcp_amst_send_memory_bytes";
 const MEMORY: &str = "dwcp_amst_receive_memory_bytes";
 
 /// Why a stream of a piece ended in error.
@@ -150,6 +151,7 @@ pub(crate) fn register() {
     for what in TcpMove::ALL {
         counter!(TCP_MOVES, "what" => what.as_str()).increment(0);
     }
+    describe_gauge!(SEND_MEMORY, Unit::Bytes, "Memory of pieces that are sent and not acknowledged yet");
     describe_gauge!(MEMORY, Unit::Bytes, "Memory promised to pieces that arrive");
     for counter in [BYTES_SENT, BYTES_RECEIVED, BYTES_LOST, STREAM_ERRORS] {
         counter!(counter).increment(0);
@@ -230,6 +232,7 @@ pub(crate) fn gauges(shared: &Shared) {
     set(gauge!(STREAMS, "direction" => "out"), shared.sending.load(Ordering::Relaxed));
     set(gauge!(STREAMS, "direction" => "in"), shared.receiving.load(Ordering::Relaxed));
     set(gauge!(RATE_LIMIT), usize::try_from(shared.limiters.total().unwrap_or(0)).unwrap_or(usize::MAX));
+    set(gauge!(SEND_MEMORY), usize::try_from(shared.send_budget.used()).unwrap_or(usize::MAX));
     set(gauge!(MEMORY), usize::try_from(shared.budget.promised()).unwrap_or(usize::MAX));
 }
 

@@ -27,7 +27,7 @@ impl Purse {
     }
 
     pub(super) fn free(&self) -> u64 {
-        self.size - self.used
+        self.size.saturating_sub(self.used)
     }
 
     /// Whether a peer may have so much more: at most what others could still have before it took that. So the first has half of
@@ -56,6 +56,10 @@ impl Purse {
                 self.by_peer.remove(peer);
             }
         }
+    }
+
+    pub(super) fn has_nothing(&self, peer: &PublicKey) -> bool {
+        !self.by_peer.contains_key(peer)
     }
 
     fn of(&self, peer: &PublicKey) -> u64 {

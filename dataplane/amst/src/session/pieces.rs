@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ChannelState, Lane, Session, carrier::Carrier, lane_end::Receiving};
 use crate::{
     CloseReason, MAX_PIECE, Piece, SendError,
-    budget::cost,
+    budget::{SendRoom, cost},
     frames::{PIECE_HEAD, PieceHead},
     pool::Buffer,
     slots::Slot,
@@ -45,6 +45,7 @@ pub(crate) async fn send_piece(
     let credit = channel.credit.acquire_many(price).await.map_err(|_closed| ended())?;
     drop(waiting);
     let slot = session.slots().acquire(channel.id).await.ok_or_else(ended)?;
+    let room = session.send_room(u64::from(price)).await.ok_or_else(ended)?;
     let carrier = session.pick_carrier().ok_or_else(ended)?;
     credit.forget();
     // From its first byte on the piece goes whole, even if the caller leaves: the receiver has promised memory for it. It goes on
@@ -54,7 +55,7 @@ pub(crate) async fn send_piece(
     let asked = CancellationToken::new();
     let _until_the_caller_leaves = asked.clone().drop_guard();
     let head = PieceHead { channel: channel.id, number, length };
-    let work = carry(session.clone(), Arc::clone(channel), (carrier, slot), (head, payload), asked);
+    let work = carry(session.clone(), Arc::clone(channel), (carrier, slot, room), (head, payload), asked);
     thread.enter(|| {
         session.shared().tasks.spawn("amst send", OnEnd::Expected, async move {
             // Who asked may have gone.
@@ -67,7 +68,7 @@ pub(crate) async fn send_piece(
 async fn carry(
     session: Session,
     channel: Arc<ChannelState>,
-    (carrier, _slot): (Carrier, Slot),
+    (carrier, _slot, _room): (Carrier, Slot, SendRoom),
     (head, payload): (PieceHead, Bytes),
     asked: CancellationToken,
 ) -> Result<(), SendError> {

@@ -8,6 +8,8 @@ use crate::ByteCount;
 pub struct Limits {
     /// Memory for what arrives: promised to peers, unread in connections, arriving, or being decoded.
     pub receive_budget: ByteCount,
+    /// Memory for what is sent and not acknowledged yet.
+    pub send_budget: ByteCount,
     /// Sessions that peers dialled.
     pub incoming_sessions: u32,
     /// What a sender may say of its tree: all pages of the manifest of one transfer, which lie on the disk.
@@ -59,6 +61,7 @@ impl Limits {
         let mut section = reader.section("limits");
         Self {
             receive_budget: section.size("receive_budget", ByteCount::mib(16)..=ByteCount::gib(64)),
+            send_budget: section.size("send_budget", ByteCount::mib(16)..=ByteCount::gib(64)),
             incoming_sessions: section.number("incoming_sessions", 1..=65_536),
             manifest_size: section.size("manifest_size", ByteCount::mib(1)..=ByteCount::gib(1024)),
             basis_budget: section.size("basis_budget", ByteCount::mib(1)..=ByteCount::gib(64)),

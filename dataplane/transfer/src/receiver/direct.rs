@@ -15,13 +15,14 @@ const FROM_FILE_BYTES: u64 = 8 << 20;
 /// Shorter stretches are not worth a write of their own.
 const FROM_BYTES: usize = 64 << 10;
 
-/// What file systems in memory call themselves: room there is not laid out but filled with zeros, while others wait.
-const TMPFS: i64 = 0x0102_1994;
+/// What file systems call themselves that lay room out by noting extents: ext4, XFS, Btrfs and F2FS. Others may fill it with
+/// zeros (those in memory, exFAT, NTFS, and what emulates it over a network), for minutes, while all other files of the transfer wait.
+const WITH_EXTENTS: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
 /// Gives a new file its length. True where it was given all of its room, too: in one piece as far as there is one, and what does
 /// not fit is found out now.
 pub(super) fn lay_out(file: &File, bytes: u64) -> io::Result<bool> {
-    if Way::of(bytes) == Way::Direct && fstatfs(file)?.f_type != TMPFS {
+    if Way::of(bytes) == Way::Direct && WITH_EXTENTS.contains(&fstatfs(file)?.f_type) {
         match fallocate(file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => return Ok(true),
             Err(full @ (Errno::NOSPC | Errno::DQUOT)) => return Err(full.into()),
@@ -70,10 +71,14 @@ fn past_cache(file: &File, offset: u64, blocks: &[u8]) -> io::Result<bool> {
     fcntl_setfl(file, flags)?;
     match written {
         Ok(()) => Ok(true),
-        // The device has larger blocks.
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(false),
+        Err(error) if is_for_cache(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a write may succeed through the cache: the device has larger blocks, or the file system knows the flag and not the write.
+fn is_for_cache(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::OPNOTSUPP))
 }
 
 fn is_aligned(bytes: &[u8]) -> bool {
@@ -126,6 +131,27 @@ mod tests {
             aligned.zeros(len).fill(8);
             assert!(is_aligned(&aligned) && *aligned == *vec![8; len]);
         }
+    }
+
+    #[test]
+    fn only_file_systems_with_extents_lay_a_file_out_and_all_give_it_its_length() {
+        for dir in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
+            for bytes in [1, FROM_FILE_BYTES] {
+                let file = File::create(dir.path().join("file")).unwrap();
+                let extents = WITH_EXTENTS.contains(&fstatfs(&file).unwrap().f_type);
+                let laid_out = lay_out(&file, bytes).unwrap();
+                // One of an older kind (ext3) says that it cannot.
+                assert!(!laid_out || (extents && bytes >= FROM_FILE_BYTES), "{bytes}");
+                assert_eq!(file.metadata().unwrap().len(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_past_the_cache_is_written_through_it() {
+        let is = |errno: Errno| is_for_cache(&errno.into());
+        assert!(is(Errno::INVAL) && is(Errno::OPNOTSUPP) && is(Errno::NOTSUP));
+        assert!(!is(Errno::NOSPC) && !is(Errno::DQUOT) && !is(Errno::IO));
     }
 
     #[test]

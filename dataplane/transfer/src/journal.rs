@@ -63,7 +63,8 @@ pub(crate) struct Journal {
     /// How many attempts there were before this one.
     attempt: u64,
     next: u64,
-    held: HashMap<FileKey, Held>,
+    /// By path: a file that changed between two attempts is there more than once.
+    held: HashMap<TreePath, Vec<(FileKey, Held)>>,
     taken: HashSet<FileNumber>,
 }
 
@@ -77,7 +78,10 @@ impl Journal {
         let good = loaded.read(&mut BufReader::new(&mut file))?;
         file.set_len(good)?;
         file.seek(SeekFrom::End(0))?;
-        let held = loaded.files.into_values().collect();
+        let mut held: HashMap<_, Vec<_>> = HashMap::new();
+        for (key, file) in loaded.files.into_values() {
+            held.entry(key.path.clone()).or_default().push((key, file));
+        }
         let next = loaded.attempts << ATTEMPT_SHIFT;
         let mut journal = Self { file: Arc::new(file), attempt: loaded.attempts, next, held, taken: HashSet::new() };
         let mut record = vec![ATTEMPT];
@@ -92,17 +96,24 @@ impl Journal {
         self.attempt > 0
     }
 
-    /// What an earlier attempt holds of this file; asked for once.
-    pub(crate) fn take(&mut self, key: &FileKey) -> Option<Held> {
-        let held = self.held.remove(key)?;
-        self.taken.insert(held.number);
-        Some(held)
+    /// What an earlier attempt holds of this file, and the temporary files of what stood at its path before it changed: nothing goes
+    /// on with them. Asked for once.
+    pub(crate) fn take(&mut self, key: &FileKey) -> (Option<Held>, Vec<FileNumber>) {
+        let (mut same, mut outdated) = (None, Vec::new());
+        for (other, held) in self.held.remove(&key.path).into_iter().flatten() {
+            match same {
+                None if other == *key => same = Some(held),
+                _ => outdated.push(held.number),
+            }
+        }
+        self.taken.extend(same.as_ref().map(|held| held.number));
+        (same, outdated)
     }
 
     /// Whether a temporary file of this number is of an earlier attempt, and nothing goes on with it.
     pub(crate) fn is_stale(&self, number: FileNumber) -> bool {
         let earlier = number.0 >> ATTEMPT_SHIFT < self.attempt;
-        earlier && !self.taken.contains(&number) && !self.held.values().any(|held| held.number == number)
+        earlier && !self.taken.contains(&number) && !self.held.values().flatten().any(|(_, held)| held.number == number)
     }
 
     /// A number that no other file of this transfer had: for a temporary name.
@@ -264,12 +275,25 @@ mod tests {
             std::fs::write(dir.path().join("journal"), &longer[..end]).unwrap();
             let mut again = Journal::open(dir.path()).unwrap();
             assert!(again.is_resuming());
-            assert!(again.take(&key("a/c")).is_none());
+            assert!(again.take(&key("a/c")).0.is_none());
             assert!(!again.is_stale(number) && again.is_stale(FileNumber(7)));
-            let held = again.take(&key("a/b")).unwrap();
+            let held = again.take(&key("a/b")).0.unwrap();
             assert_eq!(held.segments, [(3, [3; 32]), (1, [1; 32])]);
-            assert!(!again.is_stale(number) && again.take(&key("a/b")).is_none());
+            assert!(!again.is_stale(number) && again.take(&key("a/b")).0.is_none());
             assert_eq!(again.number(), FileNumber(1 << ATTEMPT_SHIFT));
         }
+    }
+
+    #[test]
+    fn what_stood_at_a_path_before_it_changed_is_told_so_that_it_gives_its_room_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        let (before, other) = (journal.number(), journal.number());
+        journal.begin(before, &key("a/b")).unwrap();
+        journal.begin(other, &key("a/c")).unwrap();
+        journal.sync().unwrap();
+        let mut again = Journal::open(dir.path()).unwrap();
+        let (held, outdated) = again.take(&FileKey { size: 7, ..key("a/b") });
+        assert!(held.is_none() && outdated == [before] && again.is_stale(before) && !again.is_stale(other));
     }
 }

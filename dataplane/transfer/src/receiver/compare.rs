@@ -239,7 +239,10 @@ impl Comparer {
             return Ok(());
         }
         let key = FileKey::new(entry.path.clone(), bytes, entry.mtime, receiving.segment_bytes);
-        let held = receiving.journal().take(&key).filter(|_| bytes > SMALL_FILE_BYTES);
+        let (held, outdated) = receiving.journal().take(&key);
+        // Before room is promised: it may be what they take.
+        outdated.into_iter().for_each(|number| receiving.remove_temporary(&entry.path, number));
+        let held = held.filter(|_| bytes > SMALL_FILE_BYTES);
         let held = held.map(|held| self.still_there(held, bytes)).transpose()?.flatten();
         let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
         let laid_out = held.as_ref().is_some_and(|held| held.laid_out);

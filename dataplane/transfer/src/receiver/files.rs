@@ -12,7 +12,7 @@ use proto_wire::{
 };
 
 pub(super) use self::dirty::Dirty;
-use super::backlog::Backlog;
+use super::{backlog::Backlog, contents::Ground};
 use crate::{
     bit_set::BitSet,
     exclude::{TEMPORARY, TEMPORARY_END},
@@ -135,9 +135,13 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Whether what was never written is a hole.
-    pub(super) fn has_holes(&self) -> bool {
-        self.fresh && !self.laid_out
+    /// What is where nothing was written yet.
+    pub(super) fn ground(&self) -> Ground {
+        match (self.laid_out, self.fresh) {
+            (true, _) => Ground::Room,
+            (false, true) => Ground::Holes,
+            (false, false) => Ground::Old,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     compare::read_small,
-    contents::{Contents, clear, wide, write},
+    contents::{Contents, Ground, clear, wide, write},
     decoders::{DecoderPlace, Room, Worker},
     direct::{Way, lay_out},
     files::{Claim, Target, Whether, Whole, temporary_name},
@@ -338,15 +338,15 @@ fn write_segment(
     let taken = if target.laid_out { None } else { Some(receiving.take_room(more)?) };
     let offset = target.segments.offset(segment);
     let written = match contents {
-        Contents::Zeros(_) if target.has_holes() => Ok(()),
+        Contents::Zeros(_) if target.ground() == Ground::Holes => Ok(()),
         contents => receiving
             .parent(&target.path)
             .and_then(|parent| parent.write(&temporary_name(receiving.id, target.number)))
             .and_then(|file| match contents {
                 Contents::Bytes(bytes) => {
-                    write(&file, offset, bytes, target.has_holes(), Way::of(target.segments.file_bytes))
+                    write(&file, offset, bytes, target.ground(), Way::of(target.segments.file_bytes))
                 }
-                Contents::Zeros(len) => clear(&file, offset, len),
+                Contents::Zeros(len) => clear(&file, offset, len, target.ground()),
             }),
     };
     if let Err(error) = written {

@@ -333,6 +333,7 @@ impl Session {
             lane.connection.close(code.into(), code.words());
             lane.give_up_room();
         }
+        self.forget_tcp();
         self.0.slots.close();
         self.0.line.close();
         self.pings().clear();

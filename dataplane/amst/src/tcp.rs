@@ -143,6 +143,12 @@ impl TcpLane {
         Ok(())
     }
 
+    /// The session is over: the peer says nothing more of what is under way.
+    pub(crate) fn forget(&self) {
+        self.leave();
+        self.book.forget();
+    }
+
     /// Whether it is over, and it is known of every piece what became of it.
     pub(crate) fn is_settled(&self) -> bool {
         self.book.is_settled()

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bed::{Fleet, contents, fleet, path::Path, soon};
-use dataplane_amst::{Channel, MAX_PIECE, PieceReceiver, PieceSender, Session, SessionInfo, TcpPort};
+use dataplane_amst::{Channel, MAX_PIECE, PieceReceiver, PieceSender, SendError, Session, SessionInfo, TcpPort};
 use foundation_runtime::{OnEnd, TaskGroup};
 use proto_model::config::TcpLane;
 use tokio::{
@@ -154,6 +154,34 @@ async fn one_that_is_revoked_is_cut_on_tcp_as_on_quic() {
     soon(far.wait_closed()).await;
     soon(session.wait_closed()).await;
     until(&far, |info| info.tcp_lane.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_in_the_middle_of_a_flow_ends_each_send_and_keeps_nothing() {
+    let fleet = nodes(|_| TcpLane::Always).await;
+    let (session, ours, mut theirs) = fleet.channel().await;
+    until(&session, carries).await;
+    let payload = contents(1, 1024 * 1024);
+    let sends = (0..800).map(|number| ours.pieces_tx.send(number, payload.clone()));
+    let sending = futures::future::join_all(sends);
+    let ending = async {
+        for _ in 0..100 {
+            theirs.channel.pieces_rx.recv().await.unwrap();
+        }
+        drop(fleet.nodes[1].endpoint.shutdown(Duration::from_secs(3)).await);
+    };
+    let (results, ()) = soon(async { tokio::join!(sending, ending) }).await;
+    assert!(results.iter().any(|sent| matches!(sent, Err(SendError::Session(_)))), "it was in the middle");
+    assert!(session.closed().is_some());
+    until(&session, |info| info.streams_in_use == 0 && info.tcp_lane.is_none()).await;
+    soon(async {
+        while fleet.nodes[0].endpoint.send_memory().promised.bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // No task waits for a peer that is gone.
+    fleet.nodes[0].endpoint.shutdown(Duration::from_secs(3)).await.unwrap();
 }
 
 /// What becomes of a connection that has carried its share.

@@ -38,8 +38,12 @@ impl Carrier {
     pub(super) async fn send(&self, session: &Session, head: PieceHead, payload: Bytes) -> Result<Outcome, SendError> {
         match self {
             Self::Quic(lane) => by_stream(session, &lane.0, head, payload).await,
-            // Where nothing is heard of it any more, the session is over.
-            Self::Tcp(lane) => lane.send(head, payload).await.ok_or_else(|| SendError::Session(session.reason())),
+            // What the peer took is said on the session: once that is over nothing more is heard of the piece.
+            Self::Tcp(lane) => tokio::select! {
+                biased;
+                outcome = lane.send(head, payload) => outcome.ok_or_else(|| SendError::Session(session.reason())),
+                closed = session.wait_closed() => Err(SendError::Session(closed)),
+            },
         }
     }
 }

@@ -208,6 +208,10 @@ impl Session {
             let policy = self.shared().settings().tcp_lane;
             state.choice.lost(broke, policy);
             state.unsettled.retain(|old| !old.is_settled());
+            // Looked at under the lock, as the session's end looks for what is here.
+            if self.closed().is_some() {
+                lane.forget();
+            }
             if !lane.is_settled() {
                 state.unsettled.push(Arc::clone(lane));
             }
@@ -228,6 +232,16 @@ impl Session {
             }
         };
         self.shared().tasks.spawn("amst tcp settle", OnEnd::Expected, waiting);
+    }
+
+    /// The session is over: nobody waits for what the peer took.
+    pub(super) fn forget_tcp(&self) {
+        let over = {
+            let mut state = self.0.tcp.lock();
+            let present = state.lane.clone();
+            std::mem::take(&mut state.unsettled).into_iter().chain(present).collect::<Vec<_>>()
+        };
+        over.iter().for_each(|lane| lane.forget());
     }
 
     /// The peer says that a lane is over, and how many pieces it took.

@@ -161,6 +161,16 @@ impl Book {
         Ok(())
     }
 
+    /// The session is over: of no piece is anything heard any more.
+    pub(crate) fn forget(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        let forgotten = (std::mem::take(&mut state.queued), std::mem::take(&mut state.under_way));
+        drop(state);
+        // Who waits for them is woken, and holds the session.
+        drop(forgotten);
+    }
+
     /// Whether it is over, and no piece waits for the peer's word.
     pub(crate) fn is_settled(&self) -> bool {
         let state = self.lock();

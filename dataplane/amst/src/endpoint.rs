@@ -38,7 +38,7 @@ use crate::{
     telemetry, transport,
 };
 use dial::Dials;
-pub(crate) use dial::open_lane;
+pub(crate) use dial::{ATTEMPT_TIMEOUT, open_lane};
 use registry::Registry;
 pub(crate) use tcp_dial::dial as dial_tcp;
 use tcp_port::PortState;

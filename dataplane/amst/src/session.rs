@@ -40,6 +40,7 @@ use crate::{
 pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
 pub(crate) use lane::{Counted, Lane, canonical, reason};
+pub(crate) use lane_count::LaneDial;
 pub(crate) use lane_end::LaneEnd;
 pub(crate) use moves::Moves;
 pub use moves::{MOVES, PastMove};

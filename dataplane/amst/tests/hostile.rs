@@ -220,6 +220,10 @@ async fn a_lane_that_ends_without_a_word_ends_the_session_whatever_code_it_gives
     let (mut send, mut receive) = lane.open_bi().await.unwrap();
     send.write_all(&frame(&[[1; 16].as_slice(), &[2; 16], &[1], &[2, 0, 0, 0, 0, 0, 0, 0]].concat())).await.unwrap();
     soon(read_frame(&mut receive)).await;
+    // What nobody wants. Once that is said, the lane is known to be in use at both ends.
+    let mut piece = lane.open_uni().await.unwrap();
+    piece.write_all(&[0; 20]).await.unwrap();
+    soon(piece.stopped()).await.unwrap();
     // As if both had agreed on it.
     lane.close(VarInt::from_u32(6), b"lane retired");
     attack.assert_cut_off().await;

@@ -13,7 +13,7 @@ use quinn::{Connection, Incoming, RecvStream, SendStream};
 
 use super::Shared;
 use crate::{
-    Session,
+    CloseReason, Session,
     close::Code,
     frames::{FEATURES, Hello, Welcome},
     lane_thread::LaneThread,
@@ -106,13 +106,14 @@ async fn open_session(
     if shared.add(&session).is_err() {
         return Err(refuse(&lane.connection, Code::Busy));
     }
-    let welcomed = send.write_chunk(welcome(shared, hello)).await;
+    let unstarted = Unstarted(Some(&session));
+    send.write_chunk(welcome(shared, hello)).await.map_err(|error| error.to_string())?;
+    unstarted.started();
     session.start(&lane, (send, receive));
-    welcomed.map_err(|error| error.to_string())?;
     tracing::info!(peer = %peer.node_id(), %remote, "Exchanged identities with a peer that dialled");
     // The roster may have changed while the session was not yet to be found.
     if !shared.is_member(&peer) {
-        session.close(crate::CloseReason::Revoked);
+        session.close(CloseReason::Revoked);
     }
     Ok(())
 }
@@ -133,11 +134,37 @@ async fn join_session(
         return Err(refuse(&connection, Code::Busy));
     };
     // Before the other end can say anything of it over the session's own stream.
-    session.add_lane(Lane::new(hello.lane, connection, thread, room));
-    send.write_chunk(welcome(shared, hello)).await.map_err(|error| error.to_string())?;
+    let lane = session.add_lane(Lane::new(hello.lane, connection, thread, room).not_yet());
+    if let Err(error) = send.write_chunk(welcome(shared, hello)).await {
+        refuse(&lane.connection, Code::Busy);
+        return Err(error.to_string());
+    }
     // Whether it was finished shows at the other end.
     drop(send.finish());
+    shared.tasks.spawn("amst lane greeting", OnEnd::Expected, async move {
+        // The dialler has the answer, or it has gone.
+        if send.stopped().await.is_ok() {
+            lane.carry();
+        }
+    });
     Ok(())
+}
+
+/// A session that can be found and that nobody reads yet. Dropped, it is closed.
+struct Unstarted<'a>(Option<&'a Session>);
+
+impl Unstarted<'_> {
+    fn started(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unstarted<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.0 {
+            session.close(CloseReason::Lost("the greeting failed".to_owned()));
+        }
+    }
 }
 
 fn welcome(shared: &Shared, hello: Hello) -> bytes::Bytes {

@@ -23,7 +23,7 @@ use crate::{
     CloseReason, Session,
     close::Code,
     frames::{FEATURES, Hello, Welcome},
-    session::{FrameError, Lane, Origin, canonical, read_frame, reason},
+    session::{FrameError, Lane, LaneDial, Origin, canonical, read_frame, reason},
     telemetry, transport,
 };
 
@@ -34,7 +34,7 @@ const MAX_ADDRESSES: usize = 16;
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// How long an address is tried: several round trips of a bad path.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
 
 type Dialling = SharedFuture<BoxFuture<'static, Result<Session, DialError>>>;
 
@@ -231,6 +231,7 @@ async fn connect(
     if peer_of(&connection) != Some(peer) {
         return Err(unreachable("somebody else answered".to_owned()));
     }
+    let given_up = GivenUp(Some(&connection).filter(|_| lane.number != 0));
     let greeting = async {
         let (mut send, mut receive) = connection.open_bi().await.map_err(|_ended| FrameError::Ended)?;
         let hello = Hello { session: lane.id, instance: shared.instance, lane: lane.number, features: FEATURES };
@@ -238,7 +239,9 @@ async fn connect(
         let welcome = Welcome::decode(&read_frame(&mut receive).await?)?;
         Ok((welcome, (send, receive)))
     };
-    match greeting.await {
+    let greeted = greeting.await;
+    given_up.not_so();
+    match greeted {
         Ok((welcome, stream)) => Ok(Reached {
             connection,
             stream,
@@ -255,6 +258,23 @@ async fn connect(
         Err(FrameError::Malformed(error)) => {
             connection.close(Code::Protocol.into(), Code::Protocol.words());
             Err(unreachable(error.to_string()))
+        }
+    }
+}
+
+/// A further lane that is not greeted yet. Dropped, it is closed with a code that does not end the session at the other end.
+struct GivenUp<'a>(Option<&'a Connection>);
+
+impl GivenUp<'_> {
+    fn not_so(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0 {
+            connection.close(Code::Busy.into(), Code::Busy.words());
         }
     }
 }
@@ -302,28 +322,33 @@ impl Reached {
 }
 
 /// Dials a further lane. The session works meanwhile, and without one that fails.
-pub(crate) fn open_lane(session: &Session, number: u8) {
+pub(crate) fn open_lane(dial: LaneDial, session: &Session) {
     let session = session.clone();
     let shared = Arc::clone(session.shared());
     session.clone().shared().tasks.spawn("amst lane dial", OnEnd::Expected, async move {
-        let address = session.info().remote;
-        let lane = LaneNumber { id: session.id(), number, spread: session.spread() };
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, connect(&shared, session.peer(), address, lane)).await {
-            Ok(Ok(reached)) => {
-                // Where there is no memory for it, it ends as it is dropped.
-                if let Some(room) = shared.budget.open_lane(session.peer()) {
-                    let thread = shared.sockets[reached.socket].thread.clone();
-                    session.add_lane(Lane::new(number, reached.connection, thread, room));
-                }
-            }
-            Ok(Err(Failure::Unreachable(reason) | Failure::Refused(reason))) => {
-                tracing::info!(peer = %session.peer().node_id(), number, reason, "A further lane was not opened");
-            }
-            Err(_elapsed) => {
-                tracing::info!(peer = %session.peer().node_id(), number, "A further lane was not opened");
-            }
-        }
+        let failed = match further_lane(&shared, &session, dial.number).await {
+            Ok(()) => return dial.came(),
+            Err(Failure::Unreachable(reason) | Failure::Refused(reason)) => reason,
+        };
+        tracing::info!(
+            peer = %session.peer().node_id(), number = dial.number, reason = failed, "A further lane was not opened"
+        );
     });
+}
+
+async fn further_lane(shared: &Arc<Shared>, session: &Session, number: u8) -> Result<(), Failure> {
+    // Before the other end takes the lane.
+    let Some(room) = shared.budget.open_lane(session.peer()) else {
+        limit_hits::hit("limits.receive_budget");
+        return Err(Failure::Unreachable("this node has no memory for it (limits.receive_budget)".to_owned()));
+    };
+    let address = session.info().remote;
+    let lane = LaneNumber { id: session.id(), number, spread: session.spread() };
+    let dialled = tokio::time::timeout(ATTEMPT_TIMEOUT, connect(shared, session.peer(), address, lane)).await;
+    let reached = dialled.unwrap_or_else(|_elapsed| Err(Failure::Unreachable("no answer".to_owned())))?;
+    let thread = shared.sockets[reached.socket].thread.clone();
+    session.add_lane(Lane::new(number, reached.connection, thread, room));
+    Ok(())
 }
 
 #[cfg(test)]

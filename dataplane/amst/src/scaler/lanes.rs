@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::endpoint::ATTEMPT_TIMEOUT;
+
 use super::{Move, NOISE, PRICE_OF_DOUBLING, Reason, Scaled, float};
 
 /// A thread that is at work for more of its time has none left.
@@ -19,8 +21,8 @@ const LEAST_OF_LANE: f64 = 1024.0 * 1024.0;
 const SETTLE: u32 = 2;
 /// Samples that a number is judged by.
 const JUDGE: u32 = 2;
-/// Samples after which a lane that is not there will not come.
-const PATIENCE: u32 = 20;
+/// How long after it was wanted a lane that is not there will not come: it is tried for as long as one may be dialled.
+const PATIENCE: Duration = ATTEMPT_TIMEOUT.saturating_add(Duration::from_secs(2));
 /// After so many samples without use a lane is given back.
 const IDLE_SAMPLES: u32 = 10;
 /// Samples before the next try after one that did not pay; doubled each time, up to the most.
@@ -59,8 +61,8 @@ pub(crate) struct LaneScaler {
     judged: Judged,
     /// The number before a try, and its utility.
     before: Option<(u32, f64)>,
-    /// Samples for which a lane was waited for.
-    waited: u32,
+    /// For how long a lane was waited for.
+    waited: Duration,
     pause: u32,
     last_pause: u32,
     idle: u32,
@@ -102,7 +104,7 @@ impl LaneScaler {
             settling: SETTLE,
             judged: Judged::default(),
             before: None,
-            waited: 0,
+            waited: Duration::ZERO,
             pause: 0,
             last_pause: 0,
             idle: 0,
@@ -137,10 +139,10 @@ impl LaneScaler {
     pub(crate) fn sample(&mut self, sample: &LaneSample, may_try: bool) -> Option<Move> {
         self.goodput = float(sample.moved) / sample.elapsed.as_secs_f64().max(1e-6);
         if sample.lanes < self.wanted {
-            self.waited += 1;
+            self.waited += sample.elapsed;
             return if self.waited > PATIENCE { self.will_not_come(sample.lanes) } else { None };
         }
-        self.waited = 0;
+        self.waited = Duration::ZERO;
         if self.bounds.min == self.bounds.max {
             return None;
         }
@@ -177,9 +179,9 @@ impl LaneScaler {
     }
 
     fn will_not_come(&mut self, lanes: u32) -> Option<Move> {
-        (self.before, self.waited) = (None, 0);
+        (self.before, self.waited) = (None, Duration::ZERO);
         self.refused();
-        self.go(lanes.max(1), Reason::Refused)
+        self.go(lanes.clamp(self.bounds.min, self.bounds.max), Reason::Refused)
     }
 
     fn refused(&mut self) {
@@ -204,7 +206,7 @@ impl LaneScaler {
 
     fn go(&mut self, to: u32, reason: Reason) -> Option<Move> {
         let from = std::mem::replace(&mut self.wanted, to);
-        (self.settling, self.judged, self.idle, self.waited) = (SETTLE, Judged::default(), 0, 0);
+        (self.settling, self.judged, self.idle, self.waited) = (SETTLE, Judged::default(), 0, Duration::ZERO);
         (from != to).then_some(Move { of: Scaled::Lanes, from, to, reason, goodput: self.goodput })
     }
 }

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct Lane {
     /// Bytes of pieces that were read from it and not settled yet.
     pub(crate) read: AtomicU64,
     pub(crate) end: LaneEnd,
+    /// Whether the other end knows that it was taken.
+    carries: AtomicBool,
     /// What it may hold of what nobody reads.
     room: LaneRoom,
     /// What was counted of it so far.
@@ -76,8 +78,22 @@ pub(crate) struct Counted {
 impl Lane {
     pub(crate) fn new(number: u8, connection: Connection, thread: LaneThread, room: LaneRoom) -> Self {
         let (sending, begun, read) = (AtomicUsize::new(0), AtomicU32::new(0), AtomicU64::new(0));
-        let end = LaneEnd::new();
-        Self { number, connection, thread, sending, begun, read, end, room, counted: Mutex::default() }
+        let (end, carries) = (LaneEnd::new(), AtomicBool::new(true));
+        Self { number, connection, thread, sending, begun, read, end, carries, room, counted: Mutex::default() }
+    }
+
+    /// Carries nothing until [`Self::carry`]: the dialler may give it up before it hears that it was taken.
+    pub(crate) fn not_yet(self) -> Self {
+        Self { carries: AtomicBool::new(false), ..self }
+    }
+
+    /// The other end knows that it was taken.
+    pub(crate) fn carry(&self) {
+        self.carries.store(true, Ordering::Relaxed);
+    }
+
+    fn carries(&self) -> bool {
+        self.carries.load(Ordering::Relaxed)
     }
 
     /// What the next piece's stream is to come before: pieces go one after another, and what was lost of an older one before
@@ -159,7 +175,7 @@ impl Session {
     }
 
     /// Takes and starts a further lane.
-    pub(crate) fn add_lane(&self, lane: Lane) {
+    pub(crate) fn add_lane(&self, lane: Lane) -> Arc<Lane> {
         let lane = self.hold(lane);
         self.share_window();
         self.start_lane(&lane);
@@ -168,6 +184,7 @@ impl Session {
         }
         let watching = channels::none(self.clone(), Arc::clone(&lane));
         lane.thread.enter(|| self.0.shared.tasks.spawn("amst lane streams", OnEnd::Expected, watching));
+        lane
     }
 
     /// Lets a lane hold what a session with a channel needs, as far as there is memory for it.
@@ -207,7 +224,7 @@ impl Session {
     /// The lane that sends the fewest pieces now; counted in.
     pub(super) fn pick_lane(&self) -> Option<LanePick> {
         self.0.with_lanes(|lanes| {
-            let in_use = lanes.present.iter().filter(|lane| !lane.end.is_retiring());
+            let in_use = lanes.present.iter().filter(|lane| lane.carries() && !lane.end.is_retiring());
             let lane = in_use.min_by_key(|lane| lane.sending.load(Ordering::Relaxed))?;
             lane.sending.fetch_add(1, Ordering::Relaxed);
             Some(LanePick(Arc::clone(lane)))
@@ -226,26 +243,17 @@ impl Drop for LanePick {
     }
 }
 
-/// The end of a lane that was not retired is the end of the session: what was under way on it is lost, and only the callers know what to do.
+/// The end of a lane that carries pieces and was not retired is the end of the session: what was under way on it is lost, and only the callers know what to do.
 async fn watch(session: Session, lane: Arc<Lane>) {
     let error = lane.connection.closed().await;
-    let agreed = lane.end.is_drained() && is_lane_end(&error);
+    // One that is drained, or never carried anything, takes nothing with it, whatever ended it: what closes a connection may be lost.
+    let agreed = lane.end.is_drained() || !lane.carries();
     if !agreed {
         session.close(reason(&error));
     }
     crate::telemetry::lane_ended(&session, &lane);
     if agreed {
         session.forget_lane(&lane);
-    }
-}
-
-/// Whether it was closed as a lane that both ends were done with.
-fn is_lane_end(error: &ConnectionError) -> bool {
-    match error {
-        ConnectionError::ApplicationClosed(close) => Code::read(close.error_code) == Code::LaneEnd,
-        // By us, after the peer said that it is done; the end of a session takes note of itself.
-        ConnectionError::LocallyClosed => true,
-        _ => false,
     }
 }
 

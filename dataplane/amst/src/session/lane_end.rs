@@ -2,7 +2,8 @@
 //!
 //! Who retires a lane puts no new pieces on it, waits until the peer has acknowledged all that it sent, and says so (`RetireLane`). The other end does
 //! the same. Who has said it and heard it has received all that will ever come, takes that off the connection, and says so too (`LaneDrained`). Then
-//! nothing is left on it, and who dialled closes it with a code of its own. A lane that ends in any other way ends the session.
+//! nothing is left on it, and who dialled closes it with a code of its own, or the other end after a while: a connection that both are done with may end in any way. One that
+//! ends before that ends the session.
 
 use std::{
     sync::{
@@ -19,7 +20,10 @@ use super::{Lane, Session};
 use crate::{CloseReason, close::Code, frames::SessionFrame};
 
 /// How long the end that was dialled waits for the other one to close a lane of which both are done.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long nothing may come of a session while the peer has yet to say how far it is with the end of a lane: longer than any piece takes.
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// How far the end of a lane has come. Each only becomes true.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,10 +145,15 @@ async fn end(session: Session, lane: Arc<Lane>) {
     let done = async {
         lane.end.until(|_stage| lane.sending.load(Relaxed) == 0).await;
         session.0.outbox.lane(SessionFrame::RetireLane { lane: lane.number });
-        lane.end.until(|stage| stage.peer_retired && stage.accepted && lane.end.receiving.load(Relaxed) == 0).await;
+        let all_came = |stage: &Stage| stage.peer_retired && stage.accepted && lane.end.receiving.load(Relaxed) == 0;
+        answered(&session, lane.end.until(all_came)).await;
         lane.end.stage.send_modify(|stage| stage.drained = true);
         session.0.outbox.lane(SessionFrame::LaneDrained { lane: lane.number });
-        lane.end.until(|stage| stage.peer_drained).await;
+        tokio::select! {
+            () = answered(&session, lane.end.until(|stage| stage.peer_drained)) => {}
+            // By the peer, who was done with it; or it is lost, and with it nothing.
+            _closed = lane.connection.closed() => return,
+        }
         if !session.dialled() {
             // Its driver sees the close first; a dialler that forgets it keeps nobody.
             tokio::select! {
@@ -157,5 +166,20 @@ async fn end(session: Session, lane: Arc<Lane>) {
     tokio::select! {
         () = done => {}
         _closed = session.wait_closed() => {}
+    }
+}
+
+/// Waits for what the peer is to say. Where it says that no more, and nothing else either, the session ends.
+async fn answered(session: &Session, answer: impl Future<Output = ()>) {
+    let heard =
+        || session.lanes().iter().map(|lane| lane.connection.stats().frame_rx.stream).fold(0, u64::wrapping_add);
+    let mut answer = std::pin::pin!(answer);
+    let mut before = heard();
+    while tokio::time::timeout(SILENCE, &mut answer).await.is_err() {
+        let now = heard();
+        if now == before {
+            return session.close(CloseReason::Lost("the peer did not end a lane that it was to".to_owned()));
+        }
+        before = now;
     }
 }

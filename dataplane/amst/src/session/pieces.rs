@@ -112,6 +112,7 @@ pub(super) async fn accept(session: Session, lane: Arc<Lane>) {
             () = lane.end.peer_retired() => return lane.end.accepted(),
         };
         let Ok(stream) = stream else { return };
+        lane.carry();
         let (session, reading) = (session.clone(), Receiving::begin(&lane));
         let lane = Arc::clone(&lane);
         session.clone().shared().tasks.spawn("amst receive", OnEnd::Expected, async move {

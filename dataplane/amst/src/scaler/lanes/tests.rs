@@ -198,3 +198,16 @@ fn bounds_are_kept_whatever_comes() {
     let moved = scaler.rebound(fixed);
     assert!(scaler.wanted() == 3 && moved.is_none_or(|moved| moved.reason == Reason::Bounds));
 }
+
+#[test]
+fn a_fixed_number_stays_wanted_however_long_one_does_not_come() {
+    let mut scaler = LaneScaler::new(LaneBounds { min: 3, max: 3 }, 1);
+    let elapsed = Duration::from_millis(200);
+    for lanes in [1, 2, 1] {
+        for _ in 0..500 {
+            let sample = LaneSample { elapsed, moved: 0, lanes, busy: 0.0, work: 0.0, window_used: 0.0 };
+            scaler.sample(&sample, true);
+            assert_eq!(scaler.wanted(), 3);
+        }
+    }
+}

@@ -34,6 +34,15 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it took too long")
 }
 
+/// A port that is free for UDP and TCP: of one that the kernel chooses for UDP, the same number may be another's for TCP.
+fn free_port() -> u16 {
+    let both = || {
+        let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?.local_addr().ok()?.port();
+        std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_free| port)
+    };
+    (0..50).find_map(|_| both()).expect("a free port")
+}
+
 /// A victim, and a member of its fleet that speaks by hand.
 struct Attack {
     _dirs: [tempfile::TempDir; 2],
@@ -55,7 +64,7 @@ impl Attack {
         let (victim, attacker) = (fleet.node(dirs[0].path(), "victim"), fleet.node(dirs[1].path(), "attacker"));
         fleet.share([&victim, &attacker]);
         let mut options = Options {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
             sockets: 1,
             identity: victim.clone(),
             settings: TransportSettings { tcp_lane: TcpLane::Always, ..TransportSettings::default() },

@@ -57,6 +57,18 @@ impl Disk {
         quiet(Command::new("mount").args(["-o", "loop,noauto_da_alloc"]).arg(&self.image).arg(&self.at))
     }
 
+    /// After its end. Whoever made namespaces of mounts meanwhile holds it, dead as it is, until he goes.
+    fn mount_anew(&self) -> Result<()> {
+        eventually("the file system to live again", LIMIT, || {
+            self.mount()?;
+            if fs::write(self.at.join(".alive"), "").is_ok() && fs::remove_file(self.at.join(".alive")).is_ok() {
+                return Ok(Some(()));
+            }
+            self.unmount()?;
+            Ok(None)
+        })
+    }
+
     fn shut_down(&self) -> Result<()> {
         quiet(Command::new("perl").args(["-e", SHUT_DOWN]).arg(&self.at))
     }
@@ -151,7 +163,7 @@ impl Host {
         disk.shut_down()?;
         fleet.agents[1].kill()?;
         disk.unmount()?;
-        disk.mount()?;
+        disk.mount_anew()?;
 
         sum.cuts += 1;
         sum.under_way += u32::from(!before.0 || !before.1);

@@ -54,6 +54,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 fn every_reason_is_documented_and_no_other() -> Result<()> {
     let mut reasons = quoted(&read("control-plane/api/src/error.rs")?);
     reasons.extend(quoted(&read("dataplane/transfer/src/reason.rs")?));
+    reasons.extend(quoted(&read("proto/model/src/transfer_error.rs")?));
     reasons.remove("ETAG");
     // Whoever makes a TransferError or a TransferIssue elsewhere writes its reason on the spot.
     let mut files = Vec::new();

@@ -9,6 +9,7 @@ use std::{
         net::UnixListener,
     },
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +19,7 @@ use nix::{
 };
 use proto_rpc::v1::{CreateTransferRequest, TransferSpec};
 use serde_json::Value;
-use tests_harness::{Fleet, FleetOptions, Ran, as_seen_by, digest_tree, fill_random, private_mounts};
+use tests_harness::{Fleet, FleetOptions, Ran, as_seen_by, digest_tree, eventually, fill_random, private_mounts};
 
 /// Root without the right to pass over permissions, so that they hold for it too.
 const NO_OVERRIDE: [&str; 3] =
@@ -170,9 +171,11 @@ fn what_cannot_be_written_is_listed_and_left_as_it_is() -> Result<()> {
     fleet.agents[1].options_mut().arguments = vec!["--root".to_owned(), format!("shut={}:ro", b.display())];
     fleet.agents[1].restart()?;
     // A root that should be writable and is not is said at once; one that is for reading only is no trouble.
-    let reason = fleet.degraded(1)?;
-    assert!(reason.contains("root frozen") && reason.contains(&frozen), "{reason}");
-    assert!(!reason.contains("root shut"), "{reason}");
+    // Another part may need a moment after a start, and say so before.
+    let reason = eventually("what is wrong with the root to be said", Duration::from_secs(60), || {
+        Ok(Some(fleet.degraded(1)?).filter(|reason| reason.contains("root frozen")))
+    })?;
+    assert!(reason.contains(&frozen) && !reason.contains("root shut"), "{reason}");
     let cli = fleet.cli()?;
     let send = |to: &str| cli.run(&["-o", "json", "send", "--from", "site-a", "data:/set", to]);
 

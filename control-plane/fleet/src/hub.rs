@@ -397,12 +397,12 @@ impl Hub {
 
     /// Ends transfers whose deadline passed.
     pub(crate) async fn end_overdue(&self) -> Result<(), Error> {
-        transfers::end_overdue(&self.0.db).await
+        transfers::end_overdue(&self.0.db, self.0.server).await
     }
 
     /// Ends what nobody else ends: transfers without a future, rollouts whose last answer was stored but not counted.
     pub(crate) async fn sweep(&self) -> Result<(), Error> {
-        transfers::expire(&self.0.db).await?;
+        transfers::expire(&self.0.db, self.0.server).await?;
         benches::sweep(&self.0.db).await?;
         rollouts::settle(&self.0.db).await
     }

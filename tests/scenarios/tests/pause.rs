@@ -211,6 +211,8 @@ fn a_deadline_ends_a_paused_transfer_whose_sender_is_away() -> Result<()> {
     let (child, name) = sending(&cli, &["--deadline", "20s"])?;
     arrived(&cli, &name, 500_000)?;
     cli.json(&["transfer", "pause", &name])?;
+    // One that had not said so could have ended by itself, and would be waited for.
+    at_rest(&cli, &name)?;
     fleet.agents[0].kill()?;
     ensure!(hidden(&folder) > 0, "the receiver keeps what came");
     let (code, said) = output(child)?;

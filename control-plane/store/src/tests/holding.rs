@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use proto_model::{
-    TransferError, TransferId, TransferProgress, TransferReport, TransferRole, TransferSpec, TransferState,
+    HostFacts, TransferError, TransferId, TransferProgress, TransferReport, TransferRole, TransferSpec, TransferState,
 };
+
+use uuid::Uuid;
 
 use super::{transfers::spec, world::World};
 use crate::{
@@ -131,7 +133,7 @@ async fn a_pause_that_outlives_the_grant_is_said_to_be_the_reason() {
     world.pause(transfer.id, "").await.unwrap();
     world.hand.advance(7 * DAY);
     assert_eq!(world.resume(transfer.id).await, Err(CannotHold::GrantOver(transfer.grant_expire_time)));
-    transfers::expire(&world.db).await.unwrap();
+    transfers::expire(&world.db, Uuid::nil()).await.unwrap();
     let error = world.standing(transfer.id).await.error.unwrap();
     assert_eq!(error.reason, "GRANT_EXPIRED");
     assert!(error.message.contains("while the transfer was paused (by system, since "), "{}", error.message);
@@ -151,14 +153,17 @@ async fn a_deadline_ends_what_has_not_ended_also_while_it_is_paused() {
     let report = TransferReport { progress, ..waits(id, "PEER_UNREACHABLE") };
     transfers::report(&world.db, transfer.source, &report).await.unwrap();
     world.pause(id, "").await.unwrap();
+    let report = TransferReport { progress, ..waits(id, "PAUSED") };
+    transfers::report(&world.db, transfer.source, &report).await.unwrap();
 
     world.hand.advance(Duration::from_hours(1));
     assert_eq!(world.resume(id).await, Err(CannotHold::DeadlinePassed(deadline)));
-    // The sender may say so first.
-    transfers::end_overdue(&world.db).await.unwrap();
+    // The sender may say so first. Where it is does not matter, nor how long the server is there: it stands still.
+    let server = world.server().await;
+    transfers::end_overdue(&world.db, server).await.unwrap();
     assert_eq!(world.standing(id).await.present(), TransferState::Paused);
     world.hand.advance(Duration::from_secs(3));
-    transfers::end_overdue(&world.db).await.unwrap();
+    transfers::end_overdue(&world.db, server).await.unwrap();
     let ended = world.standing(id).await;
     let error = ended.error.unwrap();
     assert_eq!((ended.state, error.reason.as_str()), (TransferState::Failed, "DEADLINE_EXCEEDED"));
@@ -168,6 +173,75 @@ async fn a_deadline_ends_what_has_not_ended_also_while_it_is_paused() {
     let stopped = TransferReport { state: TransferState::Cancelled, ..TransferReport::new(id, TransferRole::Sender) };
     transfers::report(&world.db, transfer.source, &stopped).await.unwrap();
     assert_eq!(world.actions(), "transfer.create transfer.pause transfer.end");
+}
+
+#[tokio::test]
+async fn who_is_away_at_the_deadline_has_a_while_to_come_back_and_say_how_it_ended() {
+    let (world, transfer) = accepted(Some(TimeDelta::hours(1))).await;
+    let id = transfer.id;
+    let is_over = async |server| {
+        transfers::expire(&world.db, server).await.unwrap();
+        transfers::end_overdue(&world.db, server).await.unwrap();
+        world.standing(id).await.state.is_end()
+    };
+    let old = world.server().await;
+    world.hand.advance(Duration::from_hours(1) + Duration::from_secs(60));
+    assert!(!is_over(old).await, "the sender may come back");
+    world.hand.advance(Duration::from_hours(1));
+    let new = world.server().await;
+    assert!(!is_over(new).await, "a server that has just begun knows nobody yet");
+    // One that is back and has said nothing has nothing to say.
+    world.connect(new, transfer.source, HostFacts::default()).await;
+    world.hand.advance(Duration::from_secs(29));
+    assert!(!is_over(new).await, "it has just come back");
+    world.hand.advance(Duration::from_secs(1));
+    assert!(is_over(new).await);
+
+    // One that never comes back is not waited for.
+    world.node("c").await;
+    let mut spec = spec("b", "c");
+    spec.options.deadline = Some(world.db.clock().utc() + TimeDelta::hours(1));
+    let lost = world.create(spec).await.unwrap().transfer.id;
+    world.hand.advance(Duration::from_hours(1) + Duration::from_secs(119));
+    transfers::end_overdue(&world.db, new).await.unwrap();
+    assert_eq!(world.standing(lost).await.state, TransferState::Pending);
+    world.hand.advance(Duration::from_secs(1));
+    transfers::end_overdue(&world.db, new).await.unwrap();
+    assert_eq!(world.standing(lost).await.error.unwrap().reason, "DEADLINE_EXCEEDED");
+}
+
+#[tokio::test]
+async fn a_success_by_the_deadline_stands_though_it_is_heard_after_it_was_said_to_have_passed() {
+    let hour = TimeDelta::hours(1);
+    let (world, transfer) = accepted(Some(hour)).await;
+    let mut second = spec("a", "b");
+    second.options.deadline = transfer.spec.options.deadline;
+    let second = world.create(second).await.unwrap().transfer.id;
+    let server = world.server().await;
+    world.hand.advance(Duration::from_hours(2));
+    transfers::end_overdue(&world.db, server).await.unwrap();
+    let deadline = transfer.create_time + hour;
+    let done = |id, end: DateTime<Utc>| TransferReport {
+        state: TransferState::Succeeded,
+        end_time: Some(end),
+        ..TransferReport::new(id, TransferRole::Sender)
+    };
+    for (id, end) in [(transfer.id, deadline), (second, deadline + TimeDelta::milliseconds(1))] {
+        let failed = world.standing(id).await;
+        assert_eq!((failed.state, failed.error.unwrap().reason.as_str()), (TransferState::Failed, "DEADLINE_EXCEEDED"));
+        for _twice in 0..2 {
+            transfers::report(&world.db, transfer.source, &done(id, end)).await.unwrap();
+        }
+    }
+    let stands = world.standing(transfer.id).await;
+    assert_eq!((stands.state, stands.error, stands.end_time), (TransferState::Succeeded, None, Some(deadline)));
+    assert_eq!(world.standing(second).await.state, TransferState::Failed, "it was too late");
+    let ends = format!(
+        "SELECT string_agg((detail ->> 'state') || ' ' || coalesce(detail ->> 'reason', detail ->> 'instead_of'), ', ' ORDER BY sequence) \
+         FROM audit_events WHERE action = 'transfer.end' AND resource = 'transfers/{}'",
+        transfer.id
+    );
+    assert_eq!(world.sql(&ends), "failed DEADLINE_EXCEEDED, succeeded DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]

@@ -244,10 +244,10 @@ async fn a_transfer_whose_grant_is_over_ends() {
     let (world, _a, b, id) = accepted().await;
     let second = world.create(spec("a", "b")).await.unwrap().transfer.id;
     world.report(b, second, TransferRole::Receiver, TransferState::Succeeded).await;
-    transfers::expire(&world.db).await.unwrap();
+    transfers::expire(&world.db, Uuid::nil()).await.unwrap();
     assert_eq!(world.transfer(id).await.standing.state, TransferState::Pending);
     world.hand.advance(Duration::from_hours(7 * 24));
-    transfers::expire(&world.db).await.unwrap();
+    transfers::expire(&world.db, Uuid::nil()).await.unwrap();
     let ended = world.transfer(id).await.standing;
     assert_eq!(ended.state, TransferState::Failed);
     assert!(matches!(ended.error, Some(TransferError { reason, .. }) if reason == "GRANT_EXPIRED"));

@@ -5,6 +5,7 @@ use futures::FutureExt as _;
 use prost::Message;
 use proto_model::{NodeUid, TransferError, TransferId, TransferReport, TransferRole, TransferState};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{Ends, Expiry, Standing, Transfer, lock, role_word, state_word};
 use crate::{Context, Db, Error, Event, Tx, Unaudited};
@@ -20,6 +21,13 @@ const MAX_EXPIRED_AT_ONCE: i64 = 200;
 
 /// How long a sender that is there has to say by itself that the deadline passed: it knows more of what was done.
 const DEADLINE_GRACE: TimeDelta = TimeDelta::seconds(3);
+
+/// A sender whose session is younger than this is not taken to have said all that it has to say.
+const SETTLED: TimeDelta = TimeDelta::seconds(30);
+
+/// How long a sender that is away has, after the deadline, to come back and say how it ended; and how long a server is there before it
+/// says that somebody is away.
+const AWAY_GRACE: TimeDelta = TimeDelta::minutes(2);
 
 /// What became of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +66,12 @@ impl Transfer {
             TransferRole::Sender => self.source == node,
             TransferRole::Receiver => self.destination == node,
         }
+    }
+
+    /// How far it is by a report; `None` when that changes nothing.
+    fn after(&self, report: &TransferReport, now: DateTime<Utc>) -> Option<Standing> {
+        let late = || self.spec.options.deadline.and_then(|deadline| self.standing.on_late_success(report, deadline));
+        self.standing.on_report(report, now).or_else(late)
     }
 
     /// Whether an end has ended; that report is never replaced.
@@ -109,7 +123,7 @@ async fn take_word(tx: &mut Unaudited, node: NodeUid, report: &TransferReport) -
         Err(reported) => return Ok(Some(reported)),
     };
     let now = tx.now();
-    if transfer.standing.on_report(report, now).is_some() || contradicts(&transfer, report) {
+    if transfer.after(report, now).is_some() || contradicts(&transfer, report) {
         return Ok(None);
     }
     write_end(tx.connection(), report, now).await?;
@@ -137,10 +151,16 @@ async fn take_end(tx: &mut Tx, node: NodeUid, report: &TransferReport) -> Result
     };
     let now = tx.now();
     write_end(tx.connection(), report, now).await?;
-    let next = transfer.standing.on_report(report, now);
+    let next = transfer.after(report, now);
+    let event = end_event(&transfer, report);
+    // What was said of it without a report is put right.
+    let event = match transfer.standing.error.as_ref().filter(|_| next.is_some() && transfer.standing.state.is_end()) {
+        Some(error) => event.with("instead_of", error.reason.clone()),
+        None => event,
+    };
     let ends = next.as_ref().is_some_and(|standing| standing.state.is_end());
     transfer.standing = next.unwrap_or(transfer.standing);
-    tx.audit(end_event(&transfer, report));
+    tx.audit(event);
     // What the other end said before.
     let other = match report.role {
         TransferRole::Sender => TransferRole::Receiver,
@@ -307,35 +327,40 @@ pub async fn cancel(tx: &mut Tx, id: TransferId) -> Result<Option<Result<Transfe
     Ok(Some(Ok(transfer)))
 }
 
-/// Ends transfers that can no longer go on: the deadline passed, the grant's time is over, or an end was revoked. Any server may do so at any time.
+/// Ends transfers that can no longer go on: the deadline passed, the grant's time is over, or an end was revoked. Any server may do so at
+/// any time; this one knows whose sessions it has, and since when.
 ///
 /// # Errors
 /// The database failed.
-pub async fn expire(db: &Db) -> Result<(), Error> {
+pub async fn expire(db: &Db, server: Uuid) -> Result<(), Error> {
     let now = db.clock().utc();
-    let found = db.read(move |connection| hopeless(connection, now).boxed()).await?;
-    if found.is_empty() { Ok(()) } else { end_hopeless(db).await }
+    let found = db.read(move |connection| hopeless(connection, server, now).boxed()).await?;
+    if found.is_empty() { Ok(()) } else { end_hopeless(db, server).await }
 }
 
 /// The same, where a deadline passed: looked for so often that it may be asked for every few seconds.
 ///
 /// # Errors
 /// The database failed.
-pub async fn end_overdue(db: &Db) -> Result<(), Error> {
+pub async fn end_overdue(db: &Db, server: Uuid) -> Result<(), Error> {
     let due = db.clock().utc() - DEADLINE_GRACE;
     let select = "SELECT EXISTS (SELECT FROM transfers WHERE end_time IS NULL AND deadline <= $1)";
     let overdue = sqlx::query_scalar(select).bind(due);
     let overdue: bool =
         db.read(move |connection| async move { Ok(overdue.fetch_one(connection).await?) }.boxed()).await?;
-    if overdue { end_hopeless(db).await } else { Ok(()) }
+    if overdue { expire(db, server).await } else { Ok(()) }
 }
 
-async fn end_hopeless(db: &Db) -> Result<(), Error> {
-    db.write("transfers.expire", Context::system(), |tx| {
+async fn end_hopeless(db: &Db, server: Uuid) -> Result<(), Error> {
+    db.write("transfers.expire", Context::system(), move |tx| {
         async move {
             let now = tx.now();
-            let found = hopeless(tx.connection(), now).await?;
-            end_without_a_report(tx, found).await
+            let found = hopeless(tx.connection(), server, now).await?;
+            // Another server, or a report, was first.
+            if end_without_a_report(tx, found).await? == 0 {
+                tx.discard();
+            }
+            Ok(())
         }
         .boxed()
     })
@@ -345,7 +370,7 @@ async fn end_hopeless(db: &Db) -> Result<(), Error> {
 /// Ends what names a node that is being removed, as far as one transaction bears it; [`expire`] takes the rest. After the node's row
 /// was locked, and before any revision is taken.
 pub(crate) async fn end_of_node(tx: &mut Tx, node: NodeUid) -> Result<(), Error> {
-    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+    let ids: Vec<Uuid> = sqlx::query_scalar(
         "SELECT id FROM transfers WHERE end_time IS NULL AND (source = $1 OR destination = $1) ORDER BY id LIMIT $2",
     )
     .bind(node.uuid())
@@ -353,10 +378,11 @@ pub(crate) async fn end_of_node(tx: &mut Tx, node: NodeUid) -> Result<(), Error>
     .fetch_all(tx.connection())
     .await?;
     let found = ids.into_iter().map(|id| (TransferId::new(id), Expiry::NodeRevoked)).collect();
-    end_without_a_report(tx, found).await
+    end_without_a_report(tx, found).await.map(|_ended| ())
 }
 
-async fn end_without_a_report(tx: &mut Tx, found: Vec<(TransferId, Expiry)>) -> Result<(), Error> {
+/// How many of them this ended.
+async fn end_without_a_report(tx: &mut Tx, found: Vec<(TransferId, Expiry)>) -> Result<usize, Error> {
     let now = tx.now();
     let mut ended = Vec::new();
     for (id, expiry) in found {
@@ -373,25 +399,40 @@ async fn end_without_a_report(tx: &mut Tx, found: Vec<(TransferId, Expiry)>) -> 
     for transfer in &ended {
         write_standing(tx.unaudited(), transfer.id, &transfer.standing, Moved { jobs: true }).await?;
     }
+    let count_of = ended.len();
     tx.after_commit(move || {
         for transfer in &ended {
             tracing::warn!(transfer = %transfer.id, error = ?transfer.standing.error, "Transfer can no longer go on");
             count(transfer);
         }
     });
-    Ok(())
+    Ok(count_of)
 }
 
-async fn hopeless(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<(TransferId, Expiry)>, Error> {
-    let rows: Vec<(uuid::Uuid, bool, Option<DateTime<Utc>>)> = sqlx::query_as(
+/// What cannot go on any more. Past the deadline that is sure, as far as it can be, where the sender has said that it stands still, or
+/// where it is there and says nothing; one that is away may have ended in time, and has a while to say so.
+async fn hopeless(
+    connection: &mut PgConnection,
+    server: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Vec<(TransferId, Expiry)>, Error> {
+    let rows: Vec<(Uuid, bool, Option<DateTime<Utc>>)> = sqlx::query_as(
         "SELECT t.id, s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL, t.deadline FROM transfers t JOIN nodes s ON s.uid = t.source \
          JOIN nodes d ON d.uid = t.destination \
-         WHERE t.end_time IS NULL AND (t.grant_expire_time <= $1 OR t.deadline <= $3 OR s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL) \
+         WHERE t.end_time IS NULL AND (s.revoke_time IS NOT NULL OR d.revoke_time IS NOT NULL \
+         OR (t.deadline IS NULL AND t.grant_expire_time <= $1) OR (t.deadline <= $3 AND ( \
+         (t.pause_time IS NOT NULL AND t.error_reason = $4) \
+         OR EXISTS (SELECT FROM node_sessions n WHERE n.node = t.source AND n.server = $5 AND n.connect_time <= $6) \
+         OR (t.deadline <= $7 AND EXISTS (SELECT FROM servers v WHERE v.id = $5 AND v.start_time <= $7))))) \
          ORDER BY t.id LIMIT $2",
     )
     .bind(now)
     .bind(MAX_EXPIRED_AT_ONCE)
     .bind(now - DEADLINE_GRACE)
+    .bind(TransferError::PAUSED)
+    .bind(server)
+    .bind(now - SETTLED)
+    .bind(now - AWAY_GRACE)
     .fetch_all(connection)
     .await?;
     let expiry = |revoked, deadline: Option<DateTime<Utc>>| match deadline.filter(|deadline| *deadline <= now) {

@@ -1,7 +1,8 @@
 //! How far a transfer is, as a pure function of what its ends report.
 //!
 //! The sender leads: its reports move the state, and its first end is the transfer's. The receiver's reports are kept beside it and
-//! decide only where the sender can no longer be heard. What has ended never moves again.
+//! decide only where the sender can no longer be heard. What has ended never moves again, but for one thing: that the deadline passed was
+//! said without the sender, and the sender had succeeded by then.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use proto_model::{TransferError, TransferReport, TransferRole, TransferState};
@@ -102,6 +103,22 @@ impl Standing {
             pause: self.pause.clone().filter(|_| !ended),
         };
         (next != *self).then_some(next)
+    }
+
+    /// The sender had succeeded by the deadline, and could not say so until it was said to have passed; `None` for anything else.
+    #[must_use]
+    pub fn on_late_success(&self, report: &TransferReport, deadline: DateTime<Utc>) -> Option<Self> {
+        let passed = self.error.as_ref().is_some_and(|error| error.reason == TransferError::DEADLINE_EXCEEDED);
+        let succeeded = matches!(report.state, TransferState::Succeeded | TransferState::SucceededInPart);
+        let in_time = report.end_time.is_some_and(|end| end <= deadline);
+        let is_the_senders = report.role == TransferRole::Sender;
+        (self.state == TransferState::Failed && passed && succeeded && in_time && is_the_senders).then(|| Self {
+            state: report.state,
+            error: report.error.clone(),
+            start_time: report.start_time.or(self.start_time),
+            end_time: report.end_time,
+            pause: None,
+        })
     }
 
     /// An operator stops it; `None` when it has ended.

@@ -164,7 +164,8 @@ impl Movers {
         if self.0.reports.is_ended(job.transfer, job.role) {
             return;
         }
-        if !job.cancel {
+        // A server of the previous version says no order: what this end was told before stands.
+        if !job.cancel && job.order != 0 {
             let order = Order { number: job.order, pause: job.pause };
             self.0.transfers.order(job.transfer, job.role, order);
         }

@@ -1,6 +1,9 @@
 //! `dwcp.v1.BenchService`: a bench is accepted with its grant, shown while it runs, and ended when its caller goes away.
 
-use control_plane_store::benches::{self, Bench, CreateBench};
+use control_plane_store::{
+    Error,
+    benches::{self, Bench, CreateBench},
+};
 use foundation_runtime::OnEnd;
 use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use proto_model::{BenchId, BenchReport, BenchSpec, BenchState, Revision};
@@ -47,15 +50,22 @@ impl BenchService for Benches {
         let context = context(&request, "dwcp.v1.BenchService/RunBench", "")?;
         let (caller, traceparent) = (caller(&request)?.clone(), traceparent(&request));
         let spec = parse_spec(request.into_inner().spec)?;
+        // Before anything is signed: nothing is measured for a caller who may not watch it.
+        let place = watch::place(&self.0, &caller)?;
         let (id, granter) = (self.next_id(), granter(&self.0));
         let create = CreateBench { id, spec: spec.clone(), traceparent };
-        let created = self.0.db.write("bench.create", context, move |tx| {
-            async move { benches::create(tx, create, &granter).await }.boxed()
+        let state = self.0.clone();
+        // In a task of its own: a caller who goes away meanwhile ends what was created.
+        let created = self.0.tasks.run("create a bench", async move {
+            let created = state.db.write("bench.create", context, move |tx| {
+                async move { benches::create(tx, create, &granter).await }.boxed()
+            });
+            created.await.map(|_created| EndsWithCaller { state, id })
         });
-        created.await.map_err(|refused| refusal(refused, "spec"))?;
-        let guard = EndsWithCaller { state: self.0.clone(), id };
+        let created = created.await.map_err(|_cancelled| error::store(Error::Stopping))?;
+        let guard = created.map_err(|refused| refusal(refused, "spec"))?;
         let follow = FollowBench { state: self.0.clone(), id, spec, cursor: Revision::default(), over: false };
-        let stream = watch::follow(self.0.clone(), caller, follow).map(move |item| {
+        let stream = watch::follow_from(self.0.clone(), caller, follow, Ok(place)).map(move |item| {
             let _held = &guard;
             item
         });

@@ -3,6 +3,7 @@
 mod agent;
 mod agents;
 mod audit;
+mod bench;
 mod configs;
 mod nodes;
 mod rights;

@@ -35,7 +35,7 @@ pub struct Watches(Arc<Mutex<HashMap<CallerKind, usize>>>);
 
 /// One of a caller's watches, until dropped.
 #[derive(Debug)]
-struct OneWatch {
+pub(crate) struct OneWatch {
     watches: Watches,
     caller: CallerKind,
 }
@@ -98,8 +98,23 @@ pub(crate) fn follow<F: Follow>(
     caller: Caller,
     follow: F,
 ) -> impl Stream<Item = Result<F::Item, Status>> + Send + 'static {
+    let place = place(&state, &caller);
+    follow_from(state, caller, follow, place)
+}
+
+/// A place for one more of this caller's watches, or why there is none.
+pub(crate) fn place(state: &State, caller: &Caller) -> Result<OneWatch, Status> {
+    state.watches.begin(caller.kind, state.server.max_watches)
+}
+
+/// [`follow`], with the place that was taken for it before.
+pub(crate) fn follow_from<F: Follow>(
+    state: State,
+    caller: Caller,
+    follow: F,
+    place: Result<OneWatch, Status>,
+) -> impl Stream<Item = Result<F::Item, Status>> + Send + 'static {
     let bell = state.db.bell();
-    let place = state.watches.begin(caller.kind, state.server.max_watches);
     let watch = Watch { state, caller, follow, bell, ready: VecDeque::new(), synced: false, place };
     futures::stream::try_unfold(watch, |mut watch| async move {
         let item = watch.next().await?;

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails here")]
 
+mod bed;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use dataplane_amst::{Endpoint, IncomingChannel, Limits, MAX_PIECE, Options, TransportSettings};
+use bed::path::Path;
+use dataplane_amst::{Endpoint, IncomingChannel, Limits, MAX_PIECE, Options, Session, TransportSettings};
 use dataplane_identity::{Identity, testing::TestFleet, tls};
 use foundation_runtime::{Clock, TaskGroup};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt, crypto::rustls::QuicClientConfig};
@@ -239,4 +242,32 @@ async fn the_first_lane_cannot_be_retired_and_others_that_are_not_there_are_no_m
     let (_, _channel, _control) = attack.open_channel(0).await;
     session.write_all(&frame(&[[7_u8].as_slice(), &0_u64.to_le_bytes()].concat())).await.unwrap();
     attack.assert_cut_off().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_is_given_up_before_its_dialler_hears_of_it_ends_alone_whatever_code_it_gives() {
+    let attack = Attack::begin().await;
+    let _session = attack.greet().await;
+    let session = attack.endpoint.sessions().remove(0);
+    // The answer is on its way for so long that the lane is there and gone before.
+    let path = Path::to(attack.endpoint.local_addr(), Duration::from_secs(1), |datagram| vec![datagram.at]).await;
+    for (number, code) in [(1, 0_u32), (2, 4), (1, 6)] {
+        let lane = connect(&attack.client, &attack.own, &attack.victim, path.address).await;
+        let (mut send, _receive) = lane.open_bi().await.unwrap();
+        let hello = frame(&[[1; 16].as_slice(), &[2; 16], &[number], &[2, 0, 0, 0, 0, 0, 0, 0]].concat());
+        send.write_all(&hello).await.unwrap();
+        lanes(&session, 2).await;
+        lane.close(VarInt::from_u32(code), b"");
+        lanes(&session, 1).await;
+    }
+    assert!(session.closed().is_none(), "{:?}", session.closed());
+}
+
+async fn lanes(session: &Session, wanted: usize) {
+    soon(async {
+        while session.info().lanes != wanted {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -10,9 +10,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use bed::{contents, fleet, open, soon};
+use bed::{contents, fleet, open, path::Path, soon};
 use dataplane_amst::{Channel, PieceReceiver, PieceSender, Scaled, Session};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -116,4 +117,39 @@ async fn many_transfers_lose_nothing_while_lanes_come_and_go() {
     assert!(session.closed().is_none() && there.closed().is_none(), "{:?} {:?}", session.closed(), there.closed());
     let moved = a.endpoint.moves().iter().filter(|past| past.what.of == Scaled::Lanes).count();
     assert!(moved > CHANGES / 2, "each change is remembered");
+}
+
+/// Also where the datagram that closes a lane is lost, which is sent once.
+#[tokio::test]
+async fn lanes_that_go_over_a_path_that_loses_much_leave_the_session_alive() {
+    let seed = seed();
+    println!("DWCP_TEST_SEED={seed}");
+    let fleet = fleet(2, |_, _| {}).await;
+    let [a, b] = fleet.nodes.as_slice() else { panic!() };
+    let (delay, mut random) = (Duration::from_millis(5), StdRng::seed_from_u64(seed));
+    let path = Path::to(b.address(), delay, move |datagram| {
+        if random.random_range(0..4_u32) == 0 { Vec::new() } else { vec![datagram.at + delay] }
+    })
+    .await;
+    let session = soon(a.endpoint.session(b.identity.public_key(), &[path.address])).await.unwrap();
+    let there = b.endpoint.sessions().remove(0);
+    let promised = || [a, b].map(|node| node.endpoint.memory().promised);
+    let with_one = promised();
+    for _ in 0..6 {
+        for wanted in [4, 1] {
+            let mut settings = a.endpoint.settings();
+            settings.lanes = wanted;
+            a.endpoint.retune(settings).unwrap();
+            lanes(&session, &there, usize::try_from(wanted).unwrap()).await;
+        }
+        // Until both have forgotten them.
+        soon(async {
+            while promised() != with_one {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert!(session.closed().is_none() && there.closed().is_none(), "{:?} {:?}", session.closed(), there.closed());
+    }
+    soon(session.ping()).await.unwrap();
 }

@@ -19,8 +19,9 @@ use dataplane_amst::{Channel, MAX_PIECE, PieceReceiver, PieceSender, SendError, 
 use foundation_runtime::{OnEnd, TaskGroup};
 use proto_model::config::TcpLane;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    sync::Barrier,
 };
 
 const LENGTHS: [usize; 6] = [0, 1, 4096, 70_000, 1024 * 1024, MAX_PIECE];
@@ -235,6 +236,49 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, share: u64, end: End, en
             }
         }
         End::Silence => std::future::pending().await,
+    }
+}
+
+/// Carries connections on once both of two addresses have one; how many there were at each.
+async fn crossing(ways: [(SocketAddr, SocketAddr); 2]) -> (TaskGroup, Arc<[AtomicU64; 2]>) {
+    let (tasks, counts, both) = (TaskGroup::new("proxy"), Arc::<[AtomicU64; 2]>::default(), Arc::new(Barrier::new(2)));
+    for (index, (address, target)) in ways.into_iter().enumerate() {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (token, counts, both) = (tasks.token().clone(), Arc::clone(&counts), Arc::clone(&both));
+        let inner = tasks.clone();
+        tasks.spawn("proxy", OnEnd::Expected, async move {
+            while let Some(Ok((near, _))) = token.run_until_cancelled(listener.accept()).await {
+                if counts[index].fetch_add(1, Relaxed) == 0 {
+                    both.wait().await;
+                }
+                let (token, mut near) = (token.clone(), near);
+                inner.spawn("carry", OnEnd::Expected, async move {
+                    let Ok(mut far) = TcpStream::connect(target).await else { return };
+                    drop(token.run_until_cancelled(copy_bidirectional(&mut near, &mut far)).await);
+                });
+            }
+        });
+    }
+    (tasks, counts)
+}
+
+#[tokio::test]
+async fn of_two_lanes_that_are_dialled_at_once_one_stays() {
+    for _ in 0..3 {
+        let fleet = nodes(|_| TcpLane::Always).await;
+        let [near, far] = [fleet.nodes[0].address(), fleet.nodes[1].address()];
+        let path = Path::to(far, Duration::ZERO, |datagram| vec![datagram.at]).await;
+        let (_proxy, dialled) = crossing([(path.address, far), (path.behind, near)]).await;
+        let peer = fleet.nodes[1].identity.public_key();
+        let session = soon(fleet.nodes[0].endpoint.session(peer, &[path.address])).await.unwrap();
+        let (ours, mut theirs) = bed::open(&session, &fleet.nodes[1]).await;
+        let far = fleet.nodes[1].endpoint.sessions().remove(0);
+        until(&session, carries).await;
+        until(&far, carries).await;
+        moves(&ours, &mut theirs.channel, 20).await;
+        let dialler = [&session, &far].map(|end| end.info().tcp_lane.map(|lane| lane.dialled));
+        assert_eq!(dialler, [Some(true), Some(false)], "the one of who dialled the session");
+        assert_eq!([0, 1].map(|index| dialled[index].load(Relaxed)), [1, 1], "neither had to dial again");
     }
 }
 

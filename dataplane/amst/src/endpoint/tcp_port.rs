@@ -186,6 +186,7 @@ async fn greet(
     if shared.settings().tcp_lane == Policy::Off || !session.is_peers_tcp_number(hello.lane) {
         return Err("lanes over TCP are not wanted here".to_owned());
     }
+    session.crossing_tcp().await;
     let Some(room) = shared.budget.open_lane(peer) else {
         limit_hits::hit("limits.receive_budget");
         return Err("no memory for a further lane".to_owned());

@@ -7,6 +7,7 @@ use std::{
 
 use foundation_runtime::OnEnd;
 use proto_model::config::TcpLane as Policy;
+use tokio::sync::Notify;
 
 use super::Session;
 use crate::{
@@ -25,7 +26,11 @@ const UNUSED: Duration = Duration::from_secs(20);
 
 /// What a session has of TCP.
 #[derive(Debug, Default)]
-pub(super) struct TcpUse(Mutex<State>);
+pub(super) struct TcpUse {
+    state: Mutex<State>,
+    /// A dialling is over.
+    dialled: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -55,7 +60,7 @@ pub struct TcpLaneInfo {
 
 impl TcpUse {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes sent and received, of all lanes there were.
@@ -105,6 +110,7 @@ impl Session {
         let policy = self.shared().settings().tcp_lane;
         let mut state = self.0.tcp.lock();
         state.dialling = false;
+        self.0.tcp.dialled.notify_waiters();
         match (result, &state.lane) {
             (_, Some(_)) => state.choice.opened(),
             (Ok(()), None) => {}
@@ -176,6 +182,21 @@ impl Session {
     /// Whether a lane that the peer dials may have this number.
     pub(crate) fn is_peers_tcp_number(&self, number: u8) -> bool {
         number % 2 == u8::from(self.dialled())
+    }
+
+    /// Where both ends dial at once the lane of who dialled the session is the one: there the other's waits until it is known what becomes
+    /// of it. Both would be lost, if each end took the other's.
+    pub(crate) async fn crossing_tcp(&self) {
+        if !self.dialled() {
+            return;
+        }
+        loop {
+            let over = self.0.tcp.dialled.notified();
+            if !self.0.tcp.lock().dialling {
+                return;
+            }
+            over.await;
+        }
     }
 
     /// Takes a lane, where there is none and the session lives.

@@ -29,6 +29,8 @@ const SKIP: usize = 16 * 1024;
 enum Cause {
     /// This end, or the session.
     Asked,
+    /// The peer, between two pieces.
+    HungUp,
     /// The connection.
     Broken(String),
     /// The peer broke the protocol.
@@ -59,7 +61,7 @@ pub(crate) async fn run(session: Session, lane: Arc<TcpLane>, stream: TlsStream<
     lane.end.cancel();
     let taken = lane.book.end();
     match &cause {
-        Cause::Asked => {}
+        Cause::Asked | Cause::HungUp => {}
         Cause::Broken(reason) => {
             tracing::info!(peer = %session.peer().node_id(), remote = %lane.remote(), reason, "A lane over TCP broke");
         }
@@ -126,7 +128,14 @@ async fn read_all(
     const MALFORMED: Cause = Cause::Protocol("a malformed record on a lane over TCP");
     let mut body = [0; PIECE_HEAD];
     loop {
-        let kind = stream.read_u8().await?;
+        let kind = match stream.read_u8().await {
+            Ok(kind) => kind,
+            // Nothing is half-way in either direction: a peer ends so what nobody uses.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && lane.book.under_way() == 0 => {
+                return Err(Cause::HungUp);
+            }
+            Err(error) => return Err(error.into()),
+        };
         let length = Record::body(kind).map_err(|_malformed| MALFORMED)?;
         stream.read_exact(&mut body[..length]).await?;
         match Record::decode(kind, &body[..length]).map_err(|_malformed| MALFORMED)? {

@@ -37,6 +37,8 @@ fn take_due(held: &mut Held, now: Duration) -> Option<Vec<u8>> {
 
 pub(crate) struct Path {
     pub(crate) address: SocketAddr,
+    /// Where the other end sees the dialler.
+    pub(crate) behind: SocketAddr,
     _tasks: TaskGroup,
     most: Arc<AtomicUsize>,
     rebind: Arc<Notify>,
@@ -51,7 +53,7 @@ impl Path {
     ) -> Self {
         let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = near.local_addr().unwrap();
+        let (address, behind) = (near.local_addr().unwrap(), far.local_addr().unwrap());
         let tasks = TaskGroup::new("path");
         let most = Arc::new(AtomicUsize::new(0));
         let rebind = Arc::new(Notify::new());
@@ -93,7 +95,7 @@ impl Path {
                 }
             }
         });
-        Self { address, _tasks: tasks, most, rebind }
+        Self { address, behind, _tasks: tasks, most, rebind }
     }
 
     /// From now on the dialler is seen at another port, as behind a NAT that forgot it; what is on its way back is lost.

@@ -279,7 +279,7 @@ impl Session {
             remote: lanes.first().map_or(unknown, |lane| lane.remote()),
             dialled: self.0.dialled,
             lanes: self.lane_count(),
-            tcp_lane: self.0.tcp.info(),
+            tcp_lane: self.tcp_info(),
             tcp_bytes_sent,
             tcp_bytes_received,
             streams: self.0.slots.capacity(),
@@ -423,10 +423,12 @@ impl Session {
 
     /// Waits for a piece's turn, where pieces go one by one. Channels take turns.
     pub(crate) async fn turn(&self, channel: u64) -> Option<Slot> {
-        match self.rate_limit() {
-            Some(bits) if bits < ONE_BY_ONE_BELOW => self.0.line.acquire(channel).await,
-            _ => None,
-        }
+        if self.goes_one_by_one() { self.0.line.acquire(channel).await } else { None }
+    }
+
+    /// Whether a bound is so low that pieces go one by one.
+    pub(crate) fn goes_one_by_one(&self) -> bool {
+        self.rate_limit().is_some_and(|bits| bits < ONE_BY_ONE_BELOW)
     }
 
     /// Waits until so many bytes of a piece may go by all bounds. Of each session one waits, so that sessions share by turns.

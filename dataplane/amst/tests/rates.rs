@@ -78,22 +78,31 @@ async fn far_below_the_rate_of_one_piece_a_second_they_still_arrive_one_after_th
 #[tokio::test]
 async fn a_bound_holds_over_tcp_as_well() {
     let fleet = fleet(2, |_, options| {
-        options.settings.pacing_rate = Some(40_000_000);
+        options.settings.pacing_rate = Some(240_000_000);
         options.settings.tcp_lane = TcpLane::Always;
     })
     .await;
     let (session, ours, mut theirs) = fleet.channel().await;
     soon(async {
-        while session.info().tcp_lane.is_none() {
+        while !session.info().tcp_lane.is_some_and(|lane| lane.carries) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    let rate = moves(&ours, &mut theirs, 20).await;
+    let rate = moves(&ours, &mut theirs, 60).await;
     let info = session.info();
-    println!("of 40 Mbit/s over TCP: {rate:.0}, {} of {} bytes", info.tcp_bytes_sent, info.bytes_sent);
+    println!("of 240 Mbit/s over TCP: {rate:.0}, {} of {} bytes", info.tcp_bytes_sent, info.bytes_sent);
+    assert!(rate < 240_000_000.0 * 1.05, "{rate}");
+    assert!(info.tcp_bytes_sent > 60 * 500_000, "{info:?}");
+    // Answers would wait behind pieces that are slow.
+    let mut settings = fleet.nodes[0].endpoint.settings();
+    settings.pacing_rate = Some(40_000_000);
+    fleet.nodes[0].endpoint.retune(settings).unwrap();
+    let rate = moves(&ours, &mut theirs, 10).await;
     assert!(rate < 40_000_000.0 * 1.05, "{rate}");
-    assert!(info.tcp_bytes_sent > 20 * 500_000, "{info:?}");
+    let (before, now) = (info, session.info());
+    assert!(now.tcp_bytes_sent < before.tcp_bytes_sent + 500_000, "{now:?}");
+    assert!(now.tcp_lane.is_some_and(|lane| !lane.carries), "{now:?}");
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn carry(
     (head, payload): (PieceHead, Bytes),
     asked: CancellationToken,
 ) -> Result<(), SendError> {
-    // The lane over TCP takes its turns by itself.
+    // On the lane over TCP one goes after the other anyway.
     let turn = match &carrier {
         Carrier::Quic(_) => asked.run_until_cancelled(session.turn(channel.id)).await,
         Carrier::Tcp(_) => Some(None).filter(|_| !asked.is_cancelled()),

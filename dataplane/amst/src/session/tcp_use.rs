@@ -69,11 +69,6 @@ impl TcpUse {
         let now = state.lane.as_ref().map_or((0, 0), |lane| (lane.traffic().sent(), lane.traffic().received()));
         (state.sent + now.0, state.received + now.1)
     }
-
-    pub(super) fn info(&self) -> Option<TcpLaneInfo> {
-        let lane = self.lock().lane.clone()?;
-        Some(TcpLaneInfo { dialled: lane.dialled(), carries: lane.carries() })
-    }
 }
 
 impl Session {
@@ -82,9 +77,14 @@ impl Session {
         self.0.tcp.lock().lane.clone()
     }
 
-    /// The lane over TCP, where pieces are to go by it.
+    pub(super) fn tcp_info(&self) -> Option<TcpLaneInfo> {
+        let lane = self.tcp_lane()?;
+        Some(TcpLaneInfo { dialled: lane.dialled(), carries: lane.carries() && !self.goes_one_by_one() })
+    }
+
+    /// The lane over TCP, where pieces are to go by it: not below a slow bound, as answers would wait behind each piece.
     pub(super) fn tcp_lane_for_pieces(&self) -> Option<Arc<TcpLane>> {
-        self.tcp_lane().filter(|lane| lane.carries())
+        self.tcp_lane().filter(|lane| lane.carries() && !self.goes_one_by_one())
     }
 
     /// Whether both ends know what such a lane is.

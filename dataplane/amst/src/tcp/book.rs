@@ -99,6 +99,12 @@ impl Book {
         Some(Work::Piece(job.head, job.payload))
     }
 
+    /// What was not begun goes by QUIC.
+    pub(crate) fn give_back(&self) {
+        let queued = std::mem::take(&mut self.lock().queued);
+        queued.into_iter().for_each(|job| tell(job.outcome, Outcome::Back));
+    }
+
     /// Waits until there is something to write. Cancel safe.
     pub(crate) async fn rings(&self) {
         self.bell.notified().await;

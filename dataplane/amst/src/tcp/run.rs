@@ -87,12 +87,13 @@ async fn write_all(
         stream.write_all(&Record::Use.encode()).await?;
     }
     loop {
+        if session.goes_one_by_one() {
+            lane.book.give_back();
+        }
         match lane.book.try_next() {
             Some(Work::Answers(answers)) => stream.write_all(&answers).await?,
             Some(Work::Piece(head, mut payload)) => {
                 stream.write_all(&Record::Piece(head).encode()).await?;
-                lane.held_back.store(true, Relaxed);
-                let _turn = session.turn(head.channel).await;
                 loop {
                     // Anew each time: a bound may have been lowered far since the piece began.
                     let part = payload.split_to(session.slice().min(payload.len()));

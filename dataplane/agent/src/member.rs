@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use dataplane_amst::{BindError, Endpoint, Limits, TcpPort};
 use dataplane_control_client::{
     self as control_client, Enrolment, Handle, Introduction, Jobs, StartError as SessionError,
@@ -261,11 +262,19 @@ impl Member {
     fn watch_session(&self, context: &Context, tasks: &TaskGroup) {
         let (control, identity) = (self.control.clone(), self.identity.clone());
         let (health, clock, group) = (context.health.clone(), context.clock.clone(), tasks.clone());
-        let effective = context.effective.clone();
+        let (effective, transfers) = (context.effective.clone(), self.transfers.clone());
         tasks.spawn("health of the session", OnEnd::Expected, async move {
             let mut connection = control.connection();
+            let mut since = None;
             loop {
                 let now = connection.borrow_and_update().clone();
+                // Once for each session: it is true of the time when it was measured.
+                if let Some(standing) = now.standing.as_ref().filter(|standing| since != Some(standing.since)) {
+                    since = Some(standing.since);
+                    if let Some(ahead) = standing.skew_ms.and_then(TimeDelta::try_milliseconds) {
+                        transfers.is_ahead_of_control_plane(ahead);
+                    }
+                }
                 match (&now.standing, &now.trouble) {
                     (Some(_), _) => health.healthy(Component::ControlPlane),
                     (None, Some(trouble)) => health.degraded(Component::ControlPlane, trouble.clone()),

@@ -22,6 +22,7 @@ mod holes;
 mod intervals;
 mod journal;
 mod link;
+mod offset;
 mod orders;
 mod packed;
 mod page_store;

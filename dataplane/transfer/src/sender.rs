@@ -350,7 +350,7 @@ impl Trying<'_> {
             if corrupted >= MAX_CORRUPTED {
                 return self.ended(TransferState::Failed, &tally, Some(stop), None).await;
             }
-            if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 || stop.reason == end::PAUSED {
+            if tally.bytes_sent.load(std::sync::atomic::Ordering::Relaxed) > 0 {
                 backoff.reset();
             }
             spent = tally.spent();
@@ -358,7 +358,12 @@ impl Trying<'_> {
             self.say_waiting(&stop, &tally, pause).await;
             let stopped = tokio::select! {
                 stopped = self.stopped(&tally) => Some(stopped),
-                () = self.rested(pause) => None,
+                ordered = self.rested(pause) => {
+                    if ordered {
+                        backoff.reset();
+                    }
+                    None
+                }
             };
             if let Some(stop) = stopped
                 && let Some(sent) = self.last(&stop, &tally).await

@@ -16,7 +16,8 @@ use proto_wire::Signed;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    confine::Closed, ends::TransferFolder, orders::Orders, reason::end, receiver::Decoders, roots::Roots, stop::Stop,
+    confine::Closed, ends::TransferFolder, offset::Offset, orders::Orders, reason::end, receiver::Decoders,
+    roots::Roots, stop::Stop,
 };
 
 /// How long a new attempt waits for the one before it to let go.
@@ -108,6 +109,8 @@ pub(crate) struct Shared {
     promised: Mutex<HashMap<u64, u64>>,
     /// What is held.
     pub(crate) orders: Orders,
+    /// This host's clock and the control plane's.
+    pub(crate) offset: Offset,
     /// Rung when something was left that has a deadline.
     pub(crate) left_with_deadline: tokio::sync::Notify,
     /// Grants that came for transfers that are sent here already.
@@ -190,6 +193,7 @@ impl Shared {
             bases: Arc::default(),
             promised: Mutex::default(),
             orders,
+            offset: Offset::default(),
             left_with_deadline: tokio::sync::Notify::new(),
             renewals: Mutex::default(),
         })

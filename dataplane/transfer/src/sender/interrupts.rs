@@ -3,6 +3,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use proto_model::{TransferError, TransferRole};
 use proto_wire::frames::Authority;
 
@@ -10,7 +11,7 @@ use super::Trying;
 use crate::{
     orders,
     reason::end,
-    receiver::{check_grant, stopping},
+    receiver::{SKEW, check_grant, stopping},
     stop::Stop,
     tally::Tally,
 };
@@ -43,15 +44,17 @@ impl Trying<'_> {
     }
 
     /// Waits until another attempt is due: a held transfer until it is not held any more, another one for a pause, or for an order.
-    pub(super) async fn rested(&self, pause: Duration) {
+    /// True where it was an order: a receiver that alone knows of a pause is asked with growing pauses.
+    pub(super) async fn rested(&self, pause: Duration) -> bool {
         let orders = &self.shared.orders;
         let (id, role) = (self.checked.id, TransferRole::Sender);
         if self.is_held() {
-            return orders.until(id, role, false).await;
+            orders.until(id, role, false).await;
+            return true;
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = orders.another(id, role) => {}
+            () = tokio::time::sleep(pause) => false,
+            () = orders.another(id, role) => true,
         }
     }
 
@@ -61,9 +64,12 @@ impl Trying<'_> {
             if let Some(over) = self.grant_over().or_else(|| self.deadline_over(tally)) {
                 return over;
             }
-            let left = self.checked.options.deadline.map(|deadline| deadline - self.shared.clock.utc());
+            let left = self.deadline().map(|(_, own)| own - self.shared.clock.utc());
             let left = left.and_then(|left| left.to_std().ok()).map_or(LOOK, |left| left.min(LOOK));
-            tokio::time::sleep(left).await;
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = self.shared.offset.said() => {}
+            }
         }
     }
 
@@ -72,8 +78,19 @@ impl Trying<'_> {
         check_grant(self.shared, signed, self.shared.clock.utc(), |_| true).err().filter(|stop| !stop.temporary)
     }
 
+    /// The deadline as it was given, and by this host's clock. Who gave it to the control plane meant that one's clock: where this
+    /// host does not know how far it is from that, its own may be ahead by what clocks may differ.
+    fn deadline(&self) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let given = self.checked.options.deadline?;
+        let ahead = match &self.checked.authority {
+            Authority::Grant(_) => self.shared.offset.ahead(&self.shared.clock).unwrap_or(SKEW),
+            Authority::Direct(_) => TimeDelta::zero(),
+        };
+        Some((given, given.checked_add_signed(ahead).unwrap_or(given)))
+    }
+
     fn deadline_over(&self, tally: &Tally) -> Option<Stop> {
-        let passed = self.checked.options.deadline.filter(|deadline| *deadline <= self.shared.clock.utc())?;
+        let (passed, _) = self.deadline().filter(|(_, own)| *own <= self.shared.clock.utc())?;
         let TransferError { reason, message } = TransferError::deadline_exceeded(passed, &tally.progress(0.0));
         // Where nothing was under way these figures say nothing.
         let nothing = tally.files_total.load(Relaxed) == 0;

@@ -75,11 +75,18 @@ impl Host {
         let folder = dir.path().join("node/transfers");
         let tasks = TaskGroup::new("host");
         let transfers = open(&identity, &folder, &root, settings(), &tasks);
+        transfers.is_ahead_of_control_plane(TimeDelta::zero());
         Self { _dir: dir, identity, root, outside, transfers, tasks, folder }
     }
 
     /// The host's program starts anew.
     pub(crate) async fn restart(&mut self) {
+        self.restart_alone().await;
+        self.transfers.is_ahead_of_control_plane(TimeDelta::zero());
+    }
+
+    /// The same, while the control plane is away.
+    pub(crate) async fn restart_alone(&mut self) {
         self.tasks.shutdown(PATIENCE).await.unwrap();
         self.tasks = TaskGroup::new("host");
         self.transfers = open(&self.identity, &self.folder, &self.root, settings(), &self.tasks);

@@ -1,9 +1,9 @@
 //! A transfer that is held stands still until it is not held any more; one that has a deadline ends by it.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
-use dataplane_transfer::{Connector, Order, Received, SendAuthority, SendJob, Sent};
+use dataplane_transfer::{Connector, Order, Received, SendAuthority, SendJob, Sent, Settings};
 use foundation_runtime::Clock;
 use proto_model::{DirectRequest, Grant, TransferOptions, TransferReport, TransferRole, TransferState};
 use tokio::{sync::watch, task::JoinHandle};
@@ -109,6 +109,53 @@ async fn a_receiver_that_is_told_alone_holds_it_until_either_end_knows_better() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_alone_knows_of_a_pause_is_asked_with_growing_pauses() {
+    let (bed, grant) = file(TransferOptions::default());
+    let id = grant.transfer;
+    let settings = bed.a.transfers.settings();
+    bed.a.transfers.set_settings(Settings { retry_interval: PATIENCE, ..settings });
+    bed.b.transfers.order(id, TransferRole::Receiver, order(7, true));
+    let (clock, begun) = (Clock::system(), Clock::system().now());
+    let mut going = Going::begin(&bed, bed.job(&grant), Vec::new());
+    going.waits("PAUSED").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let attempts = u32::try_from(going.wires.bytes().len()).unwrap();
+    let took = clock.now() - begun;
+    // The shortest pauses there can be: an eighth of 250 ms, and twice as much after each.
+    let least = Duration::from_micros(31_250) * (2_u32.saturating_pow(attempts - 1) - 1);
+    assert!(least <= took, "{attempts} attempts in {took:?}");
+    bed.a.transfers.order(id, TransferRole::Sender, order(8, false));
+    let (report, _) = going.end().await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept_by_the_clock_of_the_control_plane() {
+    let minutes = |n| Some(Clock::system().utc() + TimeDelta::minutes(n));
+    // By how much this host is ahead, if that is known; when the deadline is by its own clock; and whether it is over.
+    for (ahead, deadline, over) in [
+        (Some(4), -3, false),
+        (Some(4), -5, true),
+        (Some(-4), 3, true),
+        (Some(0), -1, true),
+        (None, -4, false),
+        (None, -6, true),
+    ] {
+        let mut bed = Bed::new();
+        fs::write(bed.a.root.join("file"), "contents").unwrap();
+        match ahead {
+            Some(ahead) => bed.a.transfers.is_ahead_of_control_plane(TimeDelta::minutes(ahead)),
+            None => bed.a.restart_alone().await,
+        }
+        let options = TransferOptions { deadline: minutes(deadline), ..TransferOptions::default() };
+        let (report, _) = bed.send(&["data:/file"], "data:/", options).await;
+        let ended = report.error.map(|error| error.reason.as_str().to_owned());
+        assert_eq!(ended.as_deref(), over.then_some("DEADLINE_EXCEEDED"), "{ahead:?} {deadline}");
+        assert_eq!(report.state == TransferState::Succeeded, !over);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_can_be_cancelled_and_ends_by_its_deadline() {
     let soon =
         || TransferOptions { deadline: Some(Clock::system().utc() + TimeDelta::seconds(1)), ..Default::default() };
@@ -148,6 +195,8 @@ async fn a_deadline_ends_both_ends_and_nothing_is_left_of_it() {
 async fn a_direct_send_has_a_deadline_too() {
     let (bed, grant) = file(TransferOptions::default());
     bed.b.set_roots(false, &["a"]);
+    // Its deadline is by the clock of the host that was asked.
+    bed.a.transfers.is_ahead_of_control_plane(TimeDelta::hours(1));
     let deadline = Some(Clock::system().utc() + TimeDelta::seconds(2));
     let request = DirectRequest {
         transfer: grant.transfer,

@@ -120,6 +120,16 @@ impl Agent {
         while !self.job(transfer).await.cancel {}
     }
 
+    /// Waits until a job is to be held, likewise.
+    pub(crate) async fn held(&mut self, transfer: &str) -> TransferJob {
+        loop {
+            let job = self.job(transfer).await;
+            if job.pause {
+                return job;
+            }
+        }
+    }
+
     pub(crate) async fn report(&self, transfer: &str, role: TransferRole, state: State) {
         let id = transfer.strip_prefix("transfers/").unwrap().to_owned();
         self.say(agent_message::Message::TransferReport(TransferReport {

@@ -4,6 +4,8 @@ use std::{fmt, io};
 
 use proto_wire::hde::{Container, ContainerError, LiteralCodec, MAX_SEGMENT_BYTES, Op};
 
+use crate::sources::Sources;
+
 /// Why a segment cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -24,6 +26,15 @@ pub enum DecodeError {
     /// The basis could not be read.
     #[error("what the segment refers to cannot be read")]
     Source(#[source] io::Error),
+}
+
+/// What a segment was made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// Bytes that were read from the basis.
+    pub basis_bytes: u64,
+    /// Bytes that were read from earlier segments.
+    pub history_bytes: u64,
 }
 
 /// Decodes segments, one after another; keeps its context and one buffer of at most a segment.
@@ -51,25 +62,25 @@ impl Decoder {
         Self { zstd: zstd::bulk::Decompressor::new().ok(), literals: Vec::new() }
     }
 
-    /// Appends the segment to `out`: exactly `expected_len` bytes, or on error nothing. `source` reads the basis, at most
-    /// `expected_len` bytes in all. The result is not verified: that is the work of whoever knows the digest.
+    /// Appends the segment to `out`: exactly `expected_len` bytes, or on error nothing. What it
+    /// refers to is read from `sources`. The result is not verified: that is the work of whoever knows the digest.
     ///
     /// # Errors
-    /// On bytes that are not an encoding of `expected_len` bytes, and where `source` fails.
+    /// On bytes that are not an encoding of `expected_len` bytes, and where `sources` fail.
     pub fn decode(
         &mut self,
         encoded: &[u8],
         expected_len: usize,
-        source: &mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>,
+        sources: &mut dyn Sources,
         out: &mut Vec<u8>,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<Decoded, DecodeError> {
         let container = Container::parse(encoded)?;
         let found = size(container.segment_bytes());
         if found != expected_len {
             return Err(DecodeError::Length { expected: expected_len, found });
         }
         let before = out.len();
-        let result = self.decode_into(&container, source, out);
+        let result = self.decode_into(&container, sources, out);
         if result.is_err() {
             out.truncate(before);
         }
@@ -79,9 +90,10 @@ impl Decoder {
     fn decode_into(
         &mut self,
         container: &Container<'_>,
-        source: &mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>,
+        sources: &mut dyn Sources,
         out: &mut Vec<u8>,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<Decoded, DecodeError> {
+        let mut decoded = Decoded::default();
         let mut literals = self.unpack(container)?;
         out.reserve(size(container.segment_bytes()));
         let mut ops = container.ops().peekable();
@@ -100,11 +112,12 @@ impl Decoder {
                 Op::Copy { offset, .. } => {
                     let start = out.len();
                     out.resize(start + length, 0);
-                    source(offset, &mut out[start..]).map_err(DecodeError::Source)?;
+                    sources.basis(offset, &mut out[start..]).map_err(DecodeError::Source)?;
+                    decoded.basis_bytes += u64::from(op.length());
                 }
             }
         }
-        Ok(())
+        Ok(decoded)
     }
 
     /// The literals, exactly as many as the operations ask for.

@@ -4,7 +4,14 @@ use std::{fmt, time::Instant};
 
 use proto_wire::hde::{HEAD_BYTES, LiteralCodec, MAX_SEGMENT_BYTES, Op, head_bytes, write_head};
 
-use crate::{basis::BasisIndex, literals::Literals, meter::Meter, options::Options, zeros::all_zero};
+use crate::{
+    basis::BasisIndex,
+    literals::Literals,
+    meter::Meter,
+    options::{Algorithm, Level},
+    version::{Basis, Version},
+    zeros::all_zero,
+};
 
 /// By how much an encoded segment may be longer than the segment.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES;
@@ -84,6 +91,20 @@ pub struct Encoding {
     pub zero_bytes: u64,
     /// Bytes that are literals, before compression.
     pub literal_bytes: u64,
+    /// Where the receiver can make all of it of what it holds.
+    pub whole: Option<Whole>,
+}
+
+/// What all of a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// Zeros.
+    Zeros,
+    /// Bytes of the basis.
+    Basis {
+        /// From here on.
+        offset: u64,
+    },
 }
 
 /// A segment is at most [`MAX_SEGMENT_BYTES`].
@@ -102,8 +123,7 @@ pub enum Stands {
 
 /// Encodes segments, one after another; keeps its contexts and buffers (about 8 MiB after the first long segment).
 pub struct Encoder {
-    options: Options,
-    literals: Literals,
+    literals: Option<(Algorithm, Level, Literals)>,
     ops: Vec<Op>,
     gathered: Vec<u8>,
     meter: Option<Meter>,
@@ -111,16 +131,21 @@ pub struct Encoder {
 
 impl fmt::Debug for Encoder {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Encoder").field("options", &self.options).finish_non_exhaustive()
+        out.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Encoder {
     /// An encoder that nothing measures.
     #[must_use]
-    pub fn new(options: Options) -> Self {
-        let literals = Literals::new(options.algorithm, options.level);
-        Self { options, literals, ops: Vec::new(), gathered: Vec::new(), meter: None }
+    pub fn new() -> Self {
+        Self { literals: None, ops: Vec::new(), gathered: Vec::new(), meter: None }
     }
 
     /// The same, measured.
@@ -130,19 +155,20 @@ impl Encoder {
         self
     }
 
-    /// Appends the encoded segment to `out`: at most [`OVERHEAD_BYTES`] more than the segment has. `basis` is what the receiver
-    /// holds, at the position that the segment's decoder will be given.
+    /// Appends the encoded segment to `out`: at most [`OVERHEAD_BYTES`] more than the segment has. `number` counts the
+    /// segments of the version from 0.
     ///
     /// # Errors
     /// Only for a segment that is too long.
     pub fn encode(
         &mut self,
+        version: &Version,
+        number: u64,
         segment: &[u8],
-        basis: Option<&BasisIndex>,
         out: &mut Vec<u8>,
     ) -> Result<Encoding, SegmentTooLong> {
         let started = self.meter.as_ref().map(Meter::now);
-        let encoding = self.make(segment, basis)?.append(segment, out);
+        let encoding = self.make(version, number, segment)?.append(segment, out);
         self.record(&encoding, started);
         Ok(encoding)
     }
@@ -154,13 +180,14 @@ impl Encoder {
     /// For a segment that is too long.
     pub fn encode_in_room(
         &mut self,
+        version: &Version,
+        number: u64,
         room: &mut [u8],
-        basis: Option<&BasisIndex>,
         out: &mut Vec<u8>,
     ) -> Result<(Encoding, Stands), SegmentTooLong> {
         let started = self.meter.as_ref().map(Meter::now);
         let (head, segment) = room.split_at_mut_checked(OVERHEAD_BYTES).ok_or(SegmentTooLong(0))?;
-        let made = self.make(segment, basis)?;
+        let made = self.make(version, number, segment)?;
         let (encoding, stands) = if made.literals.is_none() {
             let mut written = Vec::with_capacity(OVERHEAD_BYTES);
             let encoding = made.head(segment.len(), &mut written);
@@ -173,13 +200,17 @@ impl Encoder {
         Ok((encoding, stands))
     }
 
-    fn make(&mut self, segment: &[u8], basis: Option<&BasisIndex>) -> Result<Made<'_>, SegmentTooLong> {
+    fn make(&mut self, version: &Version, _number: u64, segment: &[u8]) -> Result<Made<'_>, SegmentTooLong> {
         let length = u32::try_from(segment.len()).ok().filter(|length| *length <= MAX_SEGMENT_BYTES);
         let length = length.ok_or(SegmentTooLong(segment.len()))?;
-        if self.options.enabled {
-            self.plan(segment, basis.filter(|_| self.options.references));
-        } else {
-            self.ops.clear();
+        let options = version.options();
+        self.ops.clear();
+        if options.enabled {
+            let basis = match version.basis() {
+                Basis::Signature(index) if options.references => Some(&**index),
+                Basis::Signature(_) | Basis::Nothing | Basis::Baseline(_) => None,
+            };
+            self.plan(segment, basis);
         }
         let encoding = counts(&self.ops, segment.len());
         let mut gathered = None;
@@ -188,7 +219,11 @@ impl Encoder {
             gathered = Some(self.gathered.as_slice());
         }
         let bytes = gathered.unwrap_or(segment);
-        let packed = if self.options.enabled { self.literals.compress(bytes) } else { None };
+        let kept = self.literals.take().filter(|(algorithm, level, _)| (*algorithm, *level) == options.literals());
+        let (algorithm, level) = options.literals();
+        let (.., literals) =
+            self.literals.insert(kept.unwrap_or_else(|| (algorithm, level, Literals::new(algorithm, level))));
+        let packed = if options.enabled { literals.compress(bytes) } else { None };
         let (codec, literals) = match packed {
             Some((codec, packed)) => (codec, Some(packed)),
             None => (LiteralCodec::Raw, gathered),
@@ -294,6 +329,11 @@ fn counts(ops: &[Op], length: usize) -> Encoding {
         referenced_bytes: 0,
         zero_bytes: 0,
         literal_bytes: 0,
+        whole: match ops {
+            [Op::Zero { .. }] => Some(Whole::Zeros),
+            [Op::Copy { offset, .. }] => Some(Whole::Basis { offset: *offset }),
+            _ => None,
+        },
     };
     for op in ops {
         let bytes = match op {

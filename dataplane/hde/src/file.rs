@@ -7,7 +7,10 @@
 //! u32 LE 0  the end;  u64 LE length of the file;  32 bytes  its BLAKE3
 //! ```
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::{
+    io::{self, Read, Seek, SeekFrom, Write},
+    sync::Arc,
+};
 
 use proto_wire::hde::{Container, MAX_SEGMENT_BYTES};
 
@@ -17,6 +20,8 @@ use crate::{
     encoder::{Encoder, Encoding, MAX_ENCODED_BYTES},
     meter::Meter,
     options::Options,
+    sources::Sources,
+    version::{Basis, HistoryUse, Version},
 };
 
 const MAGIC: [u8; 8] = *b"DWCPHDE\x01";
@@ -114,7 +119,9 @@ pub fn encode_file(
     head.extend_from_slice(&digest);
     write(output, &head, &mut summary)?;
 
-    let mut encoder = Encoder::new(how.options);
+    let references = basis.map_or(Basis::Nothing, |(index, _)| Basis::Signature(Arc::new(index)));
+    let version = Version::new(how.options, references, 0, how.segment_bytes, HistoryUse::None);
+    let mut encoder = Encoder::new();
     if let Some(meter) = &how.meter {
         encoder = encoder.metered(meter.clone());
     }
@@ -130,7 +137,7 @@ pub fn encode_file(
         hasher.update(&segment[..filled]);
         encoded.clear();
         let encoding = encoder
-            .encode(&segment[..filled], basis.as_ref().map(|(index, _)| index), &mut encoded)
+            .encode(&version, summary.segments, &segment[..filled], &mut encoded)
             .expect("the segment's length was clamped");
         let length = u32::try_from(encoded.len()).expect("at most MAX_ENCODED_BYTES");
         write(output, &length.to_le_bytes(), &mut summary)?;
@@ -191,12 +198,9 @@ pub fn decode_file(
         }
         segment.clear();
         let expected = usize::try_from(made.segment_bytes()).unwrap_or(usize::MAX);
-        let mut source = |offset: u64, buffer: &mut [u8]| match baseline.as_mut() {
-            Some(baseline) => baseline.seek(SeekFrom::Start(offset)).and_then(|_| baseline.read_exact(buffer)),
-            None => Err(io::Error::from(io::ErrorKind::NotFound)),
-        };
+        let mut sources = Seeking { baseline: baseline.as_mut().map(|baseline| &mut **baseline as &mut dyn ReadSeek) };
         decoder
-            .decode(&encoded, expected, &mut source, &mut segment)
+            .decode(&encoded, expected, &mut sources, &mut segment)
             .map_err(|source| FileError::Segment { number, source })?;
         hasher.update(&segment);
         output.write_all(&segment).map_err(FileError::Output)?;
@@ -211,6 +215,22 @@ pub fn decode_file(
     summary.encoded_bytes += 44;
     output.flush().map_err(FileError::Output)?;
     Ok(summary)
+}
+
+struct Seeking<'a> {
+    baseline: Option<&'a mut dyn ReadSeek>,
+}
+
+impl Sources for Seeking<'_> {
+    fn basis(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
+        let baseline = self.baseline.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        baseline.seek(SeekFrom::Start(offset))?;
+        baseline.read_exact(room)
+    }
+
+    fn history(&mut self, _offset: u64, _room: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 /// A baseline for the decoder.

@@ -6,6 +6,7 @@
 //! panics, and neither its memory nor its output passes the length that the caller expects. [`encode_file`] and
 //! [`decode_file`] do the same for whole files. Pure but for the clock and the counters of a [`Meter`].
 
+mod baseline;
 mod basis;
 mod decoder;
 mod encoder;
@@ -13,15 +14,22 @@ mod file;
 mod literals;
 mod meter;
 mod options;
+mod read_at;
+mod sources;
+mod version;
 mod zeros;
 
+pub use baseline::{AnchorIndex, Baseline};
 pub use basis::{BasisError, BasisIndex, DIGEST_BYTES, MAX_BASIS_BLOCKS, MIN_BLOCK_BYTES, block_digests};
-pub use decoder::{DecodeError, Decoder};
-pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands};
+pub use decoder::{DecodeError, Decoded, Decoder};
+pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands, Whole};
 pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encode_file};
 pub use meter::{CodecTotals, Meter, Stats};
 pub use options::{Algorithm, Level, Options, UnknownAlgorithm};
-pub use proto_wire::hde::MAX_SEGMENT_BYTES;
+pub use proto_wire::hde::{LAG, MAX_SEGMENT_BYTES};
+pub use read_at::{FileAt, ReadAt};
+pub use sources::{HeldSources, NoSources, Sources};
+pub use version::{Basis, HistoryUse, Version};
 
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,12 @@ pub struct Options {
     pub references: bool,
 }
 
+impl Options {
+    pub(crate) const fn literals(&self) -> (Algorithm, Level) {
+        (self.algorithm, self.level)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { enabled: true, algorithm: Algorithm::default(), level: Level::default(), references: true }

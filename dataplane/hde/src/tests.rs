@@ -1,4 +1,4 @@
-use std::{io, io::Cursor, time::Duration};
+use std::{io, io::Cursor, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use foundation_runtime::Clock;
@@ -32,6 +32,10 @@ fn options(algorithm: Algorithm) -> Options {
     Options { algorithm, ..Options::default() }
 }
 
+fn signed(options: Options, index: &BasisIndex) -> Version {
+    Version::new(options, Basis::Signature(Arc::new(index.clone())), 0, MAX_SEGMENT_BYTES, HistoryUse::None)
+}
+
 fn index(basis: &[u8]) -> BasisIndex {
     let mut digests = Vec::new();
     block_digests(basis, BLOCK, &mut digests);
@@ -39,17 +43,12 @@ fn index(basis: &[u8]) -> BasisIndex {
 }
 
 fn decode(encoded: &[u8], length: usize, basis: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let mut source = |offset: u64, buffer: &mut [u8]| {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let held = basis.get(start..).and_then(|rest| rest.get(..buffer.len()));
-        buffer.copy_from_slice(held.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
-        Ok(())
-    };
+    let mut sources = HeldSources { basis: Some(Arc::new(basis.to_vec())), history: None };
     let mut out = vec![1, 2, 3];
-    let result = Decoder::new().decode(encoded, length, &mut source, &mut out);
+    let result = Decoder::new().decode(encoded, length, &mut sources, &mut out);
     assert_eq!(out[..3], [1, 2, 3]);
     assert_eq!(out.len(), 3 + if result.is_ok() { length } else { 0 });
-    result.map(|()| out.split_off(3))
+    result.map(|_| out.split_off(3))
 }
 
 /// Stretches of every kind, as files have them.
@@ -78,19 +77,20 @@ proptest! {
         let block = BLOCK as usize;
         let again = basis.get(shift * block..).unwrap_or_default();
         let index = index(&basis);
-        let mut encoder = Encoder::new(options(algorithm));
+        let version = signed(options(algorithm), &index);
+        let mut encoder = Encoder::new();
         let mut encoded = Vec::new();
         for segment in segments {
             let segment = [again, &segment].concat();
             encoded.clear();
-            let encoding = encoder.encode(&segment, Some(&index), &mut encoded).unwrap();
+            let encoding = encoder.encode(&version, 0, &segment, &mut encoded).unwrap();
             prop_assert!(encoded.len() <= segment.len() + OVERHEAD_BYTES);
             prop_assert!(encoded.len() <= MAX_ENCODED_BYTES);
             prop_assert_eq!(encoding.output_bytes, encoded.len() as u64);
             let parts = encoding.referenced_bytes + encoding.zero_bytes + encoding.literal_bytes;
             prop_assert_eq!(parts, segment.len() as u64);
             let (mut room, mut out) = ([vec![9; OVERHEAD_BYTES], segment.clone()].concat(), Vec::new());
-            let (same, stands) = encoder.encode_in_room(&mut room, Some(&index), &mut out).unwrap();
+            let (same, stands) = encoder.encode_in_room(&version, 0, &mut room, &mut out).unwrap();
             prop_assert_eq!((same, if stands == Stands::InRoom { &room } else { &out }), (encoding, &encoded));
             prop_assert_eq!(decode(&encoded, segment.len(), &basis).unwrap(), segment);
         }
@@ -113,7 +113,7 @@ proptest! {
     ) {
         let basis = text(20_000);
         let mut encoded = Vec::new();
-        Encoder::new(options(algorithm)).encode(&segment, Some(&index(&basis)), &mut encoded).unwrap();
+        Encoder::new().encode(&signed(options(algorithm), &index(&basis)), 0, &segment, &mut encoded).unwrap();
         for (at, byte) in damage {
             let at = at.index(encoded.len());
             encoded[at] = byte;
@@ -129,7 +129,7 @@ fn what_cannot_be_compressed_is_seen_without_compressing_it() {
     let segment = noise(4 << 20);
     for algorithm in [Algorithm::Zstd, Algorithm::Lz4, Algorithm::Snappy] {
         let mut encoded = Vec::new();
-        let encoding = Encoder::new(options(algorithm)).encode(&segment, None, &mut encoded).unwrap();
+        let encoding = Encoder::new().encode(&Version::plain(options(algorithm)), 0, &segment, &mut encoded).unwrap();
         assert_eq!((encoding.codec, encoded.len()), (Codec::Raw, segment.len() + OVERHEAD_BYTES));
         assert_eq!(decode(&encoded, segment.len(), &[]).unwrap(), segment);
     }
@@ -141,7 +141,8 @@ fn each_algorithm_carries_text() {
     let sizes = [(Algorithm::Zstd, Codec::Zstd), (Algorithm::Lz4, Codec::Lz4), (Algorithm::Snappy, Codec::Snappy)].map(
         |(algorithm, codec)| {
             let mut encoded = Vec::new();
-            let encoding = Encoder::new(options(algorithm)).encode(&segment, None, &mut encoded).unwrap();
+            let encoding =
+                Encoder::new().encode(&Version::plain(options(algorithm)), 0, &segment, &mut encoded).unwrap();
             assert_eq!(encoding.codec, codec);
             assert_eq!(decode(&encoded, segment.len(), &[]).unwrap(), segment);
             encoded.len()
@@ -154,7 +155,7 @@ fn each_algorithm_carries_text() {
 fn zeros_are_one_operation() {
     let mut encoded = Vec::new();
     let segment = vec![0; 4 << 20];
-    let encoding = Encoder::new(Options::default()).encode(&segment, None, &mut encoded).unwrap();
+    let encoding = Encoder::new().encode(&Version::plain(Options::default()), 0, &segment, &mut encoded).unwrap();
     assert_eq!((encoding.codec, encoding.ops, encoded.len()), (Codec::Zero, 1, 13));
     assert_eq!(decode(&encoded, segment.len(), &[]).unwrap(), segment);
 }
@@ -166,7 +167,7 @@ fn only_the_changed_block_travels() {
     segment[500_000] ^= 1;
     let index = index(&basis);
     let mut encoded = Vec::new();
-    let encoding = Encoder::new(Options::default()).encode(&segment, Some(&index), &mut encoded).unwrap();
+    let encoding = Encoder::new().encode(&signed(Options::default(), &index), 0, &segment, &mut encoded).unwrap();
     assert_eq!(encoding.referenced_bytes, (1 << 20) - u64::from(BLOCK));
     // A reference before, the block, a reference behind.
     assert_eq!(encoding.ops, 3);
@@ -175,7 +176,7 @@ fn only_the_changed_block_travels() {
 
     let whole = Options { references: false, ..Options::default() };
     encoded.clear();
-    let encoding = Encoder::new(whole).encode(&segment, Some(&index), &mut encoded).unwrap();
+    let encoding = Encoder::new().encode(&signed(whole, &index), 0, &segment, &mut encoded).unwrap();
     assert_eq!(encoding.referenced_bytes, 0);
 }
 
@@ -184,7 +185,7 @@ fn switched_off_it_passes_bytes_on() {
     let mut encoded = Vec::new();
     let off = Options { enabled: false, ..Options::default() };
     let segment = vec![0; 100_000];
-    let encoding = Encoder::new(off).encode(&segment, Some(&index(&segment)), &mut encoded).unwrap();
+    let encoding = Encoder::new().encode(&signed(off, &index(&segment)), 0, &segment, &mut encoded).unwrap();
     assert_eq!((encoding.codec, encoded.len()), (Codec::Raw, segment.len() + OVERHEAD_BYTES));
 }
 
@@ -197,7 +198,7 @@ fn a_bomb_is_refused_before_it_is_built() {
     assert!(matches!(decode(&bomb, 11, &[]), Err(DecodeError::Length { expected: 11, found: 10 })));
     let too_long = vec![0; MAX_SEGMENT_BYTES as usize + 1];
     assert_eq!(
-        Encoder::new(Options::default()).encode(&too_long, None, &mut Vec::new()),
+        Encoder::new().encode(&Version::plain(Options::default()), 0, &too_long, &mut Vec::new()),
         Err(SegmentTooLong(too_long.len()))
     );
 }
@@ -279,10 +280,10 @@ fn ratios_cover_the_last_minute_and_are_absent_before() {
     metrics::with_local_recorder(&recorder, || {
         let (clock, hand) = Clock::manual(DateTime::<Utc>::UNIX_EPOCH);
         let meter = Meter::new(clock);
-        let mut encoder = Encoder::new(Options::default()).metered(meter.clone());
+        let mut encoder = Encoder::new().metered(meter.clone());
         assert!(!rendered.render().contains("dwcp_hde"));
         let mut out = Vec::new();
-        encoder.encode(&noise(200_000), None, &mut out).unwrap();
+        encoder.encode(&Version::plain(Options::default()), 0, &noise(200_000), &mut out).unwrap();
         let near = |ratio: Option<f64>, to: f64| (ratio.unwrap() - to).abs() < 0.01;
         assert!(near(meter.stats().compression_ratio, 1.0));
         assert_eq!(meter.stats().delta_encoding_ratio, None);
@@ -290,7 +291,7 @@ fn ratios_cover_the_last_minute_and_are_absent_before() {
 
         let basis = noise(1 << 20);
         hand.advance(Duration::from_secs(61));
-        let encoding = encoder.encode(&basis, Some(&index(&basis)), &mut out).unwrap();
+        let encoding = encoder.encode(&signed(Options::default(), &index(&basis)), 0, &basis, &mut out).unwrap();
         assert_eq!(encoding.codec, Codec::Reference);
         let stats = meter.stats();
         assert!(stats.compression_ratio.unwrap() > 1000.0);

@@ -23,6 +23,10 @@ pub const MAX_SEGMENT_BYTES: u32 = 4 << 20;
 /// The most operations: blocks of 1 KiB, the smallest there are, in the longest segment.
 pub const MAX_OPS: usize = 4096;
 
+/// A segment may refer to earlier segments of the same object that are at least so many before it: so many are encoded and
+/// decoded at once without waiting for one another.
+pub const LAG: u64 = 8;
+
 const VERSION: u8 = 1;
 const LITERAL: u8 = 0;
 const ZERO: u8 = 1;

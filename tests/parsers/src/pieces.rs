@@ -1,7 +1,11 @@
 //! Pieces, what is in them, and what decodes it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use dataplane_hde::{Algorithm, BasisIndex, Decoder, Encoder, Options, block_digests};
+use dataplane_hde::{
+    Algorithm, Basis, BasisIndex, Decoder, Encoder, HeldSources, HistoryUse, Options, Version, block_digests,
+};
 use proto_wire::{
     hde::{Container, MAX_SEGMENT_BYTES},
     piece::{HEADER_BYTES, Header, read_bundle, read_known, write_bundle_table, write_known},
@@ -47,18 +51,14 @@ pub(crate) fn container(bytes: &[u8]) {
 pub(crate) fn decoder(bytes: &[u8]) {
     let Some((length, rest)) = bytes.split_first() else { return };
     let (basis, encoded) = rest.split_at(rest.len().min(usize::from(*length) * 16));
-    let mut source = |offset: u64, room: &mut [u8]| {
-        let held = usize::try_from(offset).ok().and_then(|at| basis.get(at..)).and_then(|held| held.get(..room.len()));
-        held.map(|held| room.copy_from_slice(held))
-            .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
-    };
+    let mut sources = HeldSources { basis: Some(Arc::new(basis.to_vec())), history: None };
     let mut decoder = Decoder::new();
     if let Ok(container) = Container::parse(encoded) {
         let claimed = usize::try_from(container.segment_bytes()).unwrap_or(usize::MAX);
         for expected in [claimed, claimed.saturating_sub(1)] {
             let mut out = Vec::new();
-            match decoder.decode(encoded, expected, &mut source, &mut out) {
-                Ok(()) => assert_eq!(out.len(), expected),
+            match decoder.decode(encoded, expected, &mut sources, &mut out) {
+                Ok(_) => assert_eq!(out.len(), expected),
                 Err(_refused) => assert!(out.is_empty()),
             }
         }
@@ -66,12 +66,14 @@ pub(crate) fn decoder(bytes: &[u8]) {
     let mut digests = Vec::new();
     block_digests(basis, 1024, &mut digests);
     let size = u64::try_from(basis.len()).unwrap_or(u64::MAX);
-    let Ok(index) = BasisIndex::new(1024, size, &digests) else { return };
+    let Ok(index) = BasisIndex::new(1024, size, &digests).map(Arc::new) else { return };
     for algorithm in [Algorithm::Zstd, Algorithm::Lz4, Algorithm::Snappy] {
         let (mut packed, mut out) = (Vec::new(), Vec::new());
         let options = Options { algorithm, ..Options::default() };
-        if Encoder::new(options).encode(rest, Some(&index), &mut packed).is_ok() {
-            let decoded = decoder.decode(&packed, rest.len(), &mut source, &mut out);
+        let basis = Basis::Signature(Arc::clone(&index));
+        let version = Version::new(options, basis, 0, MAX_SEGMENT_BYTES, HistoryUse::None);
+        if Encoder::new().encode(&version, 0, rest, &mut packed).is_ok() {
+            let decoded = decoder.decode(&packed, rest.len(), &mut sources, &mut out);
             decoded.unwrap_or_else(|error| panic!("{algorithm}: {error}"));
             assert_eq!(out, rest);
         }

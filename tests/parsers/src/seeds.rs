@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use control_plane_audit::{Outcome, Record as AuditRecord};
 use control_plane_pki::FleetCa;
 use dataplane_dht::{FleetTag, Nat, NodeType, Record};
-use dataplane_hde::{Algorithm, Encoder, Options};
+use dataplane_hde::{Algorithm, Encoder, Options, Version};
 use foundation_merkle::{Checkpoint, leaf_hash};
 use prost::Message;
 use proto_model::{
@@ -284,11 +284,12 @@ fn containers() -> Made<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     for algorithm in [Algorithm::Zstd, Algorithm::Lz4, Algorithm::Snappy] {
         let mut packed = Vec::new();
-        Encoder::new(Options { algorithm, ..Options::default() }).encode(&text, None, &mut packed)?;
+        let version = Version::plain(Options { algorithm, ..Options::default() });
+        Encoder::new().encode(&version, 0, &text, &mut packed)?;
         all.push(packed);
     }
     let mut zeros = Vec::new();
-    Encoder::new(Options::default()).encode(&[0; 5000], None, &mut zeros)?;
+    Encoder::new().encode(&Version::plain(Options::default()), 0, &[0; 5000], &mut zeros)?;
     all.push(zeros);
     Ok(all)
 }

@@ -27,7 +27,7 @@ use crate::{
     tally::add,
 };
 use bytes::Bytes;
-use dataplane_hde::DecodeError;
+use dataplane_hde::{DecodeError, NoSources, Sources};
 use proto_wire::{
     TreePath,
     frames::{FileAborted, FileEnd, ReceiverFrame},
@@ -148,11 +148,14 @@ impl Incoming {
         let Some(target) = begin(receiving, header)? else { return Ok(()) };
         let bytes = target.segments.len(header.segment).unwrap_or_default();
         let mut basis = Basis::of(receiving, &target.path);
-        let reused = reused(encoded);
         let room = worker.decoded.begin(bytes);
-        let decoded = worker.decoder.decode(encoded, bytes, &mut |offset, room| basis.read(offset, room), room);
+        let decoded = worker.decoder.decode(encoded, bytes, &mut basis, room);
+        let mut reused = 0;
         let verified = match decoded {
-            Ok(()) => target.segments.value(header.segment, &worker.decoded) == header.value,
+            Ok(decoded) => {
+                reused = decoded.basis_bytes;
+                target.segments.value(header.segment, &worker.decoded) == header.value
+            }
             // The old version changed, or went away: the bytes themselves are asked for.
             Err(DecodeError::Source(_)) => false,
             Err(error) => return Err(Stop::violation(error.to_string())),
@@ -187,7 +190,7 @@ impl Incoming {
             let room = worker.decoded.zeros(bytes);
             let read = match source {
                 Source::Zeros => Ok(()),
-                Source::Basis { offset } => Basis::of(receiving, &target.path).read(offset, room),
+                Source::Basis { offset } => Basis::of(receiving, &target.path).basis(offset, room),
             };
             if read.is_err() || target.segments.value(segment, &worker.decoded) != value {
                 self.resend(receiving, header.file, &target, segment, after)?;
@@ -255,13 +258,6 @@ impl Incoming {
         receiving.files().done(file);
         Ok(())
     }
-}
-
-/// Bytes of an encoded segment that are copies of what is held here.
-fn reused(encoded: &[u8]) -> u64 {
-    let Ok(container) = proto_wire::hde::Container::parse(encoded) else { return 0 };
-    let copies = container.ops().filter(|op| matches!(op, proto_wire::hde::Op::Copy { .. }));
-    copies.map(|op| u64::from(op.length())).sum()
 }
 
 /// Claims a segment, and makes the temporary file with the first one; none where the segment is not needed.
@@ -395,8 +391,7 @@ fn bundle(
         return Err(Stop::violation("a bundle is too small for its files"));
     }
     let room = worker.decoded.begin(bytes);
-    let no_basis = &mut |_: u64, _: &mut [u8]| Err(io::Error::from(io::ErrorKind::NotFound));
-    let decoded = worker.decoder.decode(encoded, bytes, no_basis, room);
+    let decoded = worker.decoder.decode(encoded, bytes, &mut NoSources, room);
     decoded.map_err(|error| Stop::violation(error.to_string()))?;
     if blake3::hash(&worker.decoded).as_bytes() != &header.value {
         return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));
@@ -489,8 +484,14 @@ impl<'a> Basis<'a> {
     fn of(receiving: &'a Receiving, path: &'a TreePath) -> Self {
         Self { receiving, path, file: None }
     }
+}
 
-    fn read(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
+impl Sources for Basis<'_> {
+    fn history(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
+        NoSources.history(offset, room)
+    }
+
+    fn basis(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
         if self.file.is_none() {
             self.file = Some(self.receiving.parent(self.path)?.read(self.path.name())?);
         }

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use dataplane_hde::Version;
 use proto_wire::{
     frames::{FileEnd, SenderFrame},
     manifest::Entry,
@@ -163,7 +164,8 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -
     let bundle = &read[BEFORE_BYTES..];
     let decoded_bytes = u32::try_from(bundle.len()).unwrap_or(u32::MAX);
     let header = Header { decoded_bytes, value: *blake3::hash(bundle).as_bytes(), ..header };
-    let encoded = worker.encode(None, &sending.buffers);
+    let version = Version::plain(sending.shared.settings.load().hde);
+    let encoded = worker.encode(&version, 0, &sending.buffers);
     let (encoding, encoded) = encoded.map_err(|error| Stop::violation(error.to_string()))?;
     add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
     outcome.encoded = Some((header, encoded));

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, sync::Arc, sync::PoisonError};
 
-use dataplane_hde::BasisIndex;
+use dataplane_hde::{BasisIndex, HistoryUse, Version};
 use foundation_runtime::Cancelled;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use proto_wire::{
@@ -38,7 +38,7 @@ pub(super) struct Wish {
     pub(super) file: u64,
     pub(super) entry: Entry,
     pub(super) held: Vec<(u64, [u8; 32])>,
-    pub(super) basis: Option<Arc<BasisIndex>>,
+    pub(super) basis: dataplane_hde::Basis,
     /// For as long as the basis is used.
     pub(super) _memory: BasisMemory,
 }
@@ -133,10 +133,11 @@ impl Gathering {
 
     pub(super) fn finish(self, entry: Entry) -> Result<Wish, Stop> {
         let (basis, memory) = match self.basis {
-            Basis::None | Basis::Ignored => (None, BasisMemory::default()),
+            Basis::None | Basis::Ignored => (dataplane_hde::Basis::Nothing, BasisMemory::default()),
             Basis::Said { bytes, block_bytes, digests, memory } => {
                 let index = BasisIndex::new(block_bytes, bytes, &digests);
-                (Some(Arc::new(index.map_err(|error| Stop::violation(error.to_string()))?)), memory)
+                let index = Arc::new(index.map_err(|error| Stop::violation(error.to_string()))?);
+                (dataplane_hde::Basis::Signature(index), memory)
             }
         };
         Ok(Wish { file: self.file, entry, held: self.held, basis, _memory: memory })
@@ -222,8 +223,8 @@ struct Done {
 
 impl<'a> Reading<'a> {
     fn new(sending: &'a Arc<Sending>, wish: &'a Wish, segments: Segments, attempt: u8, source: Arc<File>) -> Self {
-        let basis = wish.basis.clone();
-        let task = Task { file: wish.file, source, segments, segment: 0, attempt, basis };
+        let version = version(sending, wish.basis.clone(), segments);
+        let task = Task { file: wish.file, source, segments, segment: 0, attempt, version };
         let (busy, known) = (FuturesUnordered::new(), Vec::new());
         Self { sending, wish, task, hasher: FileHasher::new(segments), busy, known }
     }
@@ -294,6 +295,11 @@ async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemapho
     }
 }
 
+fn version(sending: &Sending, basis: dataplane_hde::Basis, segments: Segments) -> Arc<Version> {
+    let options = sending.shared.settings.load().hde;
+    Arc::new(Version::new(options, basis, segments.file_bytes, segments.segment_bytes, HistoryUse::None))
+}
+
 /// Sends a segment again, all of it.
 pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -> Result<(), Stop> {
     let entry = sending.pages.entry(file).map_err(|error| sending.own(&error))?;
@@ -310,7 +316,14 @@ pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -
     }
     let attempt = u8::from(sending.second.lock().unwrap_or_else(PoisonError::into_inner).contains(&file));
     // Without a basis: what the receiver holds is not what it said.
-    let task = Task { file, source, segments, segment, attempt, basis: None };
+    let task = Task {
+        file,
+        source,
+        segments,
+        segment,
+        attempt,
+        version: version(&sending, dataplane_hde::Basis::Nothing, segments),
+    };
     let _room = sending.room(segments.len(segment).unwrap_or_default()).await?;
     let again = task.clone();
     let prepared =

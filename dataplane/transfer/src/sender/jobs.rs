@@ -106,7 +106,13 @@ impl Jobs {
             drop(room);
             for (file, entry) in grown {
                 // It is no small file any more: its second reading is one of segments.
-                let wish = Wish { file, entry, held: Vec::new(), basis: None, _memory: BasisMemory::default() };
+                let wish = Wish {
+                    file,
+                    entry,
+                    held: Vec::new(),
+                    basis: dataplane_hde::Basis::Nothing,
+                    _memory: BasisMemory::default(),
+                };
                 Box::pin(file::send_from(Arc::clone(&sending), wish, 1)).await?;
             }
             Ok(())

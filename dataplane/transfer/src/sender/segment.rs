@@ -2,11 +2,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
-use dataplane_hde::BasisIndex;
-use proto_wire::{
-    hde::{Container, Op},
-    piece::{HEADER_BYTES, Header, Known, PieceKind, Source, write_known},
-};
+use dataplane_hde::{Version, Whole};
+use proto_wire::piece::{HEADER_BYTES, Header, Known, PieceKind, Source, write_known};
 
 use super::{
     buffers::Buffer,
@@ -22,7 +19,7 @@ pub(super) struct Task {
     pub(super) segments: Segments,
     pub(super) segment: u64,
     pub(super) attempt: u8,
-    pub(super) basis: Option<Arc<BasisIndex>>,
+    pub(super) version: Arc<Version>,
 }
 
 /// What became of it.
@@ -51,10 +48,14 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
     drop(reading);
     let _encoding = sending.tally.encoding.begin();
     let value = task.segments.value(task.segment, bytes);
-    let (encoding, encoded) = worker.encode(task.basis.as_deref(), &sending.buffers).map_err(io::Error::other)?;
+    let (encoding, encoded) = worker.encode(&task.version, task.segment, &sending.buffers).map_err(io::Error::other)?;
     add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
     add(&sending.tally.bytes_reused, encoding.referenced_bytes);
-    if let Some(source) = known(&encoded.as_ref()[HEADER_BYTES..], len) {
+    if let Some(whole) = encoding.whole {
+        let source = match whole {
+            Whole::Zeros => Source::Zeros,
+            Whole::Basis { offset } => Source::Basis { offset },
+        };
         return Ok(Prepared::Known(Known { segment: task.segment, source, value }));
     }
     let header = Header {
@@ -70,19 +71,6 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
         value,
     };
     Ok(Prepared::Encoded { header, encoded })
-}
-
-/// Where all of a segment is one stretch that need not travel.
-fn known(encoded: &[u8], len: usize) -> Option<Source> {
-    let container = Container::parse(encoded).ok()?;
-    let mut ops = container.ops();
-    let (Some(op), None) = (ops.next(), ops.next()) else { return None };
-    let whole = usize::try_from(op.length()) == Ok(len);
-    match op {
-        Op::Zero { .. } if whole => Some(Source::Zeros),
-        Op::Copy { offset, .. } if whole => Some(Source::Basis { offset }),
-        Op::Zero { .. } | Op::Copy { .. } | Op::Literal { .. } => None,
-    }
 }
 
 /// Sends a list of known segments of one file.

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use dataplane_hde::{BasisIndex, Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, Stands};
+use dataplane_hde::{Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, Stands, Version};
 use foundation_runtime::TaskGroup;
 use proto_model::TransferOptions;
 use proto_wire::{
@@ -81,12 +81,13 @@ impl Worker {
     /// Encodes what was read; before it there is room for the piece's header.
     pub(super) fn encode(
         &mut self,
-        basis: Option<&BasisIndex>,
+        version: &Version,
+        number: u64,
         buffers: &Buffers,
     ) -> Result<(Encoding, Buffer), SegmentTooLong> {
         let mut encoded = vec![0; HEADER_BYTES];
         let room = self.read.bytes().get_mut(HEADER_BYTES..).unwrap_or_default();
-        let (encoding, stands) = self.encoder.encode_in_room(room, basis, &mut encoded)?;
+        let (encoding, stands) = self.encoder.encode_in_room(version, number, room, &mut encoded)?;
         Ok(match stands {
             Stands::InRoom => (encoding, std::mem::replace(&mut self.read, buffers.take())),
             Stands::Appended => (encoding, encoded.into()),
@@ -196,7 +197,7 @@ impl Sending {
     fn worker(&self) -> Worker {
         let kept = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         kept.unwrap_or_else(|| {
-            let encoder = Encoder::new(self.shared.settings.load().hde);
+            let encoder = Encoder::new();
             let encoder = match &self.shared.meter {
                 Some(meter) => encoder.metered(meter.clone()),
                 None => encoder,

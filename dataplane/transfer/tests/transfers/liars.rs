@@ -181,7 +181,8 @@ pub(crate) fn manifest_end(page: &rpc::ManifestPage) -> Step {
 pub(crate) fn segment(file: u64, segment: u64) -> Step {
     let bytes = noise(segment, 65_536);
     let mut encoded = Vec::new();
-    dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&bytes, None, &mut encoded).unwrap();
+    let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
+    dataplane_hde::Encoder::new().encode(&plain, 0, &bytes, &mut encoded).unwrap();
     let offset = segment * 65_536;
     use blake3::hazmat::HasherExt;
     let value = blake3::Hasher::new().set_input_offset(offset).update(&bytes).finalize_non_root();
@@ -296,7 +297,8 @@ async fn a_bundle_that_lies_about_its_files_is_refused() {
         write_bundle_table(&[row], &mut bytes);
         bytes.extend_from_slice(contents);
         let mut encoded = Vec::new();
-        dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&bytes, None, &mut encoded).unwrap();
+        let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
+        dataplane_hde::Encoder::new().encode(&plain, 0, &bytes, &mut encoded).unwrap();
         let header = Header {
             kind: PieceKind::Bundle,
             decoded_bytes: u32::try_from(bytes.len()).unwrap(),

@@ -99,7 +99,8 @@ async fn a_second_reading_widens_neither_the_grant_nor_the_promise() {
     write_bundle_table(&[row], &mut bytes);
     bytes.extend_from_slice(&contents);
     let mut encoded = Vec::new();
-    dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&bytes, None, &mut encoded).unwrap();
+    let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
+    dataplane_hde::Encoder::new().encode(&plain, 0, &bytes, &mut encoded).unwrap();
     let bundle = Header {
         kind: PieceKind::Bundle,
         decoded_bytes: u32::try_from(bytes.len()).unwrap(),
@@ -275,7 +276,8 @@ async fn a_file_sent_in_a_second_reading_leaves_nothing_of_the_first() {
         let start = usize::try_from(number * 65_536).unwrap();
         let bytes = &whole[start..whole.len().min(start + 65_536)];
         let mut encoded = Vec::new();
-        dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(bytes, None, &mut encoded).unwrap();
+        let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
+        dataplane_hde::Encoder::new().encode(&plain, 0, bytes, &mut encoded).unwrap();
         let value = blake3::Hasher::new().set_input_offset(number * 65_536).update(bytes).finalize_non_root();
         let decoded_bytes = u32::try_from(bytes.len()).unwrap();
         Step::Piece(Header { attempt: 1, segment: number, decoded_bytes, value, ..good }, encoded)
@@ -331,7 +333,8 @@ async fn an_old_version_that_is_not_what_was_said_of_it_is_never_built_upon() {
     steps.extend([known(0), known(1), Step::Resent]);
     let (whole, chaining) = value(1);
     let mut encoded = Vec::new();
-    dataplane_hde::Encoder::new(dataplane_hde::Options::default()).encode(&whole, None, &mut encoded).unwrap();
+    let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
+    dataplane_hde::Encoder::new().encode(&plain, 0, &whole, &mut encoded).unwrap();
     steps.push(Step::Piece(Header { segment: 1, value: chaining, ..good }, encoded));
     let root = *blake3::hash(&old).as_bytes();
     let end = frame(SenderFrame::FileEnd(FileEnd { file: 0, root, attempt: 0, entry: None }));

@@ -1,0 +1,81 @@
+//! One new version of one object, on its way.
+
+use std::sync::Arc;
+
+use crate::{baseline::Baseline, basis::BasisIndex, options::Options, read_at::ReadAt};
+
+/// What the other end holds of the object, or of one like it.
+#[derive(Clone, Debug, Default)]
+pub enum Basis {
+    /// Nothing that is known.
+    #[default]
+    Nothing,
+    /// Something that only the other end can read.
+    Signature(Arc<BasisIndex>),
+    /// A whole version that is at hand here as well.
+    Baseline(Arc<Baseline>),
+}
+
+/// Whether earlier parts of the same version are referred to.
+#[derive(Clone, Debug, Default)]
+pub enum HistoryUse {
+    /// No: segments are encoded and decoded in any order.
+    #[default]
+    None,
+    /// Yes, and read again from here. Every segment must be encoded, or given up by [`Version::skip`]: a segment waits for those
+    /// that are [`LAG`](proto_wire::hde::LAG) before it.
+    Whole(Arc<dyn ReadAt>),
+}
+
+/// One new version of one object: shared by the encoders of all threads. What they make is the same at any number of threads.
+#[derive(Debug)]
+pub struct Version {
+    options: Options,
+    basis: Basis,
+    size: u64,
+    segment_bytes: u32,
+}
+
+impl Version {
+    /// A version of `size` bytes, in segments of `segment_bytes`.
+    #[must_use]
+    pub fn new(options: Options, basis: Basis, size: u64, segment_bytes: u32, history: HistoryUse) -> Self {
+        drop(history);
+        Self { options, basis, size, segment_bytes }
+    }
+
+    /// What stands alone: neither a basis nor a history.
+    #[must_use]
+    pub fn plain(options: Options) -> Self {
+        Self::new(options, Basis::Nothing, 0, crate::MAX_SEGMENT_BYTES, HistoryUse::None)
+    }
+
+    /// How it is encoded.
+    #[must_use]
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What the other end holds.
+    #[must_use]
+    pub const fn basis(&self) -> &Basis {
+        &self.basis
+    }
+
+    /// Bytes of the whole.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of each segment but the last.
+    #[must_use]
+    pub const fn segment_bytes(&self) -> u32 {
+        self.segment_bytes
+    }
+
+    /// Segment `number` will not be encoded: no other waits for it.
+    pub fn skip(&self, number: u64) {
+        let _ = number;
+    }
+}

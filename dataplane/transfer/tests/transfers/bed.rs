@@ -241,6 +241,58 @@ pub(crate) struct Faults {
     pub(crate) shuffle: Option<u64>,
     /// A bit of this piece flips.
     pub(crate) spoil: Option<usize>,
+    /// One in so many frames and pieces, in both directions, is changed, cut short, doubled or told again, drawn by the seed.
+    pub(crate) mangle: Option<Arc<Mangle>>,
+}
+
+/// Draws what becomes of frames.
+pub(crate) struct Mangle {
+    state: Mutex<u64>,
+    one_in: u64,
+    told: Mutex<Vec<Bytes>>,
+}
+
+impl Mangle {
+    pub(crate) fn new(seed: u64, one_in: u64) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            one_in,
+            told: Mutex::default(),
+        })
+    }
+
+    fn dice(&self, sides: usize) -> usize {
+        let mut state = self.state.lock().unwrap();
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(*state >> 33).unwrap() % sides.max(1)
+    }
+
+    /// What is sent instead of it; always something, since a reliable link loses nothing.
+    fn of(&self, frame: &Bytes) -> Vec<Bytes> {
+        if self.dice(usize::try_from(self.one_in).unwrap()) > 0 {
+            let mut told = self.told.lock().unwrap();
+            if told.len() < 64 {
+                told.push(frame.clone());
+            }
+            return vec![frame.clone()];
+        }
+        let mut bytes = frame.to_vec();
+        let at = self.dice(bytes.len());
+        match self.dice(5) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, u8::try_from(self.dice(256)).unwrap()),
+            2 => return vec![frame.clone(), frame.clone()],
+            3 => {
+                return [Some(frame.clone()), self.told.lock().unwrap().last().cloned()]
+                    .into_iter()
+                    .flatten()
+                    .collect();
+            }
+            _ if bytes.is_empty() => {}
+            _ => bytes[at] ^= 1 << self.dice(8),
+        }
+        vec![bytes.into()]
+    }
 }
 
 /// Makes links to B, and counts what goes over them.
@@ -358,10 +410,14 @@ impl ControlOut for Out {
         }
         let frame = Bytes::copy_from_slice(frame);
         async move {
-            tokio::select! {
-                () = self.1.dead.cancelled() => Err(dead()),
-                sent = self.0.send(frame) => sent.map_err(|_closed| dead()),
+            let frames = self.1.faults.mangle.as_ref().map_or_else(|| vec![frame.clone()], |mangle| mangle.of(&frame));
+            for frame in frames {
+                tokio::select! {
+                    () = self.1.dead.cancelled() => return Err(dead()),
+                    sent = self.0.send(frame) => sent.map_err(|_closed| dead())?,
+                }
             }
+            Ok(())
         }
         .boxed()
     }
@@ -408,7 +464,13 @@ impl PiecesOut for PiecesTo {
                 payload[at] ^= 1;
             }
             shared.bytes.fetch_add(u64::try_from(payload.len()).unwrap(), SeqCst);
-            place.send(payload.into());
+            let payload = Bytes::from(payload);
+            let mut pieces =
+                shared.faults.mangle.as_ref().map_or_else(|| vec![payload.clone()], |mangle| mangle.of(&payload));
+            place.send(pieces.remove(0));
+            for piece in pieces {
+                self.0.send(piece).await.map_err(|_closed| dead())?;
+            }
             Ok(())
         }
         .boxed()

@@ -10,6 +10,7 @@ mod holding;
 mod liars;
 mod lying_receivers;
 mod lying_senders;
+mod mangled;
 mod over_amst;
 mod refusals;
 mod resuming;

@@ -1,9 +1,14 @@
 //! Puts the server together, in the order in which its parts need one another, and takes it apart again.
 
+mod bound;
+mod error;
+mod open_database;
+
+pub use error::RunError;
+
 use std::{
     io,
     net::{SocketAddr, SocketAddrV4},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -14,40 +19,38 @@ use control_plane_api::{
 };
 use control_plane_console::Limits as Rates;
 use control_plane_fleet::Fleet;
-use control_plane_pki::{SealError, SealKey};
-use control_plane_store::{Db, Error as StoreError, Keys, KeysError, MigrateError, Refusals};
+use control_plane_pki::SealKey;
+use control_plane_store::{Db, Keys, KeysError, Refusals};
 use dataplane_dht::{RingLimits, RingNode, RingOptions, ipv4_listen};
 use foundation_runtime::{
-    Clock, Hangups, LocalSocket, OnEnd, PortsError, RememberedPorts, SocketAccess, Stop, Stops, TaskGroup,
-    service_manager,
+    Clock, Hangups, LocalSocket, OnEnd, RememberedPorts, SocketAccess, Stop, Stops, TaskGroup, service_manager,
 };
 use foundation_telemetry::{Telemetry, TraceLayer};
 use nix::unistd::Uid;
-use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+use self::{bound::Bound, open_database::OpenDatabase};
 use crate::{
-    admin_files::{self, AdminFilesError},
+    admin_files,
     advertise::{self, Reach},
-    anchor::{Anchor, AnchorError},
+    anchor::Anchor,
     backend::{Parts, ServerBackend},
     connections::NodeConnections,
-    data_dir::{DataDir, DataDirError},
+    data_dir::DataDir,
     grpc_listener::{self, GrpcListener},
     grpc_services,
     host_checks::HostChecks,
     http_ports,
     limits::{Limits, count},
-    listen::{self, ListenError},
-    measures,
+    listen, measures,
     options::{Database, DhtListen, Options},
-    postgres::{self, Postgres},
+    postgres::Postgres,
     ready::{Ready, ReadyFile},
     revocations,
-    tls::{Revoked, ServerIdentity, TlsError},
+    tls::{Revoked, ServerIdentity},
 };
 
 /// How long calls that are being answered may take once the server is told to stop; then their connections are cut. Streams never end by
@@ -69,64 +72,6 @@ const COMMIT: &str = match option_env!("DWCP_COMMIT") {
 
 /// HTTP/2 pings find agents whose host has gone.
 const GRPC_KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// Why the server could not run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The data directory.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The chosen ports.
-    #[error(transparent)]
-    Ports(#[from] PortsError),
-    /// A port.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The private PostgreSQL.
-    #[error(transparent)]
-    Postgres(#[from] postgres::StartError),
-    /// The database.
-    #[error("the database cannot be used")]
-    Database(#[from] StoreError),
-    /// The schema.
-    #[error(transparent)]
-    Migrate(#[from] MigrateError),
-    /// The seal key.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// The fleet's keys.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// The administrator's files.
-    #[error(transparent)]
-    AdminFiles(#[from] AdminFilesError),
-    /// The audit log's anchor.
-    #[error(transparent)]
-    Anchor(#[from] AnchorError),
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The DHT node.
-    #[error(transparent)]
-    Dht(#[from] dataplane_dht::StartError),
-    /// Reflection.
-    #[error("the services' descriptions cannot be served")]
-    Reflection(#[from] tonic_reflection::server::Error),
-    /// A file.
-    #[error("cannot use {path}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the file system answered.
-        source: io::Error,
-    },
-    /// The signals.
-    #[error("cannot listen to signals")]
-    Signals(#[source] io::Error),
-    /// A part that the server cannot do without ended.
-    #[error("the task {0} ended unexpectedly")]
-    Task(&'static str),
-}
 
 /// Runs the server until it is told to stop.
 ///
@@ -182,71 +127,6 @@ struct Ground<'a> {
     telemetry: &'a Telemetry,
     clock: &'a Clock,
     tasks: &'a TaskGroup,
-}
-
-/// The listeners, bound before anything that takes time, so that a port that is taken is found at once.
-struct Bound {
-    grpc: TcpListener,
-    http: TcpListener,
-    metrics: TcpListener,
-    ports: RememberedPorts,
-    /// Where a program on this machine finds them.
-    ready: Ready,
-    /// Where gRPC listens.
-    address: SocketAddr,
-}
-
-impl Bound {
-    fn bind(options: &Options, dir: &DataDir) -> Result<Self, RunError> {
-        let mut ports = RememberedPorts::load(dir.path())?;
-        let grpc = listen::tcp(&mut ports, "grpc", options.listen)?;
-        let http = listen::tcp(&mut ports, "http", options.http_listen)?;
-        let metrics = listen::tcp(&mut ports, "metrics", options.metrics_listen)?;
-        let address = |listener: &TcpListener, path: &str| {
-            listener.local_addr().map_err(|source| RunError::Io { path: path.into(), source })
-        };
-        let grpc_address = address(&grpc, "the gRPC port")?;
-        let ready = Ready {
-            grpc: listen::reachable_here(grpc_address),
-            http: listen::reachable_here(address(&http, "the HTTP port")?),
-            metrics: listen::reachable_here(address(&metrics, "the metrics port")?),
-            dht: None,
-            pid: std::process::id(),
-        };
-        Ok(Self { grpc, http, metrics, ports, ready, address: grpc_address })
-    }
-}
-
-/// The database, and PostgreSQL where it is our own.
-struct OpenDatabase {
-    postgres: Option<Postgres>,
-    db: Db,
-}
-
-impl OpenDatabase {
-    async fn open(options: &Options, dir: &DataDir, clock: &Clock, tasks: &TaskGroup) -> Result<Self, RunError> {
-        let (postgres, url) = match &options.database {
-            Database::Embedded { binaries } => {
-                let options = postgres::Options { data_dir: dir.path().to_path_buf(), binaries: binaries.clone() };
-                let postgres = Postgres::start(options, clock.clone()).await?;
-                let url = postgres.url();
-                (Some(postgres), url)
-            }
-            Database::External { url } => (None, url.clone()),
-        };
-        let max_connections = options.limits.database_connections;
-        let store = control_plane_store::Options { max_connections, ..control_plane_store::Options::new(url) };
-        let db = Db::connect(store, clock.clone(), tasks).await?;
-        db.migrate().await?;
-        Ok(Self { postgres, db })
-    }
-
-    async fn close(self) {
-        self.db.close().await;
-        if let Some(postgres) = self.postgres {
-            postgres.stop().await;
-        }
-    }
 }
 
 /// A server whose parts all run.

@@ -15,6 +15,7 @@ mod literals;
 mod meter;
 mod options;
 mod read_at;
+mod signature;
 mod sources;
 mod version;
 mod zeros;
@@ -28,6 +29,7 @@ pub use meter::{CodecTotals, Meter, Stats};
 pub use options::{Algorithm, Level, Options, UnknownAlgorithm};
 pub use proto_wire::hde::{LAG, MAX_SEGMENT_BYTES};
 pub use read_at::{FileAt, ReadAt};
+pub use signature::{Chunker, Cut, Run, Signature, SignatureBuilder, SignatureError, SignatureIndex, average_log};
 pub use sources::{HeldSources, NoSources, Sources};
 pub use version::{Basis, HistoryUse, Version};
 

@@ -1,5 +1,6 @@
 //! What two processes of DWCP put between themselves besides gRPC: signed bytes, grants and roster entries, the frames and
-//! pieces of a transfer or a bench, its manifest, and the container of an encoded segment. Pure encode and decode, no I/O.
+//! pieces of a transfer or a bench, its manifest, the container of an encoded segment, and the signature of an object. Pure
+//! encode and decode, no I/O.
 //!
 //! Everything here meets bytes that a stranger may have made, so every decoder has a bound and none panics.
 
@@ -11,6 +12,7 @@ pub mod manifest;
 pub mod piece;
 pub mod renew;
 pub mod roster;
+pub mod signature;
 pub mod signed;
 pub mod tree_path;
 

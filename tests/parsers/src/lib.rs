@@ -20,7 +20,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("sender_frame", frames::sender_frame),
     ("receiver_frame", frames::receiver_frame),
     ("manifest", frames::manifest),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("known", pieces::known),
     ("container", pieces::container),
     ("decoder", pieces::decoder),
+    ("signature", pieces::signature),
     ("grant", signed::grant),
     ("roster", signed::roster),
     ("dht_record", signed::dht_record),

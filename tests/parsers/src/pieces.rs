@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dataplane_hde::{
-    Algorithm, Basis, BasisIndex, Decoder, Encoder, HeldSources, HistoryUse, Options, Version, block_digests,
+    Algorithm, Basis, BasisIndex, Decoder, Encoder, HeldSources, HistoryUse, Options, Signature, SignatureIndex,
+    Version, block_digests,
 };
 use proto_wire::{
     hde::{Container, MAX_SEGMENT_BYTES},
@@ -78,4 +79,28 @@ pub(crate) fn decoder(bytes: &[u8]) {
             assert_eq!(out, rest);
         }
     }
+}
+
+/// A signature of a peer, in which the same bytes are looked for; and the bytes' own signature, in which all of them are found.
+pub(crate) fn signature(bytes: &[u8]) {
+    let mut runs = Vec::new();
+    if let Ok(signature) = Signature::from_bytes(bytes.to_vec()) {
+        let parsed = proto_wire::signature::Signature::parse(bytes).unwrap_or_else(|error| panic!("{error}"));
+        let mut again = Vec::new();
+        parsed.head().write(&mut again);
+        parsed.entries().for_each(|entry| proto_wire::signature::write_entry(entry, &mut again));
+        assert_eq!(again, bytes);
+        let index = SignatureIndex::new(&signature);
+        index.runs(bytes, &(0..bytes.len()), &mut runs);
+        let within =
+            |run: &dataplane_hde::Run| run.offset.checked_add(run.length as u64) <= Some(index.described_bytes());
+        assert!(runs.iter().all(within));
+        runs.clear();
+    }
+    let Ok((own, root)) = Signature::read(&mut &*bytes, 0) else { return };
+    assert_eq!(root, blake3::hash(bytes));
+    SignatureIndex::new(&own).runs(bytes, &(0..bytes.len()), &mut runs);
+    let mut rest: Vec<u8> = bytes.to_vec();
+    runs.iter().for_each(|run| rest[run.start..run.start + run.length].fill(0));
+    assert!(rest.iter().all(|byte| *byte == 0), "bytes that are described are not found");
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use control_plane_audit::{Outcome, Record as AuditRecord};
 use control_plane_pki::FleetCa;
 use dataplane_dht::{FleetTag, Nat, NodeType, Record};
-use dataplane_hde::{Algorithm, Encoder, Options, Version};
+use dataplane_hde::{Algorithm, Encoder, Options, Signature, Version};
 use foundation_merkle::{Checkpoint, leaf_hash};
 use prost::Message;
 use proto_model::{
@@ -57,6 +57,7 @@ fn make() -> Made<Seeds> {
         ("known", vec![known()]),
         ("container", containers()?),
         ("decoder", containers()?.into_iter().map(|container| [&[4][..], &[9; 64], &container].concat()).collect()),
+        ("signature", signatures()?),
         ("grant", vec![message(&rpc::Grant::from(grant()?)), proto_wire::grant::sign(&key(), &grant()?).to_bytes()]),
         ("roster", vec![message(&rpc::RosterEntry::from(entry()?)), message(&rpc::RosterHead::from(head()))]),
         ("dht_record", vec![record()?.encode()?]),
@@ -277,6 +278,13 @@ fn known() -> Vec<u8> {
     let of = |segment, source| Known { segment, source, value: [segment.to_le_bytes()[0]; 32] };
     write_known(&[of(1, Source::Zeros), of(2, Source::Basis { offset: 1 << 20 })], &mut list);
     list
+}
+
+fn signatures() -> Made<Vec<Vec<u8>>> {
+    let text: Vec<u8> = (0..900).flat_map(|n: u32| format!("{} line\n", n.wrapping_mul(7919)).into_bytes()).collect();
+    let holes = [&[0; 3000], &text[..5000], &[0; 3000], &text[..]].concat();
+    let made = |bytes: &[u8]| Signature::read(&mut &*bytes, 0).map(|(signature, _)| signature.into_bytes());
+    Ok(vec![made(&[])?, made(&text)?, made(&holes)?, text])
 }
 
 fn containers() -> Made<Vec<Vec<u8>>> {

@@ -1,6 +1,9 @@
 //! Removes what nobody will ask for again.
 
-use crate::store::{LocalStore, StoreError};
+use crate::{
+    baselines::MAX_BASELINES,
+    store::{LocalStore, StoreError},
+};
 
 /// Peers that were not seen for so many days are forgotten: longer than any absence after which a node is expected back.
 pub const PEER_DAYS: i64 = 90;
@@ -47,7 +50,12 @@ impl LocalStore {
                            (SELECT rowid FROM transfers ORDER BY updated_at DESC LIMIT ?2))";
                 let done = sqlx::query(old).bind(transfers).bind(MAX_TRANSFERS).execute(&mut *db).await?;
                 cleaned.transfers = done.rows_affected();
-                let old = sqlx::query("DELETE FROM baselines WHERE last_used_at < ?1").bind(baselines);
+                let old = sqlx::query(
+                    "DELETE FROM baselines WHERE last_used_at < ?1 OR rowid IN
+                     (SELECT rowid FROM baselines ORDER BY last_used_at DESC LIMIT -1 OFFSET ?2)",
+                )
+                .bind(baselines)
+                .bind(MAX_BASELINES);
                 cleaned.baselines = old.execute(&mut *db).await?.rows_affected();
                 Ok(cleaned)
             })

@@ -7,16 +7,20 @@
 
 mod baselines;
 mod cleaning;
+mod content_references;
 mod file;
 mod least_version;
+mod peer_baselines;
 mod peers;
 mod records;
+mod rows;
 mod store;
 mod transfers;
 mod user_profiles;
 
-pub use baselines::Baseline;
+pub use baselines::{Baseline, MAX_BASELINES};
 pub use cleaning::{BASELINE_DAYS, Cleaned, MAX_TRANSFERS, PEER_DAYS, TRANSFER_DAYS};
+pub use peer_baselines::{MAX_PEER_BASELINES, PeerBaseline};
 pub use peers::{KnownPeer, PeerMetadata};
 pub use records::KeptRecord;
 pub use store::{FILE_NAME, LocalStore, StoreError};

@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 35] = [
+const LEVELS: [(&str, Plane, u8); 36] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -35,6 +35,7 @@ const LEVELS: [(&str, Plane, u8); 35] = [
     ("dataplane-identity", Plane::Data, 10),
     ("dataplane-hde", Plane::Data, 10),
     ("dataplane-local-store", Plane::Data, 10),
+    ("dataplane-content", Plane::Data, 20),
     ("dataplane-dht", Plane::Data, 20),
     ("dataplane-amst", Plane::Data, 20),
     ("dataplane-transfer", Plane::Data, 30),

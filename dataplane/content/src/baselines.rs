@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use dataplane_hde::ReadAt;
 use dataplane_local_store::PeerBaseline;
 use foundation_runtime::Clock;
 use proto_model::{Digest, NodeUid};
@@ -20,7 +21,6 @@ use proto_model::{Digest, NodeUid};
 use crate::{
     collect::Collected,
     policy::{Policy, Version},
-    read_at::ReadAt,
     references::{References, ReferencesError},
     store::ContentError,
 };

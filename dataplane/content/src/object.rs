@@ -2,9 +2,10 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
+use dataplane_hde::ReadAt;
 use proto_model::Digest;
 
-use crate::{open_objects::Place, read_at::ReadAt, stat::FileStat};
+use crate::{open_objects::Place, stat::FileStat};
 
 /// An open object: it can be read to its end also when it is collected meanwhile.
 #[derive(Debug)]

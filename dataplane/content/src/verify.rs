@@ -2,6 +2,7 @@
 
 use std::{io, os::unix::fs::MetadataExt as _};
 
+use dataplane_hde::ReadAt as _;
 use proto_model::Digest;
 use rustix::io::Errno;
 
@@ -9,7 +10,6 @@ use crate::{
     copy::{FromStart, hash},
     folders::{INDEX_END, occupied, place, stat_in},
     object::Object,
-    read_at::ReadAt as _,
     shards::{Listed, for_each},
     store::{ContentError, ContentStore},
 };

@@ -10,7 +10,8 @@ use std::{
     thread,
 };
 
-use dataplane_content::{ContentError, ContentStore, Limits, ReadAt as _, Verdict};
+use dataplane_content::{ContentError, ContentStore, Limits, Verdict};
+use dataplane_hde::ReadAt as _;
 use proptest::prelude::*;
 use proto_model::{ByteCount, Digest};
 

@@ -8,8 +8,8 @@ use std::{
 use crate::{
     RootName,
     config::{
-        Bandwidth, Compression, Dht, Http, Limits, Logging, MetadataCache, Monitoring, Network, PeerDiscovery, Root,
-        Security, Storage, Transfer, Transport,
+        Bandwidth, Compression, ContentStore, Dht, Http, Limits, Logging, MetadataCache, Monitoring, Network,
+        PeerDiscovery, Root, Security, Storage, Transfer, Transport,
     },
 };
 
@@ -40,6 +40,8 @@ pub struct AgentConfig {
     pub transfer: Transfer,
     /// Disk space.
     pub storage: Storage,
+    /// The local content store.
+    pub content: ContentStore,
     /// Bounds.
     pub limits: Limits,
     /// The host's HTTP side; the host's own.

@@ -16,6 +16,8 @@ pub struct Limits {
     pub manifest_size: ByteCount,
     /// Memory for what receivers say of their old versions; where it is used up, whole files travel.
     pub basis_budget: ByteCount,
+    /// Objects of the content store that are open at once.
+    pub open_objects: u32,
     /// Sessions with one peer.
     pub sessions_per_peer: u32,
     /// Channels that each end may open in a session.
@@ -65,6 +67,7 @@ impl Limits {
             incoming_sessions: section.number("incoming_sessions", 1..=65_536),
             manifest_size: section.size("manifest_size", ByteCount::mib(1)..=ByteCount::gib(1024)),
             basis_budget: section.size("basis_budget", ByteCount::mib(1)..=ByteCount::gib(64)),
+            open_objects: section.number("open_objects", 1..=65_536),
             sessions_per_peer: section.number("sessions_per_peer", 2..=64),
             channels_per_session: section.number("channels_per_session", 1..=1024),
             waiting_channels: section.number("waiting_channels", 1..=65_536),

@@ -3,8 +3,9 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use super::{
-    AgentConfig, Bandwidth, Compression, Dht, Diagnostic, Effective, Http, LayerName, Limits, Logging, MetadataCache,
-    Monitoring, Network, PeerDiscovery, Root, Security, Severity, Storage, Transfer, Transport, Tree, Value,
+    AgentConfig, Bandwidth, Compression, ContentStore, Dht, Diagnostic, Effective, Http, LayerName, Limits, Logging,
+    MetadataCache, Monitoring, Network, PeerDiscovery, Root, Security, Severity, Storage, Transfer, Transport, Tree,
+    Value,
     in_force::idle_reason,
     merge::merge,
     node::{Content, Node},
@@ -72,6 +73,7 @@ fn read(reader: &mut Reader<'_>) -> AgentConfig {
         peer_discovery: PeerDiscovery::read(reader),
         transfer: Transfer::read(reader),
         storage: Storage::read(reader),
+        content: ContentStore::read(reader),
         limits: Limits::read(reader),
         http: Http::read(reader),
         network: Network::read(reader),

@@ -178,10 +178,19 @@ impl Bed {
 
     /// Sends over links with these faults, one after another; links after that have none.
     pub(crate) async fn send_job(&self, job: SendJob, faults: Vec<Faults>) -> (TransferReport, Arc<Wires>) {
+        self.send_job_within(PATIENCE, job, faults).await
+    }
+
+    pub(crate) async fn send_job_within(
+        &self,
+        patience: Duration,
+        job: SendJob,
+        faults: Vec<Faults>,
+    ) -> (TransferReport, Arc<Wires>) {
         let wires = Arc::new(Wires::new(&self.b, self.a.identity.public_key(), faults));
         let (reports, _keep) = watch::channel(TransferReport::new(job.transfer().unwrap(), TransferRole::Sender));
         let connector: Arc<dyn Connector> = Arc::clone(&wires) as Arc<dyn Connector>;
-        let sent = tokio::time::timeout(PATIENCE, self.a.transfers.send(job, connector, reports)).await.unwrap();
+        let sent = tokio::time::timeout(patience, self.a.transfers.send(job, connector, reports)).await.unwrap();
         match sent {
             Sent::Ended(report) => (report, wires),
             Sent::Interrupted(report) => panic!("interrupted: {report:?}"),

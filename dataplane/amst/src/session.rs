@@ -3,26 +3,24 @@
 mod carrier;
 mod channels;
 mod control_stream;
+mod info;
 mod lane;
 mod lane_count;
 mod lane_end;
 mod moves;
 mod pieces;
+mod ping;
 mod scaling;
 mod tcp_use;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use proto_model::PublicKey;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::{
     Channel, CloseReason, Closed, MAX_PIECE, PathUse,
@@ -39,25 +37,22 @@ use crate::{
 
 pub(crate) use channels::ChannelState;
 pub(crate) use control_stream::{FrameError, read_frame};
+pub use info::SessionInfo;
 pub(crate) use lane::{Counted, Lane, canonical, reason};
 pub(crate) use lane_count::LaneDial;
 pub(crate) use lane_end::LaneEnd;
 pub(crate) use moves::Moves;
 pub use moves::{MOVES, PastMove};
 pub(crate) use pieces::{Fault, Place, send_piece};
+pub use ping::PingError;
 pub use tcp_use::TcpLaneInfo;
 
 use control_stream::Outbox;
 use lane::{Lanes, Moved};
 use lane_count::Wanted;
+use ping::Pings;
 use scaling::Scaling;
 use tcp_use::TcpUse;
-
-/// Pings that wait for their pong, at most.
-const MAX_PINGS: usize = 64;
-
-/// How long a ping is waited for: longer than it takes to find out that the peer is dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A session with a peer. Clones are the same session. It lives while it is used, and some minutes longer.
 #[derive(Clone, Debug)]
@@ -83,7 +78,6 @@ struct Inner {
     scaling: Scaling,
     channels: Mutex<HashMap<u64, Arc<ChannelState>>>,
     next_channel: AtomicU64,
-    next_ping: AtomicU64,
     /// What bounds what it sends: of its own, of the peer, of the endpoint.
     limiters: [Limiter; 3],
     /// Whose turn it is where pieces go one by one, and who of those that write waits for the bounds.
@@ -97,52 +91,9 @@ struct Inner {
     window_used: Part,
     lost: Part,
     outbox: Outbox,
-    pings: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    pings: Pings,
     last_used: Mutex<Instant>,
     closed: watch::Sender<Option<Closed>>,
-}
-
-/// What a session is made of now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionInfo {
-    /// Who is at the other end.
-    pub peer: PublicKey,
-    /// Where, as it is seen from here.
-    pub remote: SocketAddr,
-    /// Whether this end dialled.
-    pub dialled: bool,
-    /// QUIC connections.
-    pub lanes: usize,
-    /// The lane over TCP, if there is one.
-    pub tcp_lane: Option<TcpLaneInfo>,
-    /// Bytes sent over such lanes, TLS and all.
-    pub tcp_bytes_sent: u64,
-    /// The same, received.
-    pub tcp_bytes_received: u64,
-    /// Streams of pieces that it may send at once.
-    pub streams: usize,
-    /// Streams of pieces that it sends now.
-    pub streams_in_use: usize,
-    /// Channels that are open.
-    pub channels: usize,
-    /// What runs, whatever was asked for since.
-    pub congestion_algorithm: &'static str,
-    /// What it knows of the path; none when the session is over.
-    pub congestion: Option<Snapshot>,
-    /// Smoothed round-trip time.
-    pub rtt: Duration,
-    /// Bytes of a datagram that the path takes.
-    pub mtu: u16,
-    /// Bytes sent of UDP and TCP, of all lanes.
-    pub bytes_sent: u64,
-    /// The same, received.
-    pub bytes_received: u64,
-    /// Bytes that were declared lost and sent again.
-    pub bytes_lost: u64,
-    /// Bits a second that it may send by the lowest bound that concerns it.
-    pub rate_limit: Option<u64>,
-    /// The key of that bound.
-    pub rate_limited_by: Option<&'static str>,
 }
 
 /// Why a channel could not be opened.
@@ -165,20 +116,6 @@ impl OpenChannelError {
             Self::Session(closed) => closed.is_temporary(),
         }
     }
-}
-
-/// Why a ping was not answered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PingError {
-    /// Too many at once.
-    #[error("too many pings at once")]
-    Busy,
-    /// No answer came, though the connection lives.
-    #[error("the peer's program did not answer for {PING_TIMEOUT:?}")]
-    TimedOut,
-    /// The session is over.
-    #[error(transparent)]
-    Session(#[from] Closed),
 }
 
 impl Inner {
@@ -209,7 +146,6 @@ impl Session {
             scaling,
             channels: Mutex::default(),
             next_channel: AtomicU64::new(if origin.dialled { 0 } else { 1 }),
-            next_ping: AtomicU64::new(0),
             limiters: shared.limiters.of(&origin.peer, settings.pacing_rate),
             line: Slots::new(1, shared.clock.clone()),
             passing: tokio::sync::Mutex::default(),
@@ -218,7 +154,7 @@ impl Session {
             window_used: Part::default(),
             lost: Part::default(),
             outbox: Outbox::default(),
-            pings: Mutex::default(),
+            pings: Pings::default(),
             last_used: Mutex::new(now),
             closed: watch::Sender::new(None),
         }))
@@ -236,65 +172,6 @@ impl Session {
     /// See [`OpenChannelError`].
     pub async fn open_channel(&self) -> Result<Channel, OpenChannelError> {
         channels::open(self).await
-    }
-
-    /// Asks the peer's program for an answer, and measures how long that takes.
-    ///
-    /// # Errors
-    /// See [`PingError`].
-    pub async fn ping(&self) -> Result<Duration, PingError> {
-        let number = self.0.next_ping.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut pings = self.pings();
-            // Those whose asker went away.
-            pings.retain(|_, sender| !sender.is_closed());
-            if pings.len() >= MAX_PINGS {
-                return Err(PingError::Busy);
-            }
-            pings.insert(number, sender);
-        }
-        self.check_open()?;
-        let begun = self.0.shared.clock.now();
-        self.0.outbox.ping(number);
-        match tokio::time::timeout(PING_TIMEOUT, receiver).await {
-            Ok(Ok(())) => Ok(self.0.shared.clock.now() - begun),
-            Ok(Err(_dropped)) => Err(self.reason().into()),
-            Err(_elapsed) => Err(PingError::TimedOut),
-        }
-    }
-
-    /// What the session is made of now.
-    #[must_use]
-    pub fn info(&self) -> SessionInfo {
-        let lanes = self.lanes();
-        let first = lanes.first().map(|lane| lane.connection.stats().path);
-        let moved = self.moved_bytes();
-        let congestion = self.congestion();
-        let algorithm = congestion.map_or(self.0.shared.settings().congestion, |congestion| congestion.algorithm);
-        let (tcp_bytes_sent, tcp_bytes_received) = self.0.tcp.bytes();
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        SessionInfo {
-            peer: self.0.peer,
-            remote: lanes.first().map_or(unknown, |lane| lane.remote()),
-            dialled: self.0.dialled,
-            lanes: self.lane_count(),
-            tcp_lane: self.tcp_info(),
-            tcp_bytes_sent,
-            tcp_bytes_received,
-            streams: self.0.slots.capacity(),
-            streams_in_use: self.0.slots.used(),
-            channels: self.channel_count(),
-            congestion_algorithm: algorithm.as_str(),
-            congestion,
-            rtt: first.map_or(Duration::ZERO, |path| path.rtt),
-            mtu: first.map_or(0, |path| path.current_mtu),
-            bytes_sent: moved.sent,
-            bytes_received: moved.received,
-            bytes_lost: moved.lost,
-            rate_limit: self.rate_limit(),
-            rate_limited_by: self.lowest_bound().map(|(_, key)| key),
-        }
     }
 
     /// What the congestion control knows of the path; none when the session is over.
@@ -337,7 +214,7 @@ impl Session {
         self.forget_tcp();
         self.0.slots.close();
         self.0.line.close();
-        self.pings().clear();
+        self.0.pings.clear();
         self.0.outbox.close();
         for channel in self.take_channels() {
             channel.session_closed();
@@ -514,10 +391,6 @@ impl Session {
     /// Fails once it is over.
     pub(crate) fn check_open(&self) -> Result<(), Closed> {
         self.closed().map_or(Ok(()), Err)
-    }
-
-    fn pings(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<()>>> {
-        self.0.pings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn channel_count(&self) -> usize {

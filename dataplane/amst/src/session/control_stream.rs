@@ -162,12 +162,7 @@ pub(super) async fn read(session: Session, mut stream: RecvStream) {
             Ok(SessionFrame::Credit { channel, total }) => session.with_channel(channel, |state| state.credit(total)),
             Ok(SessionFrame::NotWanted { channel }) => session.with_channel(channel, |state| state.not_wanted()),
             Ok(SessionFrame::Ping(number)) => session.0.outbox.pong(number),
-            Ok(SessionFrame::Pong(number)) => {
-                if let Some(asker) = session.pings().remove(&number) {
-                    // Who asked may have gone.
-                    asker.send(()).ok();
-                }
-            }
+            Ok(SessionFrame::Pong(number)) => session.0.pings.answered(number),
             Ok(SessionFrame::LaneOver { lane, taken }) => session.tcp_lane_over(lane, taken),
             Ok(SessionFrame::WantLanes(lanes)) => session.peer_wants_lanes(lanes),
             Ok(SessionFrame::RetireLane { lane }) => session.peer_retires(lane),

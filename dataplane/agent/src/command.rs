@@ -21,6 +21,8 @@ pub enum Asked {
     Join(JoinArgs),
     /// `run`, or `--config F` alone.
     Run(Box<RunArgs>),
+    /// `content`.
+    Content(ContentArgs),
 }
 
 #[derive(Debug, Parser)]
@@ -44,6 +46,42 @@ enum Verb {
     Join(JoinArgs),
     /// Runs the agent.
     Run(Box<RunArgs>),
+    /// Looks after this host's content store: versions of files that later ones are made of.
+    Content(ContentArgs),
+}
+
+/// `dwcp-agent content VERB …`.
+#[derive(Debug, Clone, Args)]
+pub struct ContentArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ContentVerb,
+    /// Where the agent keeps its keys and state.
+    #[arg(long, value_name = "DIR", env = "DWCP_DATA_DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// How to say it.
+    #[arg(long, short, value_enum, default_value_t = Output::Human, global = true)]
+    pub output: Output,
+}
+
+/// What is done with the content store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum ContentVerb {
+    /// Says how many objects it holds, and how much of the disk they take.
+    Stats,
+    /// Reads every object; one that is damaged is set aside, and the exit code is then 1. The agent may run meanwhile.
+    Verify,
+    /// Removes what nobody needs, while no agent runs: a running one does so by itself.
+    Collect,
+}
+
+/// How to say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Human,
+    /// For programs.
+    Json,
 }
 
 /// `dwcp-agent join HOST:PORT …`.
@@ -234,6 +272,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, clap::Er
     match line.verb {
         Some(Verb::Join(args)) => Ok(Asked::Join(args)),
         Some(Verb::Run(args)) => Ok(Asked::Run(args)),
+        Some(Verb::Content(args)) => Ok(Asked::Content(args)),
         None if line.run.config.is_some() => Ok(Asked::Run(Box::new(line.run))),
         None => Err(CommandLine::command()
             .error(clap::error::ErrorKind::MissingSubcommand, "say `join` or `run`, or give a file with --config")),

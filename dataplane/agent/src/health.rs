@@ -40,6 +40,8 @@ pub(crate) enum Component {
     Storage,
     /// `logging.file`.
     LogFile,
+    /// `content`: versions that deltas refer to.
+    ContentStore,
 }
 
 impl Component {
@@ -60,6 +62,7 @@ impl Component {
             Self::AuditLog => "audit_log",
             Self::Storage => "storage",
             Self::LogFile => "log_file",
+            Self::ContentStore => "content_store",
         }
     }
 
@@ -75,7 +78,8 @@ impl Component {
             | Self::LocalApi
             | Self::AuditLog
             | Self::Storage
-            | Self::LogFile => false,
+            | Self::LogFile
+            | Self::ContentStore => false,
         }
     }
 }

@@ -9,6 +9,8 @@ mod bandwidth;
 mod benches;
 pub mod command;
 mod configuration;
+mod content;
+mod content_verb;
 mod data_dir;
 mod defaults;
 mod discovery;
@@ -38,6 +40,7 @@ mod turns;
 mod view;
 
 pub use apply::chain;
+pub use content_verb::{ContentVerbError, content, content_as_owner};
 pub use data_dir::DataDirError;
 pub use join::{JoinError, as_owner as join_as_owner, join};
 pub use layers::LayersError;

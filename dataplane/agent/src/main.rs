@@ -5,7 +5,7 @@ use std::{env, io, process::ExitCode};
 use dataplane_agent::{
     chain,
     command::{self, Asked},
-    join, join_as_owner, run,
+    content, content_as_owner, join, join_as_owner, run,
 };
 use foundation_runtime::{Clock, TaskGroup, stop_signal};
 
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
     let asked = match asked {
         Asked::Join(mut args) => {
             join_as_owner(&mut args).map(|()| Asked::Join(args)).map_err(|error| error.to_string())
+        }
+        Asked::Content(mut args) => {
+            content_as_owner(&mut args).map(|()| Asked::Content(args)).map_err(|error| chain(&error))
         }
         run @ Asked::Run(_) => Ok(run),
     };
@@ -44,6 +47,9 @@ fn start(asked: Asked) -> Result<(), String> {
             Asked::Join(args) => {
                 let tasks = TaskGroup::new("join");
                 Box::pin(join(args, &clock, &tasks, &mut io::stdout())).await.map_err(|error| error.to_string())
+            }
+            Asked::Content(args) => {
+                Box::pin(content(args, clock, &mut io::stdout())).await.map_err(|error| chain(&error))
             }
             Asked::Run(args) => Box::pin(run(*args, clock, stopped())).await.map_err(|error| chain(&error)),
         }

@@ -9,6 +9,7 @@ use std::{
 
 use chrono::TimeDelta;
 use dataplane_amst::{BindError, Endpoint, Limits, TcpPort};
+use dataplane_content::Baselines;
 use dataplane_control_client::{
     self as control_client, Enrolment, Handle, Introduction, Jobs, StartError as SessionError,
 };
@@ -53,6 +54,7 @@ pub(crate) struct Context {
     pub(crate) effective: watch::Receiver<Arc<Effective>>,
     pub(crate) introduction: watch::Sender<Introduction>,
     pub(crate) store: Option<LocalStore>,
+    pub(crate) baselines: Option<Baselines>,
     pub(crate) no_bootstrap: bool,
     pub(crate) health: Health,
     pub(crate) meter: Meter,
@@ -137,6 +139,7 @@ impl Member {
                 own: Some(context.dir.clone()),
                 settings: transfer_settings(config),
                 meter: Some(context.meter.clone()),
+                baselines: context.baselines.clone(),
             },
             context.clock.clone(),
             tasks.clone(),

@@ -29,6 +29,7 @@ use crate::{
     apply::{Applier, count},
     command::RunArgs,
     configuration::Configuration,
+    content,
     data_dir::{self, DataDirError},
     health::{Component, Health},
     host_health,
@@ -179,6 +180,7 @@ fn set_up_telemetry(configuration: &Configuration, dir: &Path) -> Result<Telemet
         (_, initialised) => initialised?,
     };
     metrics::describe(crate::VERSION);
+    content::describe();
     for sentence in configuration.damaged() {
         tracing::warn!(component = "configuration", "{sentence}");
     }
@@ -254,6 +256,7 @@ async fn start(
     let view_health = health.clone();
     let store = open_store(&dir, &clock, &health, tasks).await;
     let (effective_sender, effective) = watch::channel(Arc::clone(&configuration.in_force().effective));
+    let content = content::open(&dir, store.clone(), effective.clone(), &health, &clock, tasks).await;
     let (in_force_sender, in_force) = watch::channel(configuration.in_force().clone());
     let (member_sender, member) = watch::channel(None);
     let meter = Meter::new(clock.clone());
@@ -268,6 +271,7 @@ async fn start(
         member: member.clone(),
         store: store.clone(),
         meter: meter.clone(),
+        content: content.clone(),
         telemetry: telemetry.clone(),
         access: access.clone(),
     });
@@ -307,6 +311,7 @@ async fn start(
         effective,
         introduction: introduction.clone(),
         store,
+        baselines: content.baselines,
         no_bootstrap: layers::no_bootstrap(&args),
         health: health.clone(),
         meter,

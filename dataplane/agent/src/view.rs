@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     configuration::InForce,
+    content::Content,
     health::Health,
     http::{Access, ConfigView, Rates, Snapshot, View},
     member::Member,
@@ -37,6 +38,7 @@ pub(crate) struct AgentView {
     pub(crate) member: watch::Receiver<Option<Arc<Member>>>,
     pub(crate) store: Option<LocalStore>,
     pub(crate) meter: Meter,
+    pub(crate) content: Content,
     pub(crate) telemetry: Telemetry,
     pub(crate) access: Access,
 }
@@ -64,7 +66,7 @@ impl View for AgentView {
             transfers: json!({"running": member.as_ref().map_or(0, |member| member.movers.running())}),
             amst: amst_config(config, member.as_deref()),
             hde: hde_config(config),
-            hde_stats: hde_stats(&self.meter),
+            hde_stats: hde_stats(&self.meter, &self.content),
             dht_bootstrap: dht_bootstrap(member.as_deref()),
             dht_topology: dht_topology(self.node_id, member.as_deref()),
             dht_stats: dht_stats(member.as_deref()),
@@ -271,7 +273,7 @@ fn hde_config(config: &AgentConfig) -> Value {
     })
 }
 
-fn hde_stats(meter: &Meter) -> Value {
+fn hde_stats(meter: &Meter, content: &Content) -> Value {
     let stats = meter.stats();
     let total = |of: fn(&dataplane_hde::CodecTotals) -> u64| stats.codecs.values().map(of).sum::<u64>();
     let codecs: Map<String, Value> = stats
@@ -286,14 +288,18 @@ fn hde_stats(meter: &Meter) -> Value {
             (codec.name().to_owned(), value)
         })
         .collect();
-    json!({
+    let mut shown = json!({
         "input_bytes": total(|totals| totals.input_bytes),
         "output_bytes": total(|totals| totals.output_bytes),
         "referenced_bytes": stats.referenced_bytes,
         "compression_ratio": stats.compression_ratio,
         "delta_encoding_ratio": stats.delta_encoding_ratio,
         "codecs": codecs,
-    })
+    });
+    if let (Value::Object(shown), Value::Object(content)) = (&mut shown, content.shown().json()) {
+        shown.extend(content);
+    }
+    shown
 }
 
 fn dht_bootstrap(member: Option<&Member>) -> Value {

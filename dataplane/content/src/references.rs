@@ -47,6 +47,12 @@ impl References {
         Self { content, rows, tasks, turn: Arc::default() }
     }
 
+    /// The objects.
+    #[must_use]
+    pub fn content(&self) -> &ContentStore {
+        &self.content
+    }
+
     /// A name needs what was added, from now on. It may need other things besides.
     ///
     /// # Errors

@@ -198,7 +198,10 @@ impl ContentStore {
     /// # Errors
     /// There is none, or too many are open.
     pub fn open_object(&self, digest: Digest) -> Result<Object, ContentError> {
-        let place = self.0.open.enter(self.limits().open_objects).map_err(ContentError::TooManyOpen)?;
+        let place = self.0.open.enter(self.limits().open_objects).map_err(|most| {
+            metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.open_objects").increment(1);
+            ContentError::TooManyOpen(most)
+        })?;
         let file = match self.opened()?.read(digest, "") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ContentError::Absent(digest)),
             file => file?,

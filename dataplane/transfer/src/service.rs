@@ -81,6 +81,8 @@ pub struct Options {
     pub settings: Settings,
     /// Counts what HDE does.
     pub meter: Option<dataplane_hde::Meter>,
+    /// Versions that peers are known to hold, and what was published here; without them whole versions travel.
+    pub baselines: Option<dataplane_content::Baselines>,
 }
 
 /// All transfers of a host. Clones are the same.
@@ -96,6 +98,7 @@ pub(crate) struct Shared {
     closed: Option<Arc<Closed>>,
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) meter: Option<dataplane_hde::Meter>,
+    pub(crate) baselines: Option<dataplane_content::Baselines>,
     pub(crate) clock: Clock,
     pub(crate) tasks: TaskGroup,
     running: Mutex<HashMap<(TransferId, TransferRole), Running>>,
@@ -158,6 +161,12 @@ impl Transfers {
     pub fn running(&self) -> usize {
         self.0.running()
     }
+
+    /// Versions that both ends of transfers hold.
+    #[must_use]
+    pub fn baselines(&self) -> Option<&dataplane_content::Baselines> {
+        self.0.baselines.as_ref()
+    }
 }
 
 impl Shared {
@@ -185,6 +194,7 @@ impl Shared {
             closed,
             settings: ArcSwap::from_pointee(options.settings),
             meter: options.meter,
+            baselines: options.baselines,
             clock,
             tasks,
             running: Mutex::default(),

@@ -39,6 +39,7 @@ pub(super) async fn local(global: &Global, nodes: &[Node]) -> Vec<CheckCategory>
     };
     let mut checks = vec![joined(&status), connected(&status), opened(&status)];
     checks.extend(node_check::storage("it", &status.components));
+    checks.extend(node_check::content("it", &status.components));
     let log = status.components.iter().find(|part| part.component == "log_file" && !part.message.is_empty());
     checks.extend(log.map(|log| {
         warn("its log is written to its file", &log.message, "free the disk, or set logging.file to another one")

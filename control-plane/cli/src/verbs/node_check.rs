@@ -31,6 +31,7 @@ pub(super) fn nodes(nodes: &[Node], server_version: &str, now: DateTime<Utc>) ->
         checks.extend(version(node, server_version));
         checks.extend(writable_root(node));
         checks.extend(storage(short(&node.name), &node.components));
+        checks.extend(content(short(&node.name), &node.components));
     }
     category("nodes", checks)
 }
@@ -114,6 +115,17 @@ pub(super) fn storage(name: &str, components: &[ComponentHealth]) -> Option<Chec
     Some(warn(&format!("{name} has room and rights below its roots"), &storage.message, hint))
 }
 
+/// A host's content store, without which transfers go on and cost more.
+pub(super) fn content(name: &str, components: &[ComponentHealth]) -> Option<Check> {
+    let content = components.iter().find(|part| part.component == "content_store" && !part.message.is_empty())?;
+    let hint = if content.message.contains("damaged") {
+        "look at the disk (smartctl, dmesg), then remove what is set aside; dwcp-agent content verify reads all of it"
+    } else {
+        "its log says more; removing the folder content in its data directory does no harm"
+    };
+    Some(warn(&format!("{name} keeps versions that deltas can refer to"), &content.message, hint))
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
@@ -174,6 +186,13 @@ mod tests {
         assert_eq!(found(Node { certificate_expire_time: timestamp(-3), ..healthy() }).0, "error");
         assert!(found(Node { agent_version: "0.0.9".to_owned(), ..healthy() }).1.contains("0.0.9"));
         assert!(found(Node { roots: vec!["data:ro".to_owned()], ..healthy() }).2.contains("--root"));
+        let content = ComponentHealth {
+            component: "content_store".to_owned(),
+            message: "1 damaged objects were set aside".to_owned(),
+            ..ComponentHealth::default()
+        };
+        let (_, _, hint) = found(Node { components: vec![content], ..healthy() });
+        assert!(hint.contains("dwcp-agent content verify"), "{hint}");
         for (message, fix) in [
             ("root data: /srv/x does not exist", "mount"),
             ("root data: /srv/x is read-only for the agent", "chgrp"),

@@ -7,7 +7,7 @@ fn asked(line: &str) -> Result<Asked, clap::Error> {
 fn run(line: &str) -> RunArgs {
     match asked(line).unwrap() {
         Asked::Run(args) => *args,
-        Asked::Join(_) => panic!("not run: {line}"),
+        Asked::Join(_) | Asked::Content(_) => panic!("not run: {line}"),
     }
 }
 

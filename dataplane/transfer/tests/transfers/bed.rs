@@ -127,6 +127,7 @@ fn open(identity: &Identity, folder: &Path, root: &Path, settings: Settings, tas
         settings,
         own: None,
         meter: None,
+        baselines: None,
     };
     Transfers::open(options, Clock::system(), tasks.clone()).unwrap()
 }

@@ -2,8 +2,9 @@
 
 use std::{fmt, io};
 
-use proto_wire::hde::{Container, ContainerError, LiteralCodec, MAX_SEGMENT_BYTES, Op};
+use proto_wire::hde::{Container, ContainerError, LiteralCodec, Op};
 
+use crate::literals::Unpacker;
 use crate::sources::Sources;
 
 /// Why a segment cannot be decoded.
@@ -39,7 +40,7 @@ pub struct Decoded {
 
 /// Decodes segments, one after another; keeps its context and one buffer of at most a segment.
 pub struct Decoder {
-    zstd: Option<zstd::bulk::Decompressor<'static>>,
+    unpacker: Unpacker,
     literals: Vec<u8>,
 }
 
@@ -59,7 +60,7 @@ impl Decoder {
     /// A decoder.
     #[must_use]
     pub fn new() -> Self {
-        Self { zstd: zstd::bulk::Decompressor::new().ok(), literals: Vec::new() }
+        Self { unpacker: Unpacker::new(), literals: Vec::new() }
     }
 
     /// Appends the segment to `out`: exactly `expected_len` bytes, or on error nothing. What it
@@ -127,24 +128,12 @@ impl Decoder {
         if container.codec() == LiteralCodec::Raw {
             return if packed.len() == length { Ok(packed) } else { Err(DecodeError::Literals) };
         }
-        if packed.len() > size(MAX_SEGMENT_BYTES) {
-            return Err(DecodeError::Literals);
-        }
         if self.literals.len() < length {
             self.literals.resize(length, 0);
         }
         let room = &mut self.literals[..length];
-        let made = match container.codec() {
-            LiteralCodec::Raw => None,
-            // One call over a bounded room: no window is allocated, whatever the frame claims.
-            LiteralCodec::Zstd => self.zstd.as_mut().and_then(|zstd| zstd.decompress_to_buffer(packed, room).ok()),
-            LiteralCodec::Lz4 => lz4_flex::block::decompress_into(packed, room).ok(),
-            LiteralCodec::Snappy => match snap::raw::decompress_len(packed) {
-                Ok(claimed) if claimed == length => snap::raw::Decoder::new().decompress(packed, room).ok(),
-                Ok(_) | Err(_) => None,
-            },
-        };
-        if made == Some(length) { Ok(&self.literals[..length]) } else { Err(DecodeError::Literals) }
+        self.unpacker.unpack(container.codec(), packed, &[], room).map_err(|_damaged| DecodeError::Literals)?;
+        Ok(room)
     }
 }
 

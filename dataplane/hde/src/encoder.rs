@@ -6,9 +6,9 @@ use proto_wire::hde::{HEAD_BYTES, LiteralCodec, MAX_SEGMENT_BYTES, Op, head_byte
 
 use crate::{
     basis::BasisIndex,
+    cost::Costs,
     literals::Literals,
     meter::Meter,
-    options::{Algorithm, Level},
     version::{Basis, Version},
     zeros::all_zero,
 };
@@ -123,7 +123,7 @@ pub enum Stands {
 
 /// Encodes segments, one after another; keeps its contexts and buffers (about 8 MiB after the first long segment).
 pub struct Encoder {
-    literals: Option<(Algorithm, Level, Literals)>,
+    literals: Literals,
     ops: Vec<Op>,
     gathered: Vec<u8>,
     meter: Option<Meter>,
@@ -145,7 +145,7 @@ impl Encoder {
     /// An encoder that nothing measures.
     #[must_use]
     pub fn new() -> Self {
-        Self { literals: None, ops: Vec::new(), gathered: Vec::new(), meter: None }
+        Self { literals: Literals::new(), ops: Vec::new(), gathered: Vec::new(), meter: None }
     }
 
     /// The same, measured.
@@ -219,11 +219,9 @@ impl Encoder {
             gathered = Some(self.gathered.as_slice());
         }
         let bytes = gathered.unwrap_or(segment);
-        let kept = self.literals.take().filter(|(algorithm, level, _)| (*algorithm, *level) == options.literals());
-        let (algorithm, level) = options.literals();
-        let (.., literals) =
-            self.literals.insert(kept.unwrap_or_else(|| (algorithm, level, Literals::new(algorithm, level))));
-        let packed = if options.enabled { literals.compress(bytes) } else { None };
+        let costs = Costs::new(options, None);
+        let effort = costs.plain(self.literals.probe(bytes)).effort;
+        let packed = self.literals.compress(bytes, &[], effort);
         let (codec, literals) = match packed {
             Some((codec, packed)) => (codec, Some(packed)),
             None => (LiteralCodec::Raw, gathered),

@@ -8,6 +8,7 @@
 
 mod baseline;
 mod basis;
+mod cost;
 mod decoder;
 mod encoder;
 mod file;
@@ -22,6 +23,7 @@ mod zeros;
 
 pub use baseline::{AnchorIndex, Baseline};
 pub use basis::{BasisError, BasisIndex, DIGEST_BYTES, MAX_BASIS_BLOCKS, MIN_BLOCK_BYTES, block_digests};
+pub use cost::{Choice, Costs, Effort, Permille, Reason};
 pub use decoder::{DecodeError, Decoded, Decoder};
 pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands, Whole};
 pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encode_file};

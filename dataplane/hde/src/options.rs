@@ -53,8 +53,8 @@ impl Level {
         u8::try_from(level).ok().filter(|level| (1..=22).contains(level)).map(Self)
     }
 
-    pub(crate) fn get(self) -> i32 {
-        i32::from(self.0)
+    pub(crate) fn number(self) -> i8 {
+        i8::try_from(self.0).expect("at most 22")
     }
 }
 
@@ -76,12 +76,6 @@ pub struct Options {
     pub level: Level,
     /// Whether references to what the receiver holds are used.
     pub references: bool,
-}
-
-impl Options {
-    pub(crate) const fn literals(&self) -> (Algorithm, Level) {
-        (self.algorithm, self.level)
-    }
 }
 
 impl Default for Options {

@@ -56,9 +56,14 @@ impl Bed {
         Ok(Self { hosts, wan: wan.context("a path")?, since: clock.now(), clock, file_bytes: 0, log_levels })
     }
 
+    /// From now on nothing waits on the path, and nothing counts.
+    pub(crate) fn free_path(&self) {
+        self.wan.change(|link| *link = Link::default());
+    }
+
     /// Agents that know nothing of any earlier path, in real time.
     pub(crate) fn fresh_agents(&mut self) -> Result<()> {
-        self.wan.change(|link| *link = Link::default());
+        self.free_path();
         let levels = self.log_levels.clone();
         self.hosts.restart_agents(|line| match &levels {
             Some(levels) => format!("env RUST_LOG={levels} {line}"),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// In real time, as the emulator is, so that what else runs on the machine does not shape the result.
-const REAL_TIME: &str = "chrt --rr 1";
+pub(crate) const REAL_TIME: &str = "chrt --rr 1";
 const READY: Duration = Duration::from_secs(20);
 
 /// Where a file is sent: what the path carries in `seconds`, so that it takes a little longer; cut off after `limit`.
@@ -98,12 +98,7 @@ pub(crate) fn listens(bed: &Bed, port: u16) -> Result<()> {
 }
 
 fn rsync(bed: &Bed, length: Length) -> Result<Outcome> {
-    let config = bed.shared("rsyncd.conf");
-    std::fs::write(&config, "use chroot = no\nuid = 0\ngid = 0\n[in]\npath = /srv/rsync\nread only = no\n")?;
-    bed.hosts.two.ok("mkdir -p /srv/rsync")?;
-    let line = format!("{REAL_TIME} rsync --daemon --no-detach --port 8730 --config {}", config.display());
-    let _daemon = bed.hosts.two.start("rsync", &line, &bed.hosts.scratch)?;
-    listens(bed, 8730)?;
+    let _daemon = daemon(bed)?;
     let line = format!(
         "timeout {:.0} {REAL_TIME} rsync --whole-file --inplace --port 8730 {FILE} rsync://{TARGET}/in/file",
         length.limit
@@ -113,6 +108,18 @@ fn rsync(bed: &Bed, length: Length) -> Result<Outcome> {
     ensure!([0, 124].contains(&ran.code), "{ran:?}");
     let useful = bed.hosts.two.ok("stat -c %s /srv/rsync/file")?.trim().parse()?;
     Ok(Outcome { useful: Some(useful), complete: ran.code == 0, ended, window: None })
+}
+
+/// An rsync daemon at the second host, over a folder `in`.
+pub(crate) fn daemon(bed: &Bed) -> Result<tests_harness::Process> {
+    let config = bed.shared("rsyncd.conf");
+    std::fs::write(&config, "use chroot = no\nuid = 0\ngid = 0\n[in]\npath = /srv/rsync\nread only = no\n")?;
+    bed.hosts.two.ok("mkdir -p /srv/rsync")?;
+    let line = format!("{REAL_TIME} rsync --daemon --no-detach --port 8730 --config {}", config.display());
+    let mut daemon = bed.hosts.two.start("rsync", &line, &bed.hosts.scratch)?;
+    listens(bed, 8730)?;
+    daemon.check_alive()?;
+    Ok(daemon)
 }
 
 fn quinn(bed: &Bed, congestion: &str, connections: u32, length: Length) -> Result<Outcome> {

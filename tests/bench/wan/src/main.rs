@@ -10,6 +10,7 @@ mod drive;
 mod figures;
 mod quinn_pair;
 mod small_files;
+mod updates;
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -40,6 +41,8 @@ enum Command {
     Beside(Beside),
     /// Many small files beside one of the same size, by dwcp and rsync
     SmallFiles(small_files::SmallFiles),
+    /// New versions to a receiver that holds the old ones, by dwcp and rsync -z
+    Updates(updates::Updates),
     #[command(hide = true)]
     QuinnReceive(QuinnReceive),
     #[command(hide = true)]
@@ -138,6 +141,11 @@ fn main() -> Result<()> {
         None => alone(&options.alone),
         Some(Command::Beside(beside)) => measured_beside(&beside),
         Some(Command::SmallFiles(options)) => {
+            print_line(&machine()?);
+            let cells = options.measure(&mut Bed::new(&options.common)?)?;
+            keep(options.common.json.as_ref(), &options.to_json(&cells))
+        }
+        Some(Command::Updates(options)) => {
             print_line(&machine()?);
             let cells = options.measure(&mut Bed::new(&options.common)?)?;
             keep(options.common.json.as_ref(), &options.to_json(&cells))

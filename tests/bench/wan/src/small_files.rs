@@ -10,7 +10,7 @@ use crate::{
     Common,
     bed::{Bed, FILE, TARGET},
     case::Case,
-    drive::listens,
+    drive::{REAL_TIME, daemon},
     figures::{Figures, Outcome, figures, median, range},
     print_line,
 };
@@ -18,7 +18,6 @@ use crate::{
 /// Files of a folder.
 const FOLDER: u64 = 1000;
 const TREE: &str = "/srv/dwcp/data/tree";
-const REAL_TIME: &str = "chrt --rr 1";
 /// How often a run in which the emulator was late is made again.
 const TRIES: u64 = 3;
 
@@ -180,15 +179,4 @@ impl SmallFiles {
 
 fn rsync(what: &str) -> String {
     format!("{REAL_TIME} rsync -rt --whole-file --port 8730 {what} rsync://{TARGET}/in/")
-}
-
-fn daemon(bed: &Bed) -> Result<tests_harness::Process> {
-    let config = bed.shared("rsyncd.conf");
-    std::fs::write(&config, "use chroot = no\nuid = 0\ngid = 0\n[in]\npath = /srv/rsync\nread only = no\n")?;
-    bed.hosts.two.ok("mkdir -p /srv/rsync")?;
-    let line = format!("{REAL_TIME} rsync --daemon --no-detach --port 8730 --config {}", config.display());
-    let mut daemon = bed.hosts.two.start("rsync", &line, &bed.hosts.scratch)?;
-    listens(bed, 8730)?;
-    daemon.check_alive()?;
-    Ok(daemon)
 }

@@ -31,6 +31,14 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
+    /// Without what a program says that it spent on reading its inputs: `CPU TIME`, in seconds.
+    pub(crate) fn without_reading(mut self, said: &str) -> Result<Self> {
+        let (cpu, wall) = said.trim().split_once(' ').context("what reading took")?;
+        self.cpu_seconds -= cpu.parse::<f64>()?;
+        self.wall_seconds -= wall.parse::<f64>()?;
+        Ok(self)
+    }
+
     /// The least of several runs, each value for itself; the most memory.
     pub(crate) fn best(self, other: Self) -> Self {
         Self {
@@ -46,14 +54,12 @@ impl Cost {
 ///
 /// # Errors
 /// It cannot be started, or fails.
-#[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 pub(crate) fn run(command: &mut Command) -> Result<(Cost, String)> {
     let name = format!("{command:?}");
     let said = tempfile::tempfile()?;
     let errors = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(errors.try_clone()?);
-    let before = children()?;
-    let start = Instant::now();
+    let before = Used::now(UsageWho::RUSAGE_CHILDREN)?;
     let mut child = command.spawn().with_context(|| name.clone())?;
     let pid = child.id();
     let (over, is_over) = sync_channel::<()>(0);
@@ -69,12 +75,12 @@ pub(crate) fn run(command: &mut Command) -> Result<(Cost, String)> {
         }
     });
     let status = child.wait()?;
-    let wall_seconds = start.elapsed().as_secs_f64();
+    let (cpu_seconds, wall_seconds) = Used::now(UsageWho::RUSAGE_CHILDREN)?.since(before);
     drop(over);
     let (resident, heap) = watcher.join().ok().context("the watcher of memory")?;
     let (said, errors) = (text(said)?, text(errors)?);
     ensure!(status.success(), "{name}: {status}: {said}{errors}");
-    Ok((Cost { cpu_seconds: children()? - before, wall_seconds, resident, heap }, said))
+    Ok((Cost { cpu_seconds, wall_seconds, resident, heap }, said))
 }
 
 fn text(mut file: fs::File) -> Result<String> {
@@ -85,10 +91,25 @@ fn text(mut file: fs::File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Processor time of all children that were waited for.
-fn children() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+/// Time, and processor time that was used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Used {
+    cpu_seconds: f64,
+    at: Instant,
+}
+
+impl Used {
+    /// By this process, or by all its children that were waited for.
+    #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+    pub(crate) fn now(who: UsageWho) -> Result<Self> {
+        let usage = getrusage(who)?;
+        Ok(Self { cpu_seconds: seconds(usage.user_time()) + seconds(usage.system_time()), at: Instant::now() })
+    }
+
+    /// Processor time and time in between, in seconds.
+    pub(crate) fn since(self, earlier: Self) -> (f64, f64) {
+        (self.cpu_seconds - earlier.cpu_seconds, self.at.duration_since(earlier.at).as_secs_f64())
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a figure for people")]

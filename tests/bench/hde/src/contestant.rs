@@ -19,7 +19,7 @@ use crate::{
 pub(crate) enum Contestant {
     /// Without the baseline.
     Zstd3,
-    /// The library, with the baseline as prefix, at a level.
+    /// The library, with the baseline as prefix, at a level; what reading its inputs takes does not count.
     Prefix(i32),
     /// The command line's `-19 --patch-from`.
     PatchFrom19,
@@ -128,7 +128,8 @@ pub(crate) fn encode(who: Contestant, pair: &Pair, places: &Places) -> Result<(u
         Contestant::HDiffPatch => hdiffpatch("encode", old, &pair.new, &out, places),
         Contestant::Rsync | Contestant::Casync | Contestant::Dwcp(_) => bail!("has a way of its own"),
     };
-    let (cost, _) = run(&mut command)?;
+    let (cost, said) = run(&mut command)?;
+    let cost = if let Contestant::Prefix(_) = who { cost.without_reading(&said)? } else { cost };
     Ok((fs::metadata(&out)?.len(), cost))
 }
 
@@ -154,7 +155,8 @@ pub(crate) fn decode(who: Contestant, pair: &Pair, places: &Places) -> Result<Op
         Contestant::Rsync | Contestant::Casync => return Ok(None),
         Contestant::Dwcp(how) => return how.decode(pair, places).map(Some),
     };
-    Ok(Some(run(&mut command)?.0))
+    let (cost, said) = run(&mut command)?;
+    Ok(Some(if let Contestant::Prefix(_) = who { cost.without_reading(&said)? } else { cost }))
 }
 
 fn zstd(arguments: &[&str], file: &Path, out: &Path) -> Command {

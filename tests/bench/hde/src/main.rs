@@ -55,6 +55,14 @@ struct Prefix {
     out: PathBuf,
 }
 
+impl Prefix {
+    fn run(&self, decode: bool) -> Result<()> {
+        let (cpu, wall) = prefix::on_files(decode, self.level, &self.baseline, &self.file, &self.out)?;
+        print_line(&format!("{cpu} {wall}"));
+        Ok(())
+    }
+}
+
 #[derive(Debug, Args)]
 struct Common {
     /// Where `tests/bench/hde/datasets` put its pairs
@@ -119,12 +127,8 @@ fn main() -> Result<()> {
             summary(&rows);
             Ok(())
         }
-        Some(Command::PrefixEncode(Prefix { level, baseline, file, out })) => {
-            prefix::on_files(false, level, &baseline, &file, &out)
-        }
-        Some(Command::PrefixDecode(Prefix { level, baseline, file, out })) => {
-            prefix::on_files(true, level, &baseline, &file, &out)
-        }
+        Some(Command::PrefixEncode(prefix)) => prefix.run(false),
+        Some(Command::PrefixDecode(prefix)) => prefix.run(true),
     }
 }
 

@@ -4,7 +4,10 @@
 use std::{fs, io::Write as _, path::Path};
 
 use anyhow::{Context, Result, anyhow};
+use nix::sys::resource::UsageWho;
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, compress_bound, get_error_name, get_frame_content_size};
+
+use crate::child::Used;
 
 /// The largest that the library takes.
 const MAX_WINDOW_LOG: u32 = 31;
@@ -44,10 +47,14 @@ pub(crate) fn decompress(old: &[u8], encoded: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// One file to another.
-pub(crate) fn on_files(decode: bool, level: i32, baseline: &Path, file: &Path, out: &Path) -> Result<()> {
+/// One file to another; processor time and time that reading the inputs took.
+///
+/// A program that maps them spends next to nothing on that, so it does not count.
+pub(crate) fn on_files(decode: bool, level: i32, baseline: &Path, file: &Path, out: &Path) -> Result<(f64, f64)> {
+    let before = Used::now(UsageWho::RUSAGE_SELF)?;
     let (old, input) = (fs::read(baseline)?, fs::read(file)?);
+    let reading = Used::now(UsageWho::RUSAGE_SELF)?.since(before);
     let made = if decode { decompress(&old, &input)? } else { compress(&old, &input, level)? };
     fs::File::create(out)?.write_all(&made)?;
-    Ok(())
+    Ok(reading)
 }

@@ -3,13 +3,14 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 /// Every file that is compiled; imports come with them.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "dwcp/v1/watch.proto",
     "dwcp/v1/node.proto",
     "dwcp/v1/token.proto",
     "dwcp/v1/config.proto",
     "dwcp/v1/transfer.proto",
     "dwcp/v1/bench.proto",
+    "dwcp/v1/sync.proto",
     "dwcp/v1/audit.proto",
     "dwcp/v1/system.proto",
     "dwcp/agent/v1/local.proto",

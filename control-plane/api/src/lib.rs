@@ -17,6 +17,7 @@ pub mod request;
 mod service_names;
 mod services;
 mod state;
+pub mod syncs;
 pub mod system;
 mod time;
 pub mod transfers;

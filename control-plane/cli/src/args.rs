@@ -7,6 +7,7 @@ mod hde;
 mod node;
 mod operator;
 mod send;
+mod sync;
 mod token;
 mod transfer;
 
@@ -22,6 +23,7 @@ pub(crate) use hde::Hde;
 pub(crate) use node::Node;
 pub(crate) use operator::{Operator, Role};
 pub(crate) use send::Send;
+pub(crate) use sync::{Create as SyncCreate, Sync};
 pub(crate) use token::Token;
 pub(crate) use transfer::Transfer;
 
@@ -111,6 +113,9 @@ pub(crate) enum Verb {
     /// Transfers, running and ended
     #[command(subcommand, visible_alias = "transfers")]
     Transfer(Transfer),
+    /// Standing syncs: a folder or a large file that is kept in step on another host
+    #[command(subcommand, visible_alias = "syncs")]
+    Sync(Sync),
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),
@@ -147,6 +152,7 @@ impl Verb {
             Self::Operator(_) => "operator",
             Self::Config(_) => "config",
             Self::Transfer(_) => "transfer",
+            Self::Sync(_) => "sync",
             Self::Audit(_) => "audit",
             Self::Hde(_) => "hde",
             Self::Ping(_) => "ping",

@@ -15,7 +15,8 @@ use proto_rpc::{
         audit_service_client::AuditServiceClient, bench_service_client::BenchServiceClient,
         config_service_client::ConfigServiceClient, join_token_service_client::JoinTokenServiceClient,
         node_service_client::NodeServiceClient, operator_token_service_client::OperatorTokenServiceClient,
-        system_service_client::SystemServiceClient, transfer_service_client::TransferServiceClient,
+        sync_service_client::SyncServiceClient, system_service_client::SystemServiceClient,
+        transfer_service_client::TransferServiceClient,
     },
 };
 use tokio::net::UnixStream;
@@ -106,6 +107,10 @@ impl Connection {
 
     pub(crate) fn configs(&self) -> ConfigServiceClient<Service> {
         ConfigServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn syncs(&self) -> SyncServiceClient<Service> {
+        SyncServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(crate) fn benches(&self) -> BenchServiceClient<Service> {

@@ -16,6 +16,7 @@ mod node_check;
 mod operator;
 mod ping;
 mod send;
+mod sync;
 mod system;
 mod token;
 mod transfer;
@@ -41,6 +42,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode, Failure
         Verb::Operator(verb) => operator::run(&global, output, verb).await.map(done),
         Verb::Config(verb) => config::run(&global, output, verb).await,
         Verb::Transfer(verb) => transfer::run(&global, output, verb).await,
+        Verb::Sync(verb) => sync::run(&global, output, verb).await,
         Verb::Audit(verb) => audit::run(&global, output, verb).await,
         Verb::Hde(verb) => hde::run(output, verb).map(done),
         Verb::Ping(ping) => ping::run(&global, output, ping).await.map(done),

@@ -112,6 +112,7 @@ fn describe() {
     metrics::describe_gauge!("dwcp_backup_last_success_timestamp_seconds", "When the newest backup was made");
     metrics::gauge!("dwcp_agents_ahead_of_database").set(0);
     metrics::describe_gauge!("dwcp_transfers_active", "Transfers of the fleet that have not ended, by state");
+    metrics::describe_gauge!("dwcp_syncs", "Standing syncs of the fleet, by state");
     metrics::describe_counter!("dwcp_transfers_total", "Transfers whose end this server stored, by outcome");
     metrics::describe_histogram!(
         "dwcp_transfer_duration_seconds",

@@ -24,7 +24,8 @@ use control_plane_store::{
     benches,
     epoch::RESTORE,
     observation::Observed as Row,
-    rollouts, sessions, transfers,
+    rollouts, sessions, syncs,
+    transfers::{self, Granter},
 };
 use foundation_merkle::{Checkpoint, VerifierKey};
 use foundation_runtime::{Clock, TaskGroup};
@@ -404,6 +405,12 @@ impl Hub {
     pub(crate) async fn sweep(&self) -> Result<(), Error> {
         transfers::expire(&self.0.db, self.0.server).await?;
         benches::sweep(&self.0.db).await?;
+        let keys = &self.0.keys;
+        let granter = Granter { fleet: keys.fleet(), epoch: keys.epoch(), key: keys.grant().clone() };
+        let renewed = syncs::renew(&self.0.db, &granter).await?;
+        if renewed > 0 {
+            tracing::info!(component = "sync", renewed, "Standing grants were renewed");
+        }
         rollouts::settle(&self.0.db).await
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use proto_model::{
     AppliedConfig, BenchReport, ComponentHealth, Digest, Epoch, Generation, HostFacts, NodeId, NodeName, NodeUid,
-    RosterSequence, TransferId, TransferReport, TransferRole, TrustBundle,
+    RosterSequence, SyncReport, TransferId, TransferReport, TransferRole, TrustBundle,
 };
 use proto_wire::Signed;
 
-pub use control_plane_store::{benches::BenchJob, node_records::NodeRecord, transfers::Job};
+pub use control_plane_store::{benches::BenchJob, node_records::NodeRecord, syncs::SyncJob, transfers::Job};
 
 use crate::snapshot::Snapshot;
 
@@ -29,6 +29,8 @@ pub enum FromAgent {
     TransferReport(Box<TransferReport>),
     /// How far a bench is.
     BenchReport(Box<BenchReport>),
+    /// How a sync's runs are.
+    SyncReport(Box<SyncReport>),
     /// Asks for nodes' addresses.
     LookupNodes {
         /// To match the answer.
@@ -162,6 +164,8 @@ pub enum ToAgent {
     },
     /// All that the node should measure now.
     BenchJobs(Vec<BenchJob>),
+    /// All syncs that the node is an end of.
+    SyncJobs(Vec<SyncJob>),
     /// The end of a transfer was stored.
     TransferAck {
         /// The transfer.

@@ -28,6 +28,8 @@ pub(crate) enum Due {
     Jobs,
     /// What the node should measure may have changed.
     Benches,
+    /// What the node should keep in step may have changed.
+    Syncs,
     /// An end was stored.
     Ack(TransferId, TransferRole),
     /// Addresses were asked for.
@@ -45,6 +47,7 @@ pub(crate) enum Kind {
     Desired,
     Jobs,
     Benches,
+    Syncs,
     Ring,
     Checkpoint,
 }
@@ -55,6 +58,7 @@ struct Slots {
     desired: bool,
     jobs: bool,
     benches: bool,
+    syncs: bool,
     ring: bool,
     checkpoint: bool,
     acks: BTreeSet<(TransferId, TransferRole)>,
@@ -78,6 +82,7 @@ impl Outbox {
                 Kind::Desired => slots.desired = true,
                 Kind::Jobs => slots.jobs = true,
                 Kind::Benches => slots.benches = true,
+                Kind::Syncs => slots.syncs = true,
                 Kind::Ring => slots.ring = true,
                 Kind::Checkpoint => slots.checkpoint = true,
             }
@@ -116,6 +121,7 @@ impl Outbox {
             (Kind::Desired, Due::Desired),
             (Kind::Jobs, Due::Jobs),
             (Kind::Benches, Due::Benches),
+            (Kind::Syncs, Due::Syncs),
         ];
         for (kind, due) in states {
             if slots.take(kind) {
@@ -152,6 +158,7 @@ impl Slots {
             Kind::Desired => &mut self.desired,
             Kind::Jobs => &mut self.jobs,
             Kind::Benches => &mut self.benches,
+            Kind::Syncs => &mut self.syncs,
             Kind::Ring => &mut self.ring,
             Kind::Checkpoint => &mut self.checkpoint,
         };

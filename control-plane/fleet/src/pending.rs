@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto_model::{BenchId, BenchReport, TransferId, TransferReport, TransferRole};
+use proto_model::{BenchId, BenchReport, SyncId, SyncReport, TransferId, TransferReport, TransferRole};
 use proto_wire::Signed;
 
 use crate::message::{ConfigStatus, NodeRecord, Observed};
@@ -24,6 +24,9 @@ pub(crate) const MAX_REPORTS: usize = 1_000;
 /// Benches of which something waits to be written. An agent runs one at a time and says something of it each second.
 const MAX_BENCHES: usize = 16;
 
+/// Syncs of which something waits to be written, or was written within the last second: as many as a node is an end of.
+const MAX_SYNCS: usize = 256;
+
 /// One thing to write.
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
@@ -33,6 +36,8 @@ pub(crate) enum Write {
     Report(Box<TransferReport>),
     /// What is said of a bench.
     Bench(Box<BenchReport>),
+    /// What is said of a sync.
+    Sync(Box<SyncReport>),
     /// The node's record.
     Record(NodeRecord),
     /// What the agent observes of itself.
@@ -58,6 +63,8 @@ pub(crate) struct Pending {
     replay: Option<Vec<Signed>>,
     /// The newest, of each that is said something of.
     benches: BTreeMap<BenchId, Box<BenchReport>>,
+    /// The newest of each, and when it may be written.
+    syncs: BTreeMap<SyncId, (Option<Box<SyncReport>>, Instant)>,
     observed: Option<Observed>,
     observed_due: Instant,
     reports: BTreeMap<(TransferId, TransferRole), Report>,
@@ -72,6 +79,7 @@ impl Pending {
             record: None,
             replay: None,
             benches: BTreeMap::new(),
+            syncs: BTreeMap::new(),
             observed: None,
             observed_due: now,
             reports: BTreeMap::new(),
@@ -128,6 +136,19 @@ impl Pending {
         }
     }
 
+    /// Takes what is said of a sync: it says all that was said before.
+    pub(crate) fn on_sync(&mut self, report: Box<SyncReport>, now: Instant) {
+        if self.syncs.len() >= MAX_SYNCS {
+            self.syncs.retain(|_, (waiting, due)| waiting.is_some() || *due > now);
+        }
+        let full = self.syncs.len() >= MAX_SYNCS;
+        match self.syncs.entry(report.sync) {
+            Entry::Vacant(_) if full => {}
+            Entry::Vacant(slot) => drop(slot.insert((Some(report), now))),
+            Entry::Occupied(mut slot) => slot.get_mut().0 = Some(report),
+        }
+    }
+
     /// Takes the next thing that may be written now; what decides something first.
     pub(crate) fn next_write(&mut self, now: Instant) -> Option<Write> {
         if self.retry_at.is_some_and(|at| now < at) {
@@ -148,6 +169,10 @@ impl Pending {
         if let Some((_bench, report)) = self.benches.pop_first() {
             return Some(Write::Bench(report));
         }
+        if let Some((waiting, due)) = self.syncs.values_mut().find(|(waiting, due)| waiting.is_some() && now >= *due) {
+            *due = now + MIN_INTERVAL;
+            return waiting.take().map(Write::Sync);
+        }
         if let Some(record) = self.record.take() {
             return Some(Write::Record(record));
         }
@@ -167,7 +192,8 @@ impl Pending {
         let waits = self.answer.is_some() || self.record.is_some() || self.replay.is_some() || !self.benches.is_empty();
         let at_once = waits.then_some(now);
         let observed = self.observed.as_ref().map(|_| self.observed_due);
-        let earliest = due.chain(at_once).chain(observed).min()?;
+        let syncs = self.syncs.values().filter(|(waiting, _)| waiting.is_some()).map(|(_, due)| *due);
+        let earliest = due.chain(at_once).chain(observed).chain(syncs).min()?;
         Some(self.retry_at.map_or(earliest, |at| earliest.max(at)))
     }
 
@@ -185,6 +211,11 @@ impl Pending {
             }
             Write::Bench(report) => {
                 self.benches.entry(report.bench).or_insert(report);
+            }
+            Write::Sync(report) => {
+                let (waiting, due) = self.syncs.entry(report.sync).or_insert((None, retry_at));
+                waiting.get_or_insert(report);
+                *due = retry_at;
             }
             Write::Record(record) => {
                 self.record.get_or_insert(record);
@@ -236,7 +267,14 @@ mod tests {
     fn state(write: Option<Write>) -> Option<TransferState> {
         match write {
             Some(Write::Report(report)) => Some(report.state),
-            Some(Write::Answer(_) | Write::Bench(_) | Write::Record(_) | Write::Observed(_) | Write::Replay(_))
+            Some(
+                Write::Answer(_)
+                | Write::Bench(_)
+                | Write::Sync(_)
+                | Write::Record(_)
+                | Write::Observed(_)
+                | Write::Replay(_),
+            )
             | None => None,
         }
     }

@@ -2,14 +2,14 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use control_plane_store::{Error, benches, node_records, transfers};
+use control_plane_store::{Error, benches, node_records, syncs, transfers};
 use foundation_runtime::Backoff;
 use proto_model::{Digest, Generation, NodeId, Revision};
 use tokio::sync::mpsc;
 
 use crate::{
     hub::{Across, HeldHead, Hub},
-    message::{HeldConfig, Hello, RosterPosition, ToAgent},
+    message::{HeldConfig, Hello, RosterPosition, SyncJob, ToAgent},
     outbox::{Due, Kind},
     session::{Outgoing, Session},
 };
@@ -45,6 +45,8 @@ pub(crate) struct Sender<'a> {
     jobs: Option<Revision>,
     /// The last list of benches that it was told had any.
     told_benches: bool,
+    /// The syncs that it was told of last; none before the first, which is said even where there are none.
+    syncs: Option<Vec<SyncJob>>,
     ring: Option<std::sync::Arc<[String]>>,
     checkpoint_size: u64,
     /// The head that the agent holds, of an earlier epoch.
@@ -68,6 +70,7 @@ impl<'a> Sender<'a> {
             jobs: None,
             // What it runs of an earlier session may have ended meanwhile.
             told_benches: true,
+            syncs: None,
             ring: None,
             checkpoint_size: held.filter(|held| !held.is_of_before).map_or(0, |held| held.size),
             checkpoint_of_before: held.filter(|held| held.is_of_before),
@@ -81,7 +84,8 @@ impl<'a> Sender<'a> {
         if self.send(ToAgent::Welcome(Box::new(welcome))).await.is_err() {
             return;
         }
-        for kind in [Kind::Roster, Kind::Desired, Kind::Jobs, Kind::Benches, Kind::Ring, Kind::Checkpoint] {
+        for kind in [Kind::Roster, Kind::Desired, Kind::Jobs, Kind::Benches, Kind::Syncs, Kind::Ring, Kind::Checkpoint]
+        {
             self.session.outbox.mark(kind);
         }
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
@@ -112,6 +116,7 @@ impl<'a> Sender<'a> {
             Due::Desired => self.tell_desired().await,
             Due::Jobs => return self.tell_jobs().await,
             Due::Benches => return self.tell_benches().await,
+            Due::Syncs => return self.tell_syncs().await,
             Due::Ack(transfer, role) => self.send(ToAgent::TransferAck { transfer: *transfer, role: *role }).await,
             Due::Lookup { request_id, node_ids } => return self.tell_records(*request_id, node_ids).await,
             Due::Ring => self.tell_ring().await,
@@ -126,6 +131,7 @@ impl<'a> Sender<'a> {
             Due::Desired => outbox.mark(Kind::Desired),
             Due::Jobs => outbox.mark(Kind::Jobs),
             Due::Benches => outbox.mark(Kind::Benches),
+            Due::Syncs => outbox.mark(Kind::Syncs),
             Due::Ring => outbox.mark(Kind::Ring),
             Due::Checkpoint => outbox.mark(Kind::Checkpoint),
             Due::Ack(transfer, role) => outbox.ack(transfer, role),
@@ -197,6 +203,16 @@ impl<'a> Sender<'a> {
         }
         self.told_benches = !jobs.is_empty();
         Ok(self.send(ToAgent::BenchJobs(jobs)).await)
+    }
+
+    /// All of them, always: one that is missing was deleted.
+    async fn tell_syncs(&mut self) -> Result<Result<(), Gone>, Error> {
+        let jobs = syncs::jobs(self.hub.db(), self.session.node).await?;
+        if self.syncs.as_ref() == Some(&jobs) {
+            return Ok(Ok(()));
+        }
+        self.syncs = Some(jobs.clone());
+        Ok(self.send(ToAgent::SyncJobs(jobs)).await)
     }
 
     async fn tell_records(&mut self, request_id: u64, node_ids: &[NodeId]) -> Result<Result<(), Gone>, Error> {

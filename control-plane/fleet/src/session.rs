@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane_store::{Error, benches, node_records, sessions, sessions::Place, transfers, transfers::Reported};
+use control_plane_store::{
+    Error, benches, node_records, sessions, sessions::Place, syncs, transfers, transfers::Reported,
+};
 use futures::{Stream, StreamExt, future::BoxFuture};
 use proto_model::{Generation, NodeName, NodeUid};
 use tokio::sync::mpsc;
@@ -297,6 +299,7 @@ fn take(
         FromAgent::Observed(observed) => pending.on_observed(observed),
         FromAgent::TransferReport(report) => pending.on_report(*report, now),
         FromAgent::BenchReport(report) => pending.on_bench(report),
+        FromAgent::SyncReport(report) => pending.on_sync(report, now),
         FromAgent::LookupNodes { request_id, node_ids } => session.outbox.lookup(request_id, node_ids),
         FromAgent::NodeRecord(record) => pending.on_record(record),
         FromAgent::RefusedPeer(refused) => hub.note_refused_peer(&session.name, &refused),
@@ -372,6 +375,15 @@ async fn store(hub: &Hub, session: &Session, write: &Write) -> Result<Done, Erro
             Place::Held
         }
         Write::Report(report) => return store_report(hub, session, report).await,
+        Write::Sync(report) => {
+            match syncs::report(hub.db(), session.node, report).await? {
+                Reported::Taken | Reported::TooSoon => {}
+                // It was deleted, and its agent has not heard of it yet.
+                Reported::Unknown => {}
+                Reported::NotItsOwn => hub.refuse_report(&session.name, &format!("syncs/{}", report.sync)),
+            }
+            Place::Held
+        }
         Write::Bench(report) => {
             match benches::report(hub.db(), session.node, report).await? {
                 Reported::Taken | Reported::TooSoon => {}

@@ -20,7 +20,7 @@ use sqlx::{
 use crate::{Db, Error, KeysError, MigrateError, Options, database_url, epoch, keys, migrations};
 
 /// Every table that a backup holds, each after those that it refers to. A test compares it with the schema.
-pub const TABLES: [&str; 21] = [
+pub const TABLES: [&str; 22] = [
     "program",
     "revision_counter",
     "fleet",
@@ -42,6 +42,7 @@ pub const TABLES: [&str; 21] = [
     "node_records",
     "transfers",
     "transfer_ends",
+    "syncs",
 ];
 
 /// Tables that only say who is connected where, and what is measured, at the moment, and the migrator's own.

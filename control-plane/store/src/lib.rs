@@ -33,6 +33,7 @@ pub mod rollouts;
 pub mod roster;
 pub mod servers;
 pub mod sessions;
+pub mod syncs;
 pub mod transfers;
 mod tx;
 

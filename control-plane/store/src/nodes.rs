@@ -11,7 +11,7 @@ pub use crate::node::{Node, NodeState};
 use crate::{
     Db, Error, Event, Keys, Tx, Unaudited,
     node::{Row, column},
-    roster, transfers,
+    roster, syncs, transfers,
 };
 
 /// What an operator changes of a node; what is absent stays as it is.
@@ -230,11 +230,13 @@ pub async fn delete(tx: &mut Tx, keys: &Keys, node: &NodeRef, etag: Option<&Etag
     }
     let mut node = lock_unchanged(tx, node, etag).await?;
     transfers::end_of_node(tx, node.uid).await?;
+    syncs::lock_of_node(tx, node.uid).await?;
     node.revoke_time = Some(tx.now());
     node.state = NodeState::Revoked;
     node.state_reason = "deleted by an operator".to_owned();
     node.connected = false;
     store_decided(tx, keys, &mut node).await?;
+    syncs::cut(tx, node.uid, node.revision).await?;
     tx.audit(
         Event::new("node.delete", node.resource_name())
             .with("uid", node.uid.to_string())

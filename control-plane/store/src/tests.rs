@@ -9,5 +9,6 @@ mod holding;
 mod membership;
 mod migrations;
 mod refusals;
+mod syncs;
 mod transfers;
 pub(crate) mod world;

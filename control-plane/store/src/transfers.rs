@@ -14,8 +14,8 @@ use futures::FutureExt as _;
 use proto_model::{NodeName, NodeUid, Revision, TransferId, TransferReport, TransferRole, TransferSpec, TransferState};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
-pub(crate) use grant::find_party;
 pub use grant::{Accepted, CreateTransfer, Granter, RefuseTransfer, create};
+pub(crate) use grant::{check_roots, find_party};
 pub use hold::{CannotHold, pause, resume};
 pub(crate) use list::newest_revision;
 pub use list::{Job, Jobs, TransferFilter, TransferPage, active, changed, jobs, nodes_with_new_jobs, page};

@@ -80,6 +80,7 @@ pub fn start(options: Options, clock: Clock, tasks: &TaskGroup) -> Result<(Handl
         desired: watch::Sender::new(None),
         ring: watch::Sender::new(Vec::new()),
         benches: watch::Sender::new(Vec::new()),
+        syncs: watch::Sender::new(None),
         connection: watch::Sender::new(connection),
         questions: Mutex::new(HashMap::new()),
         next_question: AtomicU64::new(1),

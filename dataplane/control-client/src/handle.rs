@@ -14,8 +14,8 @@ use std::{
 use chrono::{DateTime, Utc};
 use foundation_runtime::{Cancelled, TaskGroup};
 use proto_model::{
-    AppliedConfig, BenchReport, ComponentHealth, HostFacts, NodeId, NodeName, NodeUid, TransferId, TransferReport,
-    TransferRole,
+    AppliedConfig, BenchReport, ComponentHealth, HostFacts, NodeId, NodeName, NodeUid, SyncId, SyncReport, TransferId,
+    TransferReport, TransferRole,
 };
 use proto_rpc::agent as rpc;
 use tokio::{
@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     endpoint::Endpoint,
-    incoming::{BenchJob, Desired, PeerRecord},
+    incoming::{BenchJob, Desired, PeerRecord, SyncJob},
     outbox::Outbox,
     outgoing::Outgoing,
 };
@@ -108,6 +108,7 @@ pub(crate) struct Shared {
     pub desired: watch::Sender<Option<Arc<Desired>>>,
     pub ring: watch::Sender<Vec<SocketAddr>>,
     pub benches: watch::Sender<Vec<BenchJob>>,
+    pub syncs: watch::Sender<Option<Vec<SyncJob>>>,
     pub connection: watch::Sender<Connection>,
     pub questions: Mutex<HashMap<u64, oneshot::Sender<Vec<PeerRecord>>>>,
     pub next_question: AtomicU64,
@@ -133,6 +134,21 @@ impl Handle {
     /// Says how far a bench is, or how it ended. Only the newest of each is sent.
     pub fn bench(&self, report: BenchReport) {
         self.0.outgoing.bench(report.into());
+    }
+
+    /// All syncs that the node is an end of; `None` until the control plane said them.
+    pub fn syncs(&self) -> watch::Receiver<Option<Vec<SyncJob>>> {
+        self.0.syncs.subscribe()
+    }
+
+    /// Says how a sync's runs are. Only the newest of each is sent, and again in each session.
+    pub fn sync(&self, report: SyncReport) {
+        self.0.outgoing.sync(report.into());
+    }
+
+    /// Nothing more is said of a sync: it was deleted.
+    pub fn forget_sync(&self, sync: SyncId) {
+        self.0.outgoing.forget_sync(&sync.to_string());
     }
 
     /// How the session is.

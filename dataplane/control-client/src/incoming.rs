@@ -4,7 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use proto_model::{
-    BenchId, Epoch, Generation, NodeName, PublicKey, Traceparent, TransferId, TransferRole, TrustBundle, from_timestamp,
+    BenchId, Epoch, Generation, NodeName, PublicKey, SyncId, SyncSpec, Traceparent, TransferId, TransferRole,
+    TrustBundle, from_timestamp,
 };
 use proto_rpc::agent::{self as rpc, server_message::Message};
 use proto_wire::signed::Signed;
@@ -15,6 +16,8 @@ use crate::endpoint::{Endpoint, MAX_ENDPOINTS};
 const MAX_JOBS: usize = 10_000;
 /// So many benches are taken; an agent runs few at once.
 const MAX_BENCHES: usize = 64;
+/// So many syncs are taken: as many as a node is an end of at the control plane.
+pub const MAX_SYNCS: usize = 256;
 /// So many records of one answer are read; a question asks for at most 100.
 const MAX_RECORDS: usize = 100;
 /// So many nodes of the ring are taken; 3 to 7 are meant.
@@ -89,6 +92,25 @@ pub struct BenchJob {
     pub traceparent: Option<Traceparent>,
 }
 
+/// One sync, for one of its ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncJob {
+    /// Which.
+    pub sync: SyncId,
+    /// What this node does in it.
+    pub role: TransferRole,
+    /// By what standing right; not opened yet.
+    pub grant: Signed,
+    /// Whether it is held.
+    pub pause: bool,
+    /// Grows with every change of what the ends should do.
+    pub order: u64,
+    /// Grows with every run that is asked for beside those that are due.
+    pub run_request: u64,
+    /// The least time from the beginning of one run to that of the next.
+    pub every: Duration,
+}
+
 /// A node's signed record, as the control plane keeps it; the signature is the reader's to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerRecord {
@@ -127,6 +149,8 @@ pub(crate) enum Incoming {
     Jobs(Jobs),
     /// All there are.
     Benches(Vec<BenchJob>),
+    /// All there are.
+    Syncs(Vec<SyncJob>),
     Ack {
         transfer: String,
         role: i32,
@@ -168,6 +192,14 @@ impl TryFrom<rpc::ServerMessage> for Incoming {
             Some(Message::BenchJobs(jobs)) => {
                 let jobs = jobs.jobs.into_iter().take(MAX_BENCHES).map(parse_bench);
                 Self::Benches(jobs.collect::<Result<_, _>>()?)
+            }
+            Some(Message::SyncJobs(jobs)) => {
+                // All or nothing: one that is missing was deleted.
+                let found = jobs.jobs.len();
+                if found > MAX_SYNCS {
+                    return Err(IncomingError::TooMany { field: "syncs", found, bound: MAX_SYNCS });
+                }
+                Self::Syncs(jobs.jobs.into_iter().map(parse_sync).collect::<Result<_, _>>()?)
             }
             Some(Message::TransferAck(ack)) => Self::Ack { transfer: ack.transfer_id, role: ack.role },
             Some(Message::NodeRecords(records)) => {
@@ -252,6 +284,18 @@ fn parse_bench(job: rpc::BenchJob) -> Result<BenchJob, IncomingError> {
         bench: job.bench_id.parse().map_err(wrong("jobs.bench_id"))?,
         grant: job.grant.unwrap_or_default().try_into().map_err(wrong("jobs.grant"))?,
         traceparent: Traceparent::from_optional_text(&job.traceparent),
+    })
+}
+
+fn parse_sync(job: rpc::SyncJob) -> Result<SyncJob, IncomingError> {
+    Ok(SyncJob {
+        sync: job.sync_id.parse().map_err(wrong("syncs.sync_id"))?,
+        role: TransferRole::from_number(job.role).map_err(wrong("syncs.role"))?,
+        grant: job.grant.unwrap_or_default().try_into().map_err(wrong("syncs.grant"))?,
+        pause: job.pause,
+        order: job.order,
+        run_request: job.run_request,
+        every: SyncSpec::check_every(Duration::from_millis(job.every_ms)).map_err(wrong("syncs.every_ms"))?,
     })
 }
 

@@ -23,6 +23,6 @@ pub use client::{Options, StartError, start};
 pub use endpoint::{Endpoint, Rotation};
 pub use enrolment::Enrolment;
 pub use handle::{Connection, Handle, Introduction, LookupError, ReportError, Standing};
-pub use incoming::{BenchJob, Desired, DesiredLayer, Job, Jobs, PeerRecord};
+pub use incoming::{BenchJob, Desired, DesiredLayer, Job, Jobs, MAX_SYNCS, PeerRecord, SyncJob};
 pub use session::{BROKE, FORGOTTEN, REVOKED};
 pub use witness::WitnessError;

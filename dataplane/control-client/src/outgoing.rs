@@ -7,11 +7,14 @@ use std::{
 
 use proto_rpc::agent::{
     AgentMessage, AuditWitness, BenchReport, ConfigStatus, HostFacts, LookupNodes, NodeRecord, Observed, RefusedPeer,
-    RevocationReplay, TransferReport, agent_message::Message,
+    RevocationReplay, SyncReport, TransferReport, agent_message::Message,
 };
 use tokio::sync::Notify;
 
-use crate::outbox::{self, Key};
+use crate::{
+    incoming::MAX_SYNCS,
+    outbox::{self, Key},
+};
 
 /// So many questions may wait for an answer at once: each transfer that begins asks one.
 pub(crate) const MAX_LOOKUPS: usize = 64;
@@ -47,6 +50,9 @@ struct Waiting {
     benches: BTreeMap<String, BenchReport>,
     /// What was said last of the last ones: their ends may have been lost with a session.
     said_benches: VecDeque<BenchReport>,
+    /// How the runs of syncs are, where that is not said yet; and what is said again in a new session.
+    syncs: BTreeMap<String, SyncReport>,
+    newest_syncs: BTreeMap<String, SyncReport>,
     lookups: VecDeque<LookupNodes>,
     /// Counted since the last heartbeat, by peer and reason.
     refused: BTreeMap<(String, String), u64>,
@@ -66,6 +72,7 @@ impl Outgoing {
         waiting.record = waiting.newest_record.clone();
         waiting.ends = ends.map(|report| (outbox::key(&report), report)).collect();
         waiting.lookups.clear();
+        waiting.syncs = waiting.newest_syncs.clone();
         for report in std::mem::take(&mut waiting.said_benches) {
             waiting.benches.entry(report.bench_id.clone()).or_insert(report);
         }
@@ -165,6 +172,23 @@ impl Outgoing {
         });
     }
 
+    /// The newest says all; as many syncs as the agent takes.
+    pub(crate) fn sync(&self, report: SyncReport) {
+        self.put(|waiting| {
+            let known = waiting.newest_syncs.contains_key(&report.sync_id);
+            if known || waiting.newest_syncs.len() < MAX_SYNCS {
+                waiting.newest_syncs.insert(report.sync_id.clone(), report.clone());
+                waiting.syncs.insert(report.sync_id.clone(), report);
+            }
+        });
+    }
+
+    pub(crate) fn forget_sync(&self, sync: &str) {
+        let mut waiting = self.lock();
+        waiting.newest_syncs.remove(sync);
+        waiting.syncs.remove(sync);
+    }
+
     /// False where too many wait already.
     pub(crate) fn lookup(&self, lookup: LookupNodes) -> bool {
         self.put(|waiting| {
@@ -188,6 +212,7 @@ impl Outgoing {
             || !waiting.ends.is_empty()
             || !waiting.progress.is_empty()
             || !waiting.benches.is_empty()
+            || !waiting.syncs.is_empty()
             || !waiting.lookups.is_empty()
     }
 
@@ -210,6 +235,8 @@ impl Outgoing {
                 waiting.said_benches.pop_front();
             }
             Message::BenchReport(report)
+        } else if let Some((_id, report)) = waiting.syncs.pop_first() {
+            Message::SyncReport(report)
         } else if let Some(observed) = waiting.observed.take() {
             Message::Observed(observed)
         } else if let Some(record) = waiting.record.take() {

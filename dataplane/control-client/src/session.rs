@@ -274,6 +274,7 @@ async fn take(driver: &mut Driver, message: rpc::ServerMessage) -> Result<(), En
         Incoming::Roster(update) => driver.roster(update).await?,
         Incoming::Jobs(jobs) => driver.jobs.send(jobs).await.map_err(|_gone| Ended::AgentStops)?,
         Incoming::Benches(jobs) => drop(driver.shared.benches.send_replace(jobs)),
+        Incoming::Syncs(jobs) => drop(driver.shared.syncs.send_replace(Some(jobs))),
         Incoming::Ack { transfer, role } => driver.acknowledged(transfer, role).await,
         Incoming::Records { request, records } => {
             if let Some(asker) = driver.shared.questions().remove(&request) {

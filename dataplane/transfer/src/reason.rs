@@ -20,6 +20,8 @@ pub(crate) mod issue {
     pub(crate) const UNWRITABLE: &str = "UNWRITABLE";
     /// It could not be deleted.
     pub(crate) const NOT_DELETED: &str = "NOT_DELETED";
+    /// Of a sync: others made or changed it at the destination.
+    pub(crate) const DESTINATION_CHANGED: &str = "DESTINATION_CHANGED";
 }
 
 /// What ends a transfer.
@@ -72,6 +74,12 @@ pub(crate) mod end {
     pub(crate) const BUSY: &str = "BUSY";
     /// This program stops; the transfer goes on later.
     pub(crate) const SHUTDOWN: &str = "SHUTDOWN";
+    /// A newer grant of the sync is known here.
+    pub(crate) const GRANT_SUPERSEDED: &str = "GRANT_SUPERSEDED";
+    /// The sync was deleted.
+    pub(crate) const SYNC_DELETED: &str = "SYNC_DELETED";
+    /// Something stands where the first run of a sync would write.
+    pub(crate) const DESTINATION_NOT_EMPTY: &str = "DESTINATION_NOT_EMPTY";
     /// A pattern to exclude is not valid.
     pub(crate) const BAD_PATTERN: &str = "BAD_PATTERN";
 }

@@ -32,19 +32,20 @@ use proto_wire::frames::{Open, ReceiverFrame, SenderFrame};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-pub(crate) use admission::{SKEW, check_grant};
+pub(crate) use admission::{SKEW, check_grant, check_sync_grant};
 pub(crate) use decoders::Decoders;
-pub(crate) use remains::{discard, next_over, over, read_any_note};
+pub(crate) use remains::{discard, next_over, over, read_any_note, sweep_out};
 
 use crate::{
-    ends::End,
+    ends::{End, remove_folder},
     link::Link,
     reason::end,
     report::{Counted, Reporter, state_of},
     service::{Shared, Transfers, Turn},
     stop::Stop,
+    sync::SyncRun,
 };
-use admission::{Admitted, admit, not_ended};
+use admission::{Admitted, admit, check_first_run, not_ended};
 
 /// How long a peer that opened a channel has for its first frame.
 const FIRST_FRAME: Duration = Duration::from_secs(30);
@@ -80,6 +81,8 @@ impl Transfers {
             otel.kind = "server",
             dwcp.transfer.id = %open.transfer,
             dwcp.peer.id = %link.peer.node_id(),
+            dwcp.sync = tracing::field::Empty,
+            dwcp.sync.run = tracing::field::Empty,
             dwcp.bytes.total = tracing::field::Empty,
             dwcp.outcome = tracing::field::Empty,
         );
@@ -98,7 +101,7 @@ async fn receive(
     began: impl FnOnce(watch::Receiver<TransferReport>) + Send,
 ) -> Received {
     let peer = shared.name_of(&link.peer);
-    let (admitted, turn) = match consent(&shared, &link, &open).await {
+    let (admitted, run, turn) = match consent(&shared, &link, &open).await {
         Ok(consent) => consent,
         Err(stop) => return refuse(link, &stop).await,
     };
@@ -107,10 +110,15 @@ async fn receive(
     let counted = Counted::new(&shared.clock);
     let (reporter, reports) = Reporter::begin(shared.clock.clone(), id, TransferRole::Receiver);
     began(reports);
-    tracing::info!(transfer = %id, peer = %link.peer.node_id(), "receiving a transfer");
+    if let Some(run) = &run {
+        tracing::Span::current().record("dwcp.sync", run.name.as_str()).record("dwcp.sync.run", run.number);
+    }
+    let sync = run.as_ref().map(|run| run.name.as_str());
+    tracing::info!(transfer = %id, peer = %link.peer.node_id(), sync, "receiving a transfer");
     let (not_after, deadline) = (admitted.not_after, admitted.options.deadline);
     let group = shared.tasks.child("transfer receive");
-    let attempt = session::Attempt { shared: Arc::clone(&shared), admitted, open: *open, group: group.clone() };
+    let attempt =
+        session::Attempt { shared: Arc::clone(&shared), admitted, open: *open, run: run.clone(), group: group.clone() };
     let result = Box::pin(attempt.run(&mut link, &turn, &reporter)).await;
     // Nothing of this attempt may still write when the next one begins.
     if let Err(unfinished) = group.shutdown(DRAIN).await {
@@ -121,7 +129,7 @@ async fn receive(
     let result = match result {
         Ok(finished) => {
             let digest = Digest::from_bytes(finished.tree_digest);
-            let kept = finish(&shared, id, state_of(&tally), Some(digest), not_after).await;
+            let kept = finish(&shared, id, run.clone(), state_of(&tally), Some(digest), not_after).await;
             kept.map(|()| (finished, digest))
         }
         Err(stop) => Err(stop),
@@ -148,7 +156,7 @@ async fn receive(
         Err(stop) => {
             let state = if stop.reason == end::CANCELLED { TransferState::Cancelled } else { TransferState::Failed };
             // That the end cannot be kept changes nothing of it.
-            if let Err(error) = finish(&shared, id, state, None, not_after).await {
+            if let Err(error) = finish(&shared, id, run, state, None, not_after).await {
                 tracing::warn!(transfer = %id, %error, "the end of a transfer is not kept");
             }
             if !stop.known_there {
@@ -186,6 +194,7 @@ fn log(received: &Received) {
 async fn finish(
     shared: &Arc<Shared>,
     id: proto_model::TransferId,
+    run: Option<Arc<SyncRun>>,
     state: TransferState,
     digest: Option<Digest>,
     not_after: Option<chrono::DateTime<chrono::Utc>>,
@@ -193,7 +202,15 @@ async fn finish(
     let end = End::new(state, digest, not_after, shared.clock.utc());
     let keeping = Arc::clone(shared);
     let keep = move || {
-        let kept = keeping.folder.finish(id, TransferRole::Receiver, &end);
+        let kept = match run {
+            // Its number says that it has ended: nothing else of it is kept.
+            Some(run) => {
+                let succeeded = matches!(state, TransferState::Succeeded | TransferState::SucceededInPart);
+                let finished = keeping.syncs.finish(&run, succeeded);
+                finished.and_then(|()| remove_folder(&keeping.folder.of(id, TransferRole::Receiver)))
+            }
+            None => keeping.folder.finish(id, TransferRole::Receiver, &end),
+        };
         kept.map_err(|error| keeping.own("receiver", &error))
     };
     shared.tasks.blocking("transfer end", keep).await.unwrap_or_else(|_cancelled| Err(stopping()))
@@ -226,7 +243,11 @@ async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {
     }
 }
 
-async fn consent(shared: &Arc<Shared>, link: &Link, open: &Open) -> Result<(Admitted, Turn), Stop> {
+async fn consent(
+    shared: &Arc<Shared>,
+    link: &Link,
+    open: &Open,
+) -> Result<(Admitted, Option<Arc<SyncRun>>, Turn), Stop> {
     let (asked, opening, peer) = (Arc::clone(shared), open.clone(), link.peer);
     let admitted = shared.tasks.blocking("transfer admission", move || admit(&asked, peer, &opening)).await;
     let admitted = admitted.map_err(|_cancelled| stopping())??;
@@ -236,7 +257,30 @@ async fn consent(shared: &Arc<Shared>, link: &Link, open: &Open) -> Result<(Admi
     // The earlier attempt may have ended the transfer while this one waited for it.
     let ended = shared.tasks.blocking("transfer end", move || not_ended(&asked, transfer)).await;
     ended.map_err(|_cancelled| stopping())??;
-    Ok((admitted, turn))
+    let Some((sync, number)) = admitted.sync.as_ref().map(|run| (run.grant.sync(), run.run)) else {
+        return Ok((admitted, None, turn));
+    };
+    // A run that was opened before and given up by its sender lets go first: never two at once.
+    let before = shared.syncs.other_run(sync, number);
+    let before = match before {
+        Some(before) => Some((before, shared.turn(before, TransferRole::Receiver).await?)),
+        None => None,
+    };
+    let asked = Arc::clone(shared);
+    let begun = shared.tasks.blocking("sync run", move || {
+        check_first_run(&asked, &admitted)?;
+        if let Some((before, _turn)) = before {
+            sweep_out(&asked, before).map_err(|error| asked.own("receiver", &error))?;
+        }
+        let run = admitted
+            .sync
+            .as_ref()
+            .zip(admitted.grant)
+            .map(|(run, accepted_by)| asked.syncs.begin(&run.grant, run.run, accepted_by, run.order));
+        Ok((admitted, run.transpose()?))
+    });
+    let (admitted, run) = begun.await.map_err(|_cancelled| stopping()).and_then(|begun| begun)?;
+    Ok((admitted, run, turn))
 }
 
 pub(crate) fn stopping() -> Stop {

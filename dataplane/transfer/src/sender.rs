@@ -27,24 +27,25 @@ use foundation_runtime::{Backoff, durable};
 use foundation_telemetry::propagation;
 use prost::Message;
 use proto_model::{
-    Digest, DirectRequest, PublicKey, RootPath, Traceparent, TransferId, TransferOptions, TransferReport, TransferRole,
-    TransferState,
+    Digest, DirectRequest, PublicKey, RootPath, SyncId, Traceparent, TransferId, TransferOptions, TransferReport,
+    TransferRole, TransferState,
 };
 use proto_rpc::{agent as rpc, peer};
 use proto_wire::{
     Signed,
     frames::{Authority, Finished},
-    grant,
+    grant, sync,
+    sync::OpenSync,
 };
 use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::{
-    ends::End,
+    ends::{End, remove_folder},
     link::Connector,
     orders,
     reason::end,
-    receiver::check_grant,
+    receiver::{check_grant, check_sync_grant},
     report::{Counted, Counting, Reporter, state_of},
     service::{Shared, Transfers, Turn},
     stop::Stop,
@@ -83,6 +84,8 @@ pub enum SendAuthority {
         /// Who receives.
         peer: PublicKey,
     },
+    /// A run of a standing sync; whoever runs it keeps it, and begins it again after a restart.
+    Sync(OpenSync),
 }
 
 /// How sending ended.
@@ -111,6 +114,10 @@ impl SendJob {
     pub fn transfer(&self) -> Option<TransferId> {
         match &self.authority {
             SendAuthority::Direct { request, .. } => Some(request.transfer),
+            SendAuthority::Sync(open) => {
+                let grant = rpc::SyncGrant::decode(open.grant.payload.as_slice()).ok()?.grant?;
+                Some(grant.transfer_id.parse::<SyncId>().ok()?.run(open.run))
+            }
             SendAuthority::Grant(signed) => {
                 rpc::Grant::decode(signed.payload.as_slice()).ok().and_then(|grant| grant.transfer_id.parse().ok())
             }
@@ -120,6 +127,7 @@ impl SendJob {
     fn to_bytes(&self) -> Vec<u8> {
         let (authority, key) = match &self.authority {
             SendAuthority::Grant(signed) => (peer::open::Authority::Grant(signed.clone().into()), Vec::new()),
+            SendAuthority::Sync(open) => (peer::open::Authority::Sync(open.clone().into()), Vec::new()),
             SendAuthority::Direct { request, peer: key } => {
                 (peer::open::Authority::Direct((**request).clone().into()), key.as_bytes().to_vec())
             }
@@ -145,6 +153,7 @@ impl SendJob {
         let open = peer::Open::decode(bytes).ok()?;
         let authority = match open.authority? {
             peer::open::Authority::Grant(signed) => SendAuthority::Grant(signed.try_into().ok()?),
+            peer::open::Authority::Sync(open) => SendAuthority::Sync(open.try_into().ok()?),
             peer::open::Authority::Direct(request) => SendAuthority::Direct {
                 request: Box::new(request.try_into().ok()?),
                 peer: open.features.first()?.parse().ok()?,
@@ -193,6 +202,8 @@ impl Transfers {
             "transfer send",
             otel.kind = "client",
             dwcp.transfer.id = tracing::field::Empty,
+            dwcp.sync = tracing::field::Empty,
+            dwcp.sync.run = tracing::field::Empty,
             dwcp.bytes.total = tracing::field::Empty,
             dwcp.bytes.wire = tracing::field::Empty,
             dwcp.outcome = tracing::field::Empty,
@@ -280,6 +291,27 @@ fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
                 authority: Authority::Grant(signed.clone()),
             })
         }
+        SendAuthority::Sync(open) => {
+            let bundle = shared.trust.bundle();
+            let standing = match check_sync_grant(shared, &open.grant, shared.clock.utc(), |_| true) {
+                Err(stop) if stop.temporary => {
+                    sync::open(bundle.grant_key.verifying_key(), &open.grant).map_err(|_already_opened| stop)?
+                }
+                other => other?,
+            };
+            if standing.grant.source.key != shared.key {
+                return Err(Stop::final_(end::GRANT_INVALID, "the grant names another node as the sender"));
+            }
+            tracing::Span::current().record("dwcp.sync", standing.name.as_str()).record("dwcp.sync.run", open.run);
+            Ok(Checked {
+                id: standing.sync().run(open.run),
+                peer: standing.grant.destination.key,
+                sources: standing.grant.source_paths,
+                options: standing.grant.options,
+                not_after: Some(standing.grant.not_after),
+                authority: Authority::Sync(open.clone()),
+            })
+        }
         SendAuthority::Direct { request, peer } => Ok(Checked {
             id: request.transfer,
             peer: *peer,
@@ -319,6 +351,10 @@ impl Shared {
         let newer = job.transfer().and_then(|transfer| self.renewals().remove(&transfer));
         match (newer, &job.authority) {
             (Some(grant), SendAuthority::Grant(_)) => SendJob { authority: SendAuthority::Grant(grant), ..job },
+            (Some(grant), SendAuthority::Sync(open)) => {
+                let open = OpenSync { grant, ..open.clone() };
+                SendJob { authority: SendAuthority::Sync(open), ..job }
+            }
             _ => job,
         }
     }
@@ -433,6 +469,10 @@ impl Trying<'_> {
         if !*unkept {
             return Ok(());
         }
+        if matches!(self.checked.authority, Authority::Sync(_)) {
+            *unkept = false;
+            return Ok(());
+        }
         let folder = self.shared.folder.make(self.checked.id, TransferRole::Sender);
         let kept = folder.and_then(|folder| durable::replace(&folder.join(JOB_FILE), &self.job.to_kept(), 0o600));
         kept.map_err(|error| self.shared.own("sender", &error))?;
@@ -502,8 +542,14 @@ impl Trying<'_> {
     async fn ended(&self, state: TransferState, tally: &Tally, stop: Option<Stop>, digest: Option<Digest>) -> Sent {
         let end = End::new(state, digest, self.checked.not_after, self.shared.clock.utc());
         let (id, shared) = (self.checked.id, Arc::clone(self.shared));
+        let is_run = matches!(self.checked.authority, Authority::Sync(_));
         let keep = move || {
-            if let Err(error) = shared.folder.finish(id, TransferRole::Sender, &end) {
+            let kept = match is_run {
+                // The number of the next run says that it has ended.
+                true => remove_folder(&shared.folder.of(id, TransferRole::Sender)),
+                false => shared.folder.finish(id, TransferRole::Sender, &end),
+            };
+            if let Err(error) = kept {
                 tracing::warn!(transfer = %id, %error, "the end of a transfer is not kept");
             }
         };

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     confine::Closed, ends::TransferFolder, offset::Offset, orders::Orders, reason::end, receiver::Decoders,
-    roots::Roots, stop::Stop,
+    roots::Roots, stop::Stop, sync::Book,
 };
 
 /// How long a new attempt waits for the one before it to let go.
@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     promised: Mutex<HashMap<u64, u64>>,
     /// What is held.
     pub(crate) orders: Orders,
+    /// Syncs that are received here.
+    pub(crate) syncs: Book,
     /// This host's clock and the control plane's.
     pub(crate) offset: Offset,
     /// Rung when something was left that has a deadline.
@@ -185,6 +187,7 @@ impl Shared {
     /// The data directory cannot be looked at.
     pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
         let orders = Orders::kept_in(&folder)?;
+        let syncs = Book::open(folder.path().join("syncs"))?;
         let closed = options.own.as_deref().map(Closed::new).transpose()?.map(Arc::new);
         Ok(Self {
             folder,
@@ -203,6 +206,7 @@ impl Shared {
             bases: Arc::default(),
             promised: Mutex::default(),
             orders,
+            syncs,
             offset: Offset::default(),
             left_with_deadline: tokio::sync::Notify::new(),
             renewals: Mutex::default(),

@@ -7,8 +7,10 @@ use proto_model::{TransferId, TransferReport, TransferRole, TransferState};
 
 use crate::{
     ends::TransferFolder,
+    orders::Order,
     receiver, report,
     service::{Options, Shared, Transfers},
+    sync::SyncOrder,
 };
 
 /// How often what nobody may go on with is looked for.
@@ -45,6 +47,35 @@ impl Transfers {
         Ok(Some(report))
     }
 
+    /// Takes what the control plane says of all syncs that are received here: those that are missing were deleted. A run under way of one that is held
+    /// stands still, and of one that was deleted is stopped. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What is kept of them cannot be written.
+    pub fn receive_syncs(&self, syncs: &[SyncOrder]) -> io::Result<()> {
+        let shared = &self.0;
+        let wanted: Vec<_> = syncs.iter().map(|order| order.sync).collect();
+        for run in shared.syncs.keep_only(&wanted)? {
+            self.cancel(run, TransferRole::Receiver);
+            self.forget_order(run, TransferRole::Receiver);
+        }
+        for order in syncs {
+            // One that does not open yet (its epoch is not known here) says nothing.
+            let grant = match receiver::check_sync_grant(shared, &order.grant, shared.clock.utc(), |_| true) {
+                Ok(grant) if grant.sync() == order.sync && grant.grant.destination.key == shared.key => grant,
+                Ok(_) => continue,
+                Err(stop) => {
+                    tracing::warn!(component = "sync", sync = %order.sync, %stop, "a standing grant is not good");
+                    continue;
+                }
+            };
+            if let Some(run) = shared.syncs.order(&grant, order)? {
+                self.order(run, TransferRole::Receiver, Order { number: order.order, pause: order.pause });
+            }
+        }
+        Ok(())
+    }
+
     /// Stops a transfer for good at this end, whether it runs or has broken off. Files that are in place stay. False where
     /// there is no such transfer.
     pub fn cancel(&self, id: TransferId, role: TransferRole) -> bool {
@@ -68,6 +99,7 @@ async fn sweep(shared: Arc<Shared>) {
         let sweeping = Arc::clone(&shared);
         let over = shared.tasks.blocking("transfer sweep", move || {
             sweeping.folder.forget(sweeping.clock.utc())?;
+            sweeping.syncs.forget(sweeping.clock.utc())?;
             io::Result::Ok((receiver::over(&sweeping)?, receiver::next_over(&sweeping)?))
         });
         let mut nap = SWEEP_EVERY;

@@ -37,6 +37,7 @@ mod root_path;
 mod roster_entry;
 mod roster_head;
 mod selector;
+mod sync;
 mod time_spent;
 mod timestamp;
 mod traceparent;
@@ -86,6 +87,10 @@ pub use root_path::{ParseRelPathError, ParseRootNameError, ParseRootPathError, R
 pub use roster_entry::{RosterEntry, RosterSequence};
 pub use roster_head::RosterHead;
 pub use selector::{ParseSelectorError, Selector};
+pub use sync::{
+    ParseSyncIdError, ParseSyncNameError, SyncGrant, SyncId, SyncName, SyncReport, SyncResult, SyncRun, SyncSpec,
+    SyncState, SyncStatus,
+};
 pub use time_spent::{Bottleneck, TimeSpent};
 pub use timestamp::{TimestampError, from_timestamp, from_unix_ms, to_timestamp};
 pub use traceparent::{ParseTraceparentError, Traceparent};

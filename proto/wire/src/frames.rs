@@ -11,6 +11,7 @@ use crate::{
     bench::BenchOpen,
     manifest::{BadPage, Entry},
     signed::{BadSignatureLength, Signed},
+    sync::OpenSync,
 };
 
 /// A control frame: a manifest page of 1 MiB, and what stands around it.
@@ -89,6 +90,8 @@ pub enum Authority {
     Grant(Signed),
     /// A direct send.
     Direct(DirectRequest),
+    /// A run of a standing sync.
+    Sync(OpenSync),
 }
 
 /// Opens a transfer in a session.

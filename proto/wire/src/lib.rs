@@ -14,6 +14,7 @@ pub mod renew;
 pub mod roster;
 pub mod signature;
 pub mod signed;
+pub mod sync;
 pub mod tree_path;
 
 pub use signed::Signed;

@@ -11,6 +11,8 @@ pub enum Context {
     Grant,
     /// Who may measure the path to whom.
     BenchGrant,
+    /// Who may keep what in step, run after run.
+    SyncGrant,
     /// One member of the fleet.
     RosterEntry,
     /// How far the roster goes.
@@ -22,6 +24,7 @@ impl Context {
         match self {
             Self::Grant => b"dwcp grant v1",
             Self::BenchGrant => b"dwcp bench grant v1",
+            Self::SyncGrant => b"dwcp sync grant v1",
             Self::RosterEntry => b"dwcp roster entry v1",
             Self::RosterHead => b"dwcp roster head v1",
         }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use control_plane_fleet::message::{
     BenchJob, ComeBack, ConfigStatus, FromAgent, HeldConfig, Hello, Job, NodeRecord, Observed, RefusedPeer,
-    RosterPosition, SessionEnd, ToAgent, Welcome,
+    RosterPosition, SessionEnd, SyncJob, ToAgent, Welcome,
 };
 use control_plane_fleet::{MAX_LOOKUP_NODES, Snapshot};
 use proto_model::{
     AppliedConfig, BenchReport, ComponentHealth, Digest, Generation, HostFacts, InvalidField, NodeId, PublicKey,
-    TransferReport, to_timestamp,
+    SyncReport, TransferReport, to_timestamp,
 };
 use proto_rpc::agent::{self as rpc, agent_message, server_message};
 use proto_wire::Signed;
@@ -81,6 +81,7 @@ fn parse(message: agent_message::Message) -> Result<FromAgent, InvalidField> {
             TransferReport::try_from(report).map(Box::new).map(FromAgent::TransferReport)
         }
         Message::BenchReport(report) => BenchReport::try_from(report).map(Box::new).map(FromAgent::BenchReport),
+        Message::SyncReport(report) => SyncReport::try_from(report).map(Box::new).map(FromAgent::SyncReport),
         Message::LookupNodes(lookup) => {
             Ok(FromAgent::LookupNodes { request_id: lookup.request_id, node_ids: parse_ids(&lookup.node_ids)? })
         }
@@ -198,6 +199,9 @@ pub(super) fn outgoing(message: Result<ToAgent, SessionEnd>) -> Result<rpc::Serv
         ToAgent::BenchJobs(jobs) => {
             Message::BenchJobs(rpc::BenchJobs { jobs: jobs.into_iter().map(write_bench_job).collect() })
         }
+        ToAgent::SyncJobs(jobs) => {
+            Message::SyncJobs(rpc::SyncJobs { jobs: jobs.into_iter().map(write_sync_job).collect() })
+        }
         ToAgent::TransferAck { transfer, role } => Message::TransferAck(rpc::TransferAck {
             transfer_id: transfer.to_string(),
             role: rpc::TransferRole::from(role).into(),
@@ -266,6 +270,18 @@ fn write_job(job: Job) -> rpc::TransferJob {
 
 fn write_bench_job(job: BenchJob) -> rpc::BenchJob {
     rpc::BenchJob { bench_id: job.bench.to_string(), grant: Some(job.grant.into()), traceparent: job.traceparent }
+}
+
+fn write_sync_job(job: SyncJob) -> rpc::SyncJob {
+    rpc::SyncJob {
+        sync_id: job.sync.to_string(),
+        role: rpc::TransferRole::from(job.role).into(),
+        grant: Some(job.grant.into()),
+        pause: job.pause,
+        order: job.order.value(),
+        run_request: job.run_request,
+        every_ms: job.every_ms,
+    }
 }
 
 fn write_record(record: NodeRecord) -> rpc::NodeRecord {

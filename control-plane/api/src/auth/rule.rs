@@ -76,6 +76,7 @@ fn role(service: &str, method: &str) -> Role {
         )
         | ("RolloutService", "GetRollout" | "ListRollouts" | "WatchRollout" | "ListRolloutTargets")
         | ("TransferService", "GetTransfer" | "ListTransfers" | "WatchTransfer" | "WatchTransfers")
+        | ("SyncService", "GetSync" | "ListSyncs" | "WatchSyncs")
         | (
             "AuditService",
             "GetAuditEvent"
@@ -91,6 +92,7 @@ fn role(service: &str, method: &str) -> Role {
         | ("JoinTokenService", "CreateJoinToken" | "RevokeJoinToken")
         | ("ConfigService", "CreateConfig" | "UpdateConfig" | "RollbackConfig" | "DeleteConfig")
         | ("TransferService", "CreateTransfer" | "CancelTransfer" | "PauseTransfer" | "ResumeTransfer")
+        | ("SyncService", "CreateSync" | "DeleteSync" | "PauseSync" | "ResumeSync" | "RunSync")
         | ("BenchService", "RunBench") => Role::Operator,
         // Operator tokens, and whatever is not listed.
         _ => Role::Admin,

@@ -121,7 +121,11 @@ async fn direct(global: &Global, output: &Output, send: Send, destination: Desti
 }
 
 /// Sources on this host: named by its agent, which is then the sender.
-async fn local_sources(global: &Global, paths: &[OsString], delete: bool) -> Result<(String, Vec<String>), Failure> {
+pub(super) async fn local_sources(
+    global: &Global,
+    paths: &[OsString],
+    delete: bool,
+) -> Result<(String, Vec<String>), Failure> {
     let status = local_agent(global)
         .get_local_status(GetLocalStatusRequest {})
         .await
@@ -180,7 +184,7 @@ fn is_root_path(path: &OsStr) -> bool {
     !root.is_empty() && !root.contains(&b'/') && !root.contains(&b'.') && rest.starts_with(b":/")
 }
 
-fn remote_path(path: &OsStr) -> Result<String, Failure> {
+pub(super) fn remote_path(path: &OsStr) -> Result<String, Failure> {
     if !is_root_path(path) {
         return Err(Failure::usage(format!("`{}` is not ROOT:/path, which --from needs", path.display())));
     }
@@ -188,7 +192,7 @@ fn remote_path(path: &OsStr) -> Result<String, Failure> {
 }
 
 /// The API's paths are text; names of other bytes are sent by naming the folder above them.
-fn text(path: Vec<u8>) -> Result<String, Failure> {
+pub(super) fn text(path: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(path).map_err(|error| {
         let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
         Failure::usage(format!("`{shown}` is not UTF-8; send the folder above it, or use --direct"))
@@ -197,13 +201,13 @@ fn text(path: Vec<u8>) -> Result<String, Failure> {
 
 /// `NODE:ROOT:/path`.
 #[derive(Debug, PartialEq, Eq)]
-struct Destination {
-    node: String,
-    path: Vec<u8>,
+pub(super) struct Destination {
+    pub(super) node: String,
+    pub(super) path: Vec<u8>,
 }
 
 impl Destination {
-    fn parse(text: &OsStr) -> Result<Self, Failure> {
+    pub(super) fn parse(text: &OsStr) -> Result<Self, Failure> {
         let wrong = || {
             Failure::usage(format!("`{}` is no destination", text.display()))
                 .hint("write NODE:ROOT:/path, for example site-b:data:/in")

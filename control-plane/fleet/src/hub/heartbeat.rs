@@ -10,9 +10,9 @@ use control_plane_store::{
     Error, backup,
     rollouts::{self, Answer},
     servers::{self, Tidy},
-    sessions, transfers,
+    sessions, syncs, transfers,
 };
-use proto_model::TransferState;
+use proto_model::{SyncState, TransferState};
 
 use super::Hub;
 use crate::message::SessionEnd;
@@ -95,6 +95,11 @@ impl Hub {
         for state in zero {
             let count = active.iter().find(|(word, _)| word == state).map_or(0, |(_, count)| *count);
             metrics::gauge!("dwcp_transfers_active", "state" => state).set(gauge(count));
+        }
+        let syncs = syncs::states(&self.0.db).await?;
+        for state in SyncState::ALL {
+            let count = syncs.iter().find(|(known, _)| *known == state).map_or(0, |(_, count)| *count);
+            metrics::gauge!("dwcp_syncs", "state" => state.as_str().to_ascii_lowercase()).set(gauge(count));
         }
         let targets = rollouts::target_counts(&self.0.db).await?;
         for answer in [Answer::Offline, Answer::Pending, Answer::Applied, Answer::Rejected].map(Answer::as_str) {

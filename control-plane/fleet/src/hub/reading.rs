@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane_store::{Error, audit_log, benches, configs, roster as entries, servers, transfers};
+use control_plane_store::{Error, audit_log, benches, configs, roster as entries, servers, syncs, transfers};
 use proto_model::{Revision, RosterSequence};
 use proto_wire::roster::open_entry;
 
@@ -31,6 +31,7 @@ enum Part {
     Configs,
     Jobs,
     Benches,
+    Syncs,
     Ring,
     Checkpoint,
 }
@@ -41,6 +42,7 @@ pub(crate) struct Marks {
     configs: Option<proto_model::Generation>,
     jobs: Option<Revision>,
     benches: Option<Revision>,
+    syncs: Option<Revision>,
     checkpoint_at: Option<Instant>,
 }
 
@@ -48,12 +50,14 @@ impl Hub {
     /// Reads what stands after the marks and tells whom it concerns. A row that cannot be read keeps nothing else back.
     pub(crate) async fn refresh(&self, marks: &mut Marks) -> Result<(), Error> {
         let mut first = Ok(());
-        for part in [Part::Roster, Part::Configs, Part::Jobs, Part::Benches, Part::Ring, Part::Checkpoint] {
+        for part in [Part::Roster, Part::Configs, Part::Jobs, Part::Benches, Part::Syncs, Part::Ring, Part::Checkpoint]
+        {
             let read = match part {
                 Part::Roster => self.refresh_roster().await,
                 Part::Configs => self.refresh_configs(marks).await,
                 Part::Jobs => self.refresh_jobs(marks).await,
                 Part::Benches => self.refresh_benches(marks).await,
+                Part::Syncs => self.refresh_syncs(marks).await,
                 Part::Ring => self.refresh_ring().await,
                 Part::Checkpoint => self.refresh_checkpoint(marks).await,
             };
@@ -150,6 +154,16 @@ impl Hub {
         let sessions = self.sessions();
         for session in nodes.iter().filter_map(|node| sessions.get(node)) {
             session.outbox.mark(Kind::Benches);
+        }
+        Ok(())
+    }
+
+    async fn refresh_syncs(&self, marks: &mut Marks) -> Result<(), Error> {
+        let (nodes, revision) = syncs::nodes_with_new_jobs(&self.0.db, marks.syncs).await?;
+        marks.syncs = Some(revision);
+        let sessions = self.sessions();
+        for session in nodes.iter().filter_map(|node| sessions.get(node)) {
+            session.outbox.mark(Kind::Syncs);
         }
         Ok(())
     }

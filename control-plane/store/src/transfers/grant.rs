@@ -303,7 +303,7 @@ fn read_party(row: &sqlx::postgres::PgRow) -> Result<(Party, bool), Error> {
 
 /// The roots that a host has said it opens. Of a host that is away this may be old: it is asked only while it is connected, and in any
 /// case the host decides.
-fn check_roots(spec: &TransferSpec, source: &Party, destination: &Party) -> Result<(), RefuseTransfer> {
+pub(crate) fn check_roots(spec: &TransferSpec, source: &Party, destination: &Party) -> Result<(), RefuseTransfer> {
     for (index, path) in spec.source_paths.iter().enumerate() {
         source.check_root(TransferRole::Sender, index, path.root.as_str())?;
     }

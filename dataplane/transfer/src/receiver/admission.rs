@@ -1,10 +1,11 @@
 //! Whether an opening is consented to: every check before anything is read or made (D16, D17).
 
 use chrono::{DateTime, TimeDelta, Utc};
-use proto_model::{Digest, Grant, PublicKey, RootPath, TransferId, TransferOptions, TransferRole};
+use proto_model::{Digest, Grant, PublicKey, RootPath, SyncGrant, TransferId, TransferOptions, TransferRole};
 use proto_wire::{
     frames::{Authority, Open},
-    grant,
+    grant, sync,
+    sync::{OpenSync, SyncSource},
 };
 
 use super::remains::{sender_of, was_accepted_by};
@@ -28,6 +29,17 @@ pub(crate) struct Admitted {
     pub(crate) not_after: Option<DateTime<Utc>>,
     /// BLAKE3 of the grant, where there is one.
     pub(crate) grant: Option<Digest>,
+    /// Of which sync it is a run.
+    pub(crate) sync: Option<AdmittedRun>,
+}
+
+/// A run of a sync that was consented to, and has not begun.
+#[derive(Debug)]
+pub(crate) struct AdmittedRun {
+    pub(crate) grant: SyncGrant,
+    pub(crate) run: u64,
+    pub(crate) order: u64,
+    source: SyncSource,
 }
 
 /// What a checked authority lets be done.
@@ -36,6 +48,7 @@ struct Right {
     destination: RootPath,
     not_after: Option<DateTime<Utc>>,
     grant: Option<Digest>,
+    sync: Option<AdmittedRun>,
 }
 
 /// Checks an opening of this peer.
@@ -61,8 +74,10 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
                 destination: grant.destination_path,
                 not_after: Some(grant.not_after),
                 grant: Some(accepted_by),
+                sync: None,
             }
         }
+        Authority::Sync(run) => of_sync(shared, peer, open, run)?,
         Authority::Direct(request) => {
             if request.transfer != open.transfer {
                 return Err(invalid("the request is for another transfer"));
@@ -75,20 +90,119 @@ pub(crate) fn admit(shared: &Shared, peer: PublicKey, open: &Open) -> Result<Adm
                 return Err(Stop::final_(end::NOT_ACCEPTED, "the transfer of this name is another node's"));
             }
             let request = request.clone();
-            Right { options: request.options, destination: request.destination_path, not_after: None, grant: None }
+            Right {
+                options: request.options,
+                destination: request.destination_path,
+                not_after: None,
+                grant: None,
+                sync: None,
+            }
         }
     };
     not_ended(shared, open.transfer)?;
     if let Some(over) = deadline_over(&right.options, shared.clock.utc()) {
         return Err(over);
     }
-    let of_control_plane = right.grant.is_some();
+    let of_control_plane = right.grant.is_some() && right.sync.is_none();
     if of_control_plane && shared.orders.holds(open.transfer, open.order) {
         return Err(paused());
     }
     let target = target(shared, &right.destination, right.options.dry_run)?;
-    let Right { options, destination, not_after, grant } = right;
-    Ok(Admitted { transfer: open.transfer, sender: peer, options, destination, target, not_after, grant })
+    let Right { options, destination, not_after, grant, sync } = right;
+    Ok(Admitted { transfer: open.transfer, sender: peer, options, destination, target, not_after, grant, sync })
+}
+
+/// Checks a run of a sync: the standing grant, whom it binds, and whether this run may be opened now.
+fn of_sync(shared: &Shared, peer: PublicKey, open: &Open, opened: &OpenSync) -> Result<Right, Stop> {
+    let accepted_by = Digest::blake3(&opened.grant.payload);
+    let standing = check_sync_grant(shared, &opened.grant, shared.clock.utc(), |standing| {
+        shared.syncs.was_accepted_by(standing.sync(), accepted_by)
+    })?;
+    if !sync::is_run(&standing, opened.run, open.transfer) {
+        return Err(invalid("the transfer is not the run of the sync that it says"));
+    }
+    if standing.grant.destination.key != shared.key {
+        return Err(invalid("the grant names another node as the receiver"));
+    }
+    if standing.grant.source.key != peer {
+        return Err(invalid("the grant names another node as the sender"));
+    }
+    shared.roots.load().writable(&standing.grant.destination_path)?;
+    shared.syncs.check(&standing, opened.run, open.order)?;
+    Ok(Right {
+        options: standing.grant.options.clone(),
+        destination: standing.grant.destination_path.clone(),
+        not_after: Some(standing.grant.not_after),
+        grant: Some(accepted_by),
+        sync: Some(AdmittedRun { grant: standing, run: opened.run, order: open.order, source: opened.source }),
+    })
+}
+
+/// Refuses the first run of a sync where something stands already at what would be its own, unless an operator wants it so.
+pub(super) fn check_first_run(shared: &Shared, admitted: &Admitted) -> Result<(), Stop> {
+    let (Some(run), Some(target)) = (&admitted.sync, &admitted.target) else { return Ok(()) };
+    if shared.syncs.has_begun(run.grant.sync()) || shared.syncs.may_overwrite(&run.grant) {
+        return Ok(());
+    }
+    let unavailable = |error: std::io::Error| {
+        let message = format!("{} cannot be looked at: {error}", admitted.destination);
+        Stop::final_(end::DESTINATION_UNAVAILABLE, message)
+    };
+    let name = run.grant.grant.source_paths.first().and_then(|path| path.path.file_name());
+    let excludes = crate::exclude::Excludes::new(&admitted.options.exclude);
+    let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
+    let found = match (run.source, name) {
+        // Others' files may lie beside it; its own name is looked at when it is compared.
+        (SyncSource::OneFile, _) => None,
+        (SyncSource::FolderByName, Some(name)) => match target.stat(name).map_err(unavailable)? {
+            Some(there) if crate::confine::kind(&there) == rustix::fs::FileType::Directory => {
+                first_of(&target.folder(name).map_err(unavailable)?, &excludes, Some(name)).map_err(unavailable)?
+            }
+            Some(_) => Some(name.to_vec()),
+            None => None,
+        },
+        (SyncSource::FolderByName | SyncSource::Contents, _) => {
+            first_of(target, &excludes, None).map_err(unavailable)?
+        }
+    };
+    let Some(found) = found else { return Ok(()) };
+    let sync = &run.grant.name;
+    let message = format!(
+        "{} has other contents, for example {}: the first run of {sync} would replace and delete them. `dwcp sync run {sync} --overwrite` \
+         does so; or empty the folder, or delete the sync and create it for another one",
+        admitted.destination,
+        proto_model::escape(&found),
+    );
+    Err(Stop::final_(end::DESTINATION_NOT_EMPTY, message))
+}
+
+/// A name in a folder that is not excluded.
+fn first_of(
+    folder: &Folder,
+    excludes: &crate::exclude::Excludes,
+    below: Option<&[u8]>,
+) -> std::io::Result<Option<Vec<u8>>> {
+    for name in folder.names()? {
+        let name = name?.name;
+        let path = below.map_or_else(|| name.clone(), |below| [below, &name].join(&b'/'));
+        if !excludes.covers(&path) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Checks all of a standing grant that does not depend on which end asks.
+pub(crate) fn check_sync_grant(
+    shared: &Shared,
+    signed: &proto_wire::Signed,
+    now: DateTime<Utc>,
+    at_hand: impl FnOnce(&SyncGrant) -> bool,
+) -> Result<SyncGrant, Stop> {
+    let bundle = shared.trust.bundle();
+    let standing = sync::open(bundle.grant_key.verifying_key(), signed).map_err(|error| invalid(error.to_string()))?;
+    check_bounds(shared, &standing.grant, now, |_| at_hand(&standing))?;
+    Ok(standing)
 }
 
 /// Whether the deadline is over, also by a clock that is ahead of the sender's: that one says so first, and more.
@@ -118,6 +232,18 @@ pub(crate) fn check_grant(
 ) -> Result<Grant, Stop> {
     let bundle = shared.trust.bundle();
     let grant = grant::open(bundle.grant_key.verifying_key(), signed).map_err(|error| invalid(error.to_string()))?;
+    check_bounds(shared, &grant, now, at_hand)?;
+    Ok(grant)
+}
+
+/// Of which fleet, of which epoch, and when.
+fn check_bounds(
+    shared: &Shared,
+    grant: &Grant,
+    now: DateTime<Utc>,
+    at_hand: impl FnOnce(&Grant) -> bool,
+) -> Result<(), Stop> {
+    let bundle = shared.trust.bundle();
     if grant.fleet != bundle.fleet {
         return Err(invalid("the grant is of another fleet"));
     }
@@ -129,7 +255,7 @@ pub(crate) fn check_grant(
         );
         return Err(Stop::temporary(end::GRANT_OF_OTHER_EPOCH, message));
     }
-    if grant.epoch < bundle.epoch && !at_hand(&grant) {
+    if grant.epoch < bundle.epoch && !at_hand(grant) {
         let message = format!(
             "the grant is of epoch {}, and the control plane was restored since (epoch {}): the transfer goes on by itself with a \
              new grant; if `dwcp transfer get {}` does not know it, send it again",
@@ -145,7 +271,7 @@ pub(crate) fn check_grant(
         let message = format!("the grant ended at {}; ask for the transfer again", grant.not_after);
         return Err(Stop::final_(end::GRANT_EXPIRED, message));
     }
-    Ok(grant)
+    Ok(())
 }
 
 fn invalid(message: impl Into<String>) -> Stop {

@@ -157,6 +157,9 @@ impl Comparer {
             Some(other) => return self.conflict(index, entry, other),
             None => PlannedAction::Create,
         };
+        if self.is_others(entry, found)? {
+            return self.receiving.is_others(index, &entry.path);
+        }
         if self.receiving.options.dry_run {
             self.plan(entry, action);
         }
@@ -171,6 +174,7 @@ impl Comparer {
         }
         match found.map(kind) {
             Some(FileType::RegularFile) => {}
+            Some(FileType::Symlink) if self.is_others(entry, found)? => return receiving.is_others(index, &entry.path),
             Some(FileType::Symlink) | None => {
                 let action = if found.is_some() { PlannedAction::Replace } else { PlannedAction::Create };
                 return self.want(index, entry, bytes, action, None);
@@ -179,6 +183,10 @@ impl Comparer {
         }
         let old = found.filter(|stat| size(stat) > SMALL_FILE_BYTES && bytes > SMALL_FILE_BYTES).map(size);
         let equal = found.is_some_and(|stat| size(stat) == bytes && same_time(mtime(stat), entry.mtime));
+        let moved_mode = found.is_some_and(|stat| mode(stat) != entry.mode && stat.st_nlink > 1);
+        if (!equal || receiving.options.checksum || moved_mode) && self.is_others(entry, found)? {
+            return receiving.is_others(index, &entry.path);
+        }
         // An empty file has no contents to compare.
         if equal && receiving.options.checksum && bytes > 0 && bytes <= SMALL_FILE_BYTES && !receiving.options.dry_run {
             return self.compare_small(index, entry, bytes);
@@ -187,7 +195,7 @@ impl Comparer {
             return self.want(index, entry, bytes, PlannedAction::Replace, old);
         }
         // A mode is set in place, and a file with further names has them elsewhere: it is replaced.
-        if found.is_some_and(|stat| mode(stat) != entry.mode && stat.st_nlink > 1) {
+        if moved_mode {
             return self.want(index, entry, bytes, PlannedAction::Replace, old);
         }
         self.answer.equal_files += 1;
@@ -196,6 +204,9 @@ impl Comparer {
         add(&receiving.tally.files_done, 1);
         if found.is_some_and(|stat| mode(stat) != entry.mode) {
             return self.metadata(index, entry);
+        }
+        if let (Some(run), Some(there)) = (&receiving.run, found) {
+            run.found_equal(entry.path.as_bytes(), there).map_err(|error| receiving.own(&error))?;
         }
         Ok(())
     }
@@ -220,9 +231,18 @@ impl Comparer {
         }
         let file = self.open_parent().and_then(|parent| parent.read(entry.path.name()));
         match file.and_then(|file| crate::confine::set_file(&file, entry.mode, entry.mtime)) {
-            Ok(()) => Ok(()),
+            Ok(()) => match self.open_parent() {
+                Ok(parent) => self.receiving.note_placed(entry.path.as_bytes(), parent, entry.path.name(), None),
+                Err(_gone) => Ok(()),
+            },
             Err(error) => self.receiving.unwritable(index, &entry.path, &error),
         }
+    }
+
+    /// Whether others made or changed what stands there, since this sync wrote it.
+    fn is_others(&self, entry: &Entry, found: Option<&Stat>) -> Result<bool, Stop> {
+        let (Some(there), Ok(parent)) = (found, self.open_parent()) else { return Ok(false) };
+        Ok(!self.receiving.may_replace(entry.path.as_bytes(), parent, entry.path.name(), there)?)
     }
 
     fn want(

@@ -79,7 +79,8 @@ fn links(receiving: &Receiving) -> Result<(), Stop> {
             return Ok(());
         }
         match link(receiving, entry, target) {
-            Ok(()) => {
+            Ok(false) => receiving.is_others(index, &entry.path),
+            Ok(true) => {
                 add(&receiving.tally.files_done, 1);
                 Ok(())
             }
@@ -88,12 +89,19 @@ fn links(receiving: &Receiving) -> Result<(), Stop> {
     })
 }
 
-fn link(receiving: &Receiving, entry: &Entry, target: &[u8]) -> io::Result<()> {
+/// False where others changed what stands there, in a run of a sync.
+fn link(receiving: &Receiving, entry: &Entry, target: &[u8]) -> io::Result<bool> {
     let parent = receiving.parent(&entry.path)?;
     let name = entry.path.name();
-    match parent.stat(name)?.as_ref().map(kind) {
+    let there = parent.stat(name)?;
+    match there.as_ref().map(kind) {
         Some(FileType::Symlink) if parent.link_target(name)? == target => {}
         Some(FileType::Symlink | FileType::RegularFile) | None => {
+            if let Some(there) = &there
+                && !receiving.may_replace(entry.path.as_bytes(), &parent, name, there).map_err(io::Error::other)?
+            {
+                return Ok(false);
+            }
             let temporary = temporary_name(receiving.id, receiving.journal().number());
             parent.make_link(&temporary, target)?;
             if let Err(error) = parent.rename(&temporary, name) {
@@ -104,7 +112,9 @@ fn link(receiving: &Receiving, entry: &Entry, target: &[u8]) -> io::Result<()> {
         }
         Some(_) => return Err(io::Error::from(Errno::EXIST)),
     }
-    parent.set_mtime(name, entry.mtime)
+    parent.set_mtime(name, entry.mtime)?;
+    receiving.note_placed(entry.path.as_bytes(), &parent, name, None).map_err(io::Error::other)?;
+    Ok(true)
 }
 
 /// Modes and times of folders, once nothing in them changes any more.

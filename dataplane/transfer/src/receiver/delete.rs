@@ -11,6 +11,7 @@ use crate::{
     confine::{Folder, Listed},
     reason::issue,
     stop::Stop,
+    sync::CHANGED,
     tally::add,
 };
 
@@ -127,11 +128,17 @@ fn remove(receiving: &Receiving, parent: &Folder, path: &[u8], name: &[u8], is_f
         receiving.tally.plan(change);
         return true;
     }
+    if !is_folder && !is_ours(receiving, parent, path, name) {
+        return false;
+    }
     let mut looks = 1;
     loop {
         match if is_folder { parent.remove_folder(name) } else { parent.remove(name) } {
             Ok(()) => {
                 add(&receiving.tally.files_deleted, 1);
+                if let Some(Err(error)) = receiving.run.as_ref().map(|run| run.deleted(path)) {
+                    tracing::warn!(transfer = %receiving.id, %error, "a deletion is not noted");
+                }
                 return true;
             }
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && looks < LOOKS => {
@@ -146,6 +153,22 @@ fn remove(receiving: &Receiving, parent: &Folder, path: &[u8], name: &[u8], is_f
             }
         }
     }
+}
+
+/// Whether a file may be deleted: always, but in a run of a sync only as it was published.
+fn is_ours(receiving: &Receiving, parent: &Folder, path: &[u8], name: &[u8]) -> bool {
+    if receiving.run.is_none() {
+        return true;
+    }
+    let why = match parent.stat(name).map(|there| there.map(|there| receiving.may_replace(path, parent, name, &there)))
+    {
+        Ok(Some(Ok(true)) | None) => return true,
+        Ok(Some(Ok(false))) => CHANGED.to_owned(),
+        Ok(Some(Err(stop))) => stop.message,
+        Err(error) => error.to_string(),
+    };
+    receiving.tally.issue(path, issue::DESTINATION_CHANGED, why);
+    false
 }
 
 /// Deletes what is in a folder; false where something stays. Neither a link nor another file system is entered.

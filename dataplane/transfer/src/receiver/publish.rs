@@ -38,6 +38,7 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
         let flush = || receiving.target().and_then(Folder::sync_file_system);
         receiving.flushes.of_all(names, flush).map_err(|error| receiving.destination_fails(&error))?;
     }
+    intend(receiving, &ready)?;
     let mut placed = Vec::with_capacity(ready.len());
     for whole in ready {
         // Resolved after everything was written: a folder that was swapped meanwhile gets nothing.
@@ -49,7 +50,13 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
                 receiving.leave_out_because(whole.file, whole.path.as_bytes(), issue::TYPE_CONFLICT, message)?;
                 receiving.not_made(whole.file, Some(whole.moved))?;
             }
-            Err(error) => leave_out(receiving, &whole, &error)?,
+            Ok(Placed::Others) => {
+                receiving.remove_temporary_name(&whole.path, &whole.temporary);
+                receiving.is_others(whole.file, &whole.path)?;
+                receiving.not_made(whole.file, Some(whole.moved))?;
+            }
+            Err(PlaceError::Stop(stop)) => return Err(stop),
+            Err(PlaceError::Io(error)) => leave_out(receiving, &whole, &error)?,
         }
     }
     sync_folders(receiving, &folders).map_err(|error| receiving.destination_fails(&error))?;
@@ -75,12 +82,38 @@ fn prepare(receiving: &Receiving, whole: &Whole, sync: bool) -> io::Result<()> {
     if sync { receiving.flushes.of(&whole.temporary, || file.sync_all()) } else { Ok(()) }
 }
 
+/// In a run of a sync: what is about to be put in place is written down first, so that a crash between the two is no change by others.
+fn intend(receiving: &Receiving, ready: &[Whole]) -> Result<(), Stop> {
+    let Some(run) = &receiving.run else { return Ok(()) };
+    let mut coming = Vec::with_capacity(ready.len());
+    for whole in ready {
+        // What cannot be looked at cannot be put in place either.
+        if let Ok(Some(stat)) = receiving.parent(&whole.path).and_then(|parent| parent.stat(&whole.temporary)) {
+            coming.push((whole.path.as_bytes().to_vec(), stat));
+        }
+    }
+    run.intend(&coming).map_err(|error| receiving.own(&error))
+}
+
 enum Placed {
     Done,
     Conflict(FileType),
+    /// Others changed what stands there.
+    Others,
 }
 
-fn place(receiving: &Receiving, whole: &Whole, folders: &mut HashMap<Vec<u8>, Folder>) -> io::Result<Placed> {
+enum PlaceError {
+    Io(io::Error),
+    Stop(Stop),
+}
+
+impl From<io::Error> for PlaceError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn place(receiving: &Receiving, whole: &Whole, folders: &mut HashMap<Vec<u8>, Folder>) -> Result<Placed, PlaceError> {
     let at = whole.path.split().0.unwrap_or_default();
     if !folders.contains_key(at) {
         folders.insert(at.to_vec(), receiving.parent(&whole.path)?);
@@ -88,10 +121,18 @@ fn place(receiving: &Receiving, whole: &Whole, folders: &mut HashMap<Vec<u8>, Fo
     let parent = folders.get(at).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let name = whole.path.name();
     let replaceable = |there: &FileType| matches!(there, FileType::RegularFile | FileType::Symlink);
-    if let Some(there) = parent.stat(name)?.as_ref().map(kind).filter(|there| !replaceable(there)) {
+    let there = parent.stat(name)?;
+    if let Some(there) = there.as_ref().map(kind).filter(|there| !replaceable(there)) {
         return Ok(Placed::Conflict(there));
     }
+    if let Some(there) = &there
+        && !receiving.may_replace(whole.path.as_bytes(), parent, name, there).map_err(PlaceError::Stop)?
+    {
+        return Ok(Placed::Others);
+    }
     parent.rename(&whole.temporary, name)?;
+    let noted = receiving.note_placed(whole.path.as_bytes(), parent, name, Some(whole.moved.root));
+    noted.map_err(PlaceError::Stop)?;
     Ok(Placed::Done)
 }
 

@@ -9,7 +9,11 @@ use proto_wire::tree_path::MAX_DEPTH;
 use serde::{Deserialize, Serialize};
 
 use super::files::temporary_number;
-use crate::{confine::Folder, ends::End, service::Shared};
+use crate::{
+    confine::Folder,
+    ends::{End, remove_folder},
+    service::Shared,
+};
 
 const FILE: &str = "remains";
 /// How long a direct send may pause.
@@ -93,6 +97,21 @@ pub(crate) fn next_over(shared: &Shared) -> io::Result<Option<DateTime<Utc>>> {
 
 /// Ends a transfer that does not run: removes its temporary files, and keeps the end.
 pub(crate) fn discard(shared: &Shared, id: TransferId, role: TransferRole, state: TransferState) -> io::Result<()> {
+    if role == TransferRole::Receiver && shared.syncs.is_run(id) {
+        shared.syncs.give_up(id)?;
+        return sweep_out(shared, id);
+    }
+    sweep_destination(shared, id, role);
+    shared.folder.finish(id, role, &End::new(state, None, None, shared.clock.utc()))
+}
+
+/// Removes what is left of a run of a sync: its number says that it is over.
+pub(crate) fn sweep_out(shared: &Shared, id: TransferId) -> io::Result<()> {
+    sweep_destination(shared, id, TransferRole::Receiver);
+    remove_folder(&shared.folder.of(id, TransferRole::Receiver))
+}
+
+fn sweep_destination(shared: &Shared, id: TransferId, role: TransferRole) {
     let remains = (role == TransferRole::Receiver).then(|| read(shared, id)).flatten();
     if let Some(path) = remains.and_then(|remains| remains.destination.parse::<RootPath>().ok()) {
         let opened = shared.roots.load().open(&path.root).map_err(io::Error::other);
@@ -101,7 +120,6 @@ pub(crate) fn discard(shared: &Shared, id: TransferId, role: TransferRole, state
             sweep_below(&folder, id);
         }
     }
-    shared.folder.finish(id, role, &End::new(state, None, None, shared.clock.utc()))
 }
 
 /// Removes the temporary files of a transfer from a folder.

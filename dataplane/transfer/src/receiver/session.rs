@@ -49,6 +49,7 @@ use crate::{
     report::{EVERY, Reporter},
     service::{Shared, Turn},
     stop::Stop,
+    sync::SyncRun,
     tally::{Tally, add},
 };
 
@@ -65,6 +66,7 @@ pub(super) struct Attempt {
     pub(super) shared: Arc<Shared>,
     pub(super) admitted: Admitted,
     pub(super) open: Open,
+    pub(super) run: Option<Arc<SyncRun>>,
     pub(super) group: TaskGroup,
 }
 
@@ -126,7 +128,7 @@ impl Attempt {
         frames: mpsc::Sender<ReceiverFrame>,
         whole: mpsc::Sender<Whole>,
     ) -> Result<Arc<Receiving>, Stop> {
-        let Self { shared, admitted, open, .. } = self;
+        let Self { shared, admitted, open, run, .. } = self;
         let id = admitted.transfer;
         let excludes = Excludes::new(&admitted.options.exclude);
         let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
@@ -148,6 +150,7 @@ impl Attempt {
         Ok(Arc::new(Receiving {
             id,
             options: admitted.options,
+            run,
             excludes,
             segment_bytes: open.segment_bytes,
             tells_holes: open.features.iter().any(|feature| feature == HOLES),

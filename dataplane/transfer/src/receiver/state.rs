@@ -11,6 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use proto_model::{RootPath, TransferId, TransferOptions};
 use proto_wire::{TreePath, frames::ReceiverFrame};
+use rustix::fs::Stat;
 use tokio::sync::mpsc;
 
 use super::{
@@ -28,6 +29,7 @@ use crate::{
     reason::{end, issue},
     service::Shared,
     stop::{Stop, is_full},
+    sync::{CHANGED, SyncRun},
     tally::{Tally, add},
 };
 
@@ -37,6 +39,8 @@ pub(super) struct Receiving {
     pub(super) shared: Arc<Shared>,
     pub(super) id: TransferId,
     pub(super) options: TransferOptions,
+    /// Of which sync it is a run.
+    pub(super) run: Option<Arc<SyncRun>>,
     pub(super) excludes: Excludes,
     pub(super) segment_bytes: u32,
     /// Whether the sender says of entries how many of their bytes are holes.
@@ -179,6 +183,31 @@ impl Receiving {
     pub(super) fn verified(&self, bytes: u64, reused: u64) {
         add(&self.tally.bytes_done, bytes);
         add(&self.tally.bytes_reused, reused);
+    }
+
+    /// Whether what stands at a path may be replaced or deleted; always, but in a run of a sync.
+    pub(super) fn may_replace(&self, path: &[u8], parent: &Folder, name: &[u8], there: &Stat) -> Result<bool, Stop> {
+        let Some(run) = &self.run else { return Ok(true) };
+        run.may_replace(path, parent, name, there).map_err(|error| self.own(&error))
+    }
+
+    /// Leaves an entry out that others changed at the destination of a sync.
+    pub(super) fn is_others(&self, file: u64, path: &TreePath) -> Result<(), Stop> {
+        self.leave_out_because(file, path.as_bytes(), issue::DESTINATION_CHANGED, CHANGED.to_owned())
+    }
+
+    /// Notes what a run of a sync put in place, or left as it was.
+    pub(super) fn note_placed(
+        &self,
+        path: &[u8],
+        parent: &Folder,
+        name: &[u8],
+        digest: Option<[u8; 32]>,
+    ) -> Result<(), Stop> {
+        let Some(run) = &self.run else { return Ok(()) };
+        // One that is gone again is nobody's.
+        let Ok(Some(there)) = parent.stat(name) else { return Ok(()) };
+        run.placed(path, &there, digest).map_err(|error| self.own(&error))
     }
 
     /// An issue that says why something could not be written.

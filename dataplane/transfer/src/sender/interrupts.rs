@@ -11,7 +11,7 @@ use super::Trying;
 use crate::{
     orders,
     reason::end,
-    receiver::{SKEW, check_grant, stopping},
+    receiver::{SKEW, check_grant, check_sync_grant, stopping},
     stop::Stop,
     tally::Tally,
 };
@@ -74,8 +74,13 @@ impl Trying<'_> {
     }
 
     pub(super) fn grant_over(&self) -> Option<Stop> {
-        let Authority::Grant(signed) = &self.checked.authority else { return None };
-        check_grant(self.shared, signed, self.shared.clock.utc(), |_| true).err().filter(|stop| !stop.temporary)
+        let now = self.shared.clock.utc();
+        let checked = match &self.checked.authority {
+            Authority::Grant(signed) => check_grant(self.shared, signed, now, |_| true).err(),
+            Authority::Sync(open) => check_sync_grant(self.shared, &open.grant, now, |_| true).err(),
+            Authority::Direct(_) => None,
+        };
+        checked.filter(|stop| !stop.temporary)
     }
 
     /// The deadline as it was given, and by this host's clock. Who gave it to the control plane meant that one's clock: where this
@@ -83,7 +88,7 @@ impl Trying<'_> {
     fn deadline(&self) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         let given = self.checked.options.deadline?;
         let ahead = match &self.checked.authority {
-            Authority::Grant(_) => self.shared.offset.ahead(&self.shared.clock).unwrap_or(SKEW),
+            Authority::Grant(_) | Authority::Sync(_) => self.shared.offset.ahead(&self.shared.clock).unwrap_or(SKEW),
             Authority::Direct(_) => TimeDelta::zero(),
         };
         Some((given, given.checked_add_signed(ahead).unwrap_or(given)))

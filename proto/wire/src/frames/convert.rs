@@ -20,6 +20,7 @@ impl From<Open> for rpc::Open {
         let authority = match open.authority {
             Authority::Grant(signed) => rpc::open::Authority::Grant(signed.into()),
             Authority::Direct(request) => rpc::open::Authority::Direct(request.into()),
+            Authority::Sync(run) => rpc::open::Authority::Sync(run.into()),
         };
         Self {
             transfer_id: open.transfer.to_string(),
@@ -40,6 +41,7 @@ impl TryFrom<rpc::Open> for Open {
         let authority = match open.authority.ok_or_else(|| InvalidField::missing("grant"))? {
             rpc::open::Authority::Grant(signed) => Authority::Grant(signed.try_into()?),
             rpc::open::Authority::Direct(request) => Authority::Direct(request.try_into()?),
+            rpc::open::Authority::Sync(run) => Authority::Sync(run.try_into()?),
         };
         let segment_bytes = open.segment_bytes;
         if !segment_bytes.is_power_of_two() || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes) {

@@ -207,8 +207,8 @@ impl Baselines {
 
     /// Removes the oldest versions, until about so many bytes are free.
     async fn make_room(&self, bytes: u64) -> Result<Collected, ReferencesError> {
-        let oldest = self.references.rows.drop_oldest_peer_baselines(bytes).await?;
-        self.references.remove_unneeded(oldest).await
+        let oldest = self.references.rows.oldest_peer_baselines(bytes).await?;
+        self.references.remove(oldest).await
     }
 
     async fn rows(&self, peer: NodeUid, root: &str, paths: &[Vec<u8>]) -> Result<Vec<PeerBaseline>, ReferencesError> {

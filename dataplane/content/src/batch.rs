@@ -124,6 +124,11 @@ impl Batch {
         self.store.limits().max_bytes.bytes()
     }
 
+    /// Bytes that the store holds, as far as it has been counted.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.opened.shards.held().1
+    }
+
     fn share(&mut self, file: &File, expected: Option<Digest>) -> Result<Option<Digest>, ContentError> {
         let data = file.metadata()?;
         if self.not_shared.contains(&data.dev()) {

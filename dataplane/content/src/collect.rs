@@ -61,6 +61,11 @@ impl ContentStore {
 }
 
 impl Collection {
+    /// Where it collects.
+    pub(crate) fn content(&self) -> &ContentStore {
+        &self.0
+    }
+
     /// Removes these objects, but for those that were added since the collection began.
     pub(crate) fn remove(&self, digests: &[Digest]) -> Result<Collected, ContentError> {
         let opened = self.0.opened()?;

@@ -134,6 +134,27 @@ impl References {
         Ok(collected)
     }
 
+    /// Removes objects, and then what referred to them: on a full disk nothing can be written before.
+    pub(crate) async fn remove(&self, digests: Vec<Digest>) -> Result<Collected, ReferencesError> {
+        let _turn = self.turn.lock().await;
+        let collection = self.content.begin_collection();
+        let removed = self.tasks.blocking("remove content", move || {
+            let collected = collection.remove(&digests)?;
+            let gone: Vec<Digest> = digests
+                .into_iter()
+                .filter(|digest| collection.content().contains(*digest).is_ok_and(|there| !there))
+                .collect();
+            Ok::<_, ContentError>((collected, gone))
+        });
+        let (collected, gone) = removed.await??;
+        if let Err(error) = self.rows.drop_references_to(gone).await {
+            // What is not there is not offered, and forgotten when all is cleaned.
+            tracing::debug!(component = "content", %error, "references to removed content stay for now");
+        }
+        metrics::counter!("dwcp_content_collected_total").increment(collected.objects);
+        Ok(collected)
+    }
+
     /// Forgets references to objects that are gone: removed by others, or set aside.
     async fn forget_missing(&self) -> Result<(), ReferencesError> {
         let mut after = None;

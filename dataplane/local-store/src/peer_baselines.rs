@@ -125,35 +125,30 @@ impl LocalStore {
         digests(dropped.await?)
     }
 
-    /// Forgets the oldest versions, until objects of so many bytes are named by fewer. Gives their digests.
+    /// The objects of the oldest versions that together take so many bytes, but for those that a name needs.
     ///
     /// # Errors
-    /// Where the store cannot be written.
-    pub async fn drop_oldest_peer_baselines(&self, bytes: u64) -> Result<Vec<Digest>, StoreError> {
-        let dropped = self.write("forget the oldest baselines", move |db| {
-            Box::pin(async move {
-                let oldest: Vec<(String, i64)> =
-                    sqlx::query_as("SELECT digest, size FROM peer_baselines ORDER BY acknowledged_ms LIMIT 1000")
-                        .fetch_all(&mut *db)
-                        .await?;
-                let (mut dropped, mut sum) = (Vec::new(), 0_u64);
-                for (digest, size) in oldest {
-                    if sum >= bytes {
-                        break;
-                    }
-                    if dropped.last() == Some(&digest) {
-                        continue;
-                    }
-                    // All rows of it: as long as one names it, its room is taken.
-                    sqlx::query("DELETE FROM peer_baselines WHERE digest = ?1").bind(&digest).execute(&mut *db).await?;
-                    // On a file system each takes at least a block.
-                    sum = sum.saturating_add(unsigned(size).max(4096));
-                    dropped.push(digest);
-                }
-                Ok(dropped)
-            })
-        });
-        digests(dropped.await?)
+    /// Where the store cannot be read.
+    pub async fn oldest_peer_baselines(&self, bytes: u64) -> Result<Vec<Digest>, StoreError> {
+        let oldest: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT digest, size FROM peer_baselines WHERE NOT EXISTS
+                 (SELECT 1 FROM content_references WHERE content_references.digest = peer_baselines.digest)
+             ORDER BY acknowledged_ms LIMIT 1000",
+        )
+        .fetch_all(&self.pool().await?)
+        .await?;
+        let (mut found, mut sum) = (Vec::new(), 0_u64);
+        for (digest, size) in oldest {
+            if sum >= bytes {
+                break;
+            }
+            if !found.contains(&digest) {
+                // On a file system each takes at least a block.
+                sum = sum.saturating_add(unsigned(size).max(4096));
+                found.push(digest);
+            }
+        }
+        digests(found)
     }
 }
 

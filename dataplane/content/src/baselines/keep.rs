@@ -188,7 +188,7 @@ impl Round {
             }
             Ok(None) if !candidate.copies => return Outcome::Left,
             Ok(None) => {}
-            Err(error) => return outcome(candidate, &error),
+            Err(error) => return self.outcome(candidate, &error),
         }
         if occupied(file) > self.batch.max_bytes() {
             return Outcome::NeverFits;
@@ -198,20 +198,23 @@ impl Round {
                 self.now.copied += 1;
                 Outcome::Taken
             }
-            Err(error) => outcome(candidate, &error),
+            Err(error) => self.outcome(candidate, &error),
         }
     }
-}
 
-fn outcome(candidate: &Candidate, error: &ContentError) -> Outcome {
-    if let Some(missing) = error.missing_room() {
-        return Outcome::NoRoom(missing.bytes().max(occupied(&candidate.acknowledged.file)));
+    fn outcome(&self, candidate: &Candidate, error: &ContentError) -> Outcome {
+        if let Some(missing) = error.missing_room() {
+            // If all that is held went, it would not be enough: then nothing goes.
+            let never = missing.bytes() > self.batch.held_bytes();
+            let missing = missing.bytes().max(occupied(&candidate.acknowledged.file));
+            return if never { Outcome::NeverFits } else { Outcome::NoRoom(missing) };
+        }
+        if matches!(error, ContentError::Changed { .. }) {
+            return Outcome::Changed;
+        }
+        tracing::debug!(component = "content", %error, "a version cannot be kept");
+        Outcome::Unreadable
     }
-    if matches!(error, ContentError::Changed { .. }) {
-        return Outcome::Changed;
-    }
-    tracing::debug!(component = "content", %error, "a version cannot be kept");
-    Outcome::Unreadable
 }
 
 /// Bytes that a file takes of its file system.

@@ -2,11 +2,11 @@
 
 use std::{fmt, time::Instant};
 
-use proto_wire::hde::{HEAD_BYTES, LiteralCodec, MAX_SEGMENT_BYTES, Op, head_bytes, write_head};
+use proto_wire::hde::{HEAD_BYTES, LiteralCodec, MAX_OPS, MAX_SEGMENT_BYTES, Op, head_bytes, write_head};
 
 use crate::{
-    basis::BasisIndex,
     cost::Costs,
+    described::Described,
     literals::Literals,
     meter::Meter,
     version::{Basis, Version},
@@ -126,6 +126,7 @@ pub struct Encoder {
     literals: Literals,
     ops: Vec<Op>,
     gathered: Vec<u8>,
+    described: Described,
     meter: Option<Meter>,
 }
 
@@ -145,7 +146,8 @@ impl Encoder {
     /// An encoder that nothing measures.
     #[must_use]
     pub fn new() -> Self {
-        Self { literals: Literals::new(), ops: Vec::new(), gathered: Vec::new(), meter: None }
+        let (ops, gathered, described) = (Vec::new(), Vec::new(), Described::default());
+        Self { literals: Literals::new(), ops, gathered, described, meter: None }
     }
 
     /// The same, measured.
@@ -200,17 +202,13 @@ impl Encoder {
         Ok((encoding, stands))
     }
 
-    fn make(&mut self, version: &Version, _number: u64, segment: &[u8]) -> Result<Made<'_>, SegmentTooLong> {
+    fn make(&mut self, version: &Version, number: u64, segment: &[u8]) -> Result<Made<'_>, SegmentTooLong> {
         let length = u32::try_from(segment.len()).ok().filter(|length| *length <= MAX_SEGMENT_BYTES);
         let length = length.ok_or(SegmentTooLong(segment.len()))?;
         let options = version.options();
         self.ops.clear();
         if options.enabled {
-            let basis = match version.basis() {
-                Basis::Signature(index) if options.references => Some(&**index),
-                Basis::Signature(_) | Basis::Nothing | Basis::Baseline(_) => None,
-            };
-            self.plan(segment, basis);
+            self.plan(version, number, segment);
         }
         let encoding = counts(&self.ops, segment.len());
         let mut gathered = None;
@@ -236,27 +234,37 @@ impl Encoder {
     }
 
     /// Divides the segment into zeros, references and literals; leaves no operations where all of it is literal.
-    fn plan(&mut self, segment: &[u8], basis: Option<&BasisIndex>) {
-        self.ops.clear();
-        let unit = basis.and_then(|basis| usize::try_from(basis.block_bytes()).ok()).unwrap_or(ZERO_UNIT_BYTES);
-        let mut after = None;
-        for block in segment.chunks(unit) {
-            let length = u32::try_from(block.len()).expect("a part of a segment, whose length is a u32");
-            let op = if block.len() < MIN_STRETCH_BYTES {
-                Op::Literal { length }
-            } else if all_zero(block) {
-                Op::Zero { length }
-            } else if let Some(offset) = basis.and_then(|basis| basis.find(block, after)) {
-                after = Some(offset + u64::from(length));
-                Op::Copy { length, offset }
-            } else {
-                Op::Literal { length }
-            };
-            push_merged(&mut self.ops, op);
+    fn plan(&mut self, version: &Version, number: u64, segment: &[u8]) {
+        let runs = match version.basis() {
+            Basis::Signature(index) if version.options().references => {
+                self.described.runs(version, index, number, segment)
+            }
+            Basis::Signature(_) | Basis::Nothing | Basis::Baseline(_) => &[],
+        };
+        let mut at = 0;
+        for run in runs {
+            // What is left is literal, or zero.
+            if self.ops.len() + 4 > MAX_OPS {
+                break;
+            }
+            rest(&mut self.ops, &segment[at..run.start]);
+            let length = u32::try_from(run.length).expect("a part of a segment, whose length is a u32");
+            push_merged(&mut self.ops, Op::Copy { length, offset: run.offset });
+            at = run.start + run.length;
         }
+        rest(&mut self.ops, &segment[at..]);
         if let [Op::Literal { .. }] = self.ops[..] {
             self.ops.clear();
         }
+    }
+}
+
+/// Divides what is no reference.
+fn rest(ops: &mut Vec<Op>, bytes: &[u8]) {
+    for unit in bytes.chunks(ZERO_UNIT_BYTES) {
+        let length = u32::try_from(unit.len()).expect("a part of a segment, whose length is a u32");
+        let zero = unit.len() >= MIN_STRETCH_BYTES && ops.len() + 2 < MAX_OPS && all_zero(unit);
+        push_merged(ops, if zero { Op::Zero { length } } else { Op::Literal { length } });
     }
 }
 

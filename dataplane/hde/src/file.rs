@@ -15,11 +15,11 @@ use std::{
 use proto_wire::hde::{Container, MAX_SEGMENT_BYTES};
 
 use crate::{
-    basis::{BasisError, BasisIndex, block_digests},
     decoder::{DecodeError, Decoder},
     encoder::{Encoder, Encoding, MAX_ENCODED_BYTES},
     meter::Meter,
     options::Options,
+    signature::{Signature, SignatureIndex},
     sources::Sources,
     version::{Basis, HistoryUse, Version},
 };
@@ -38,9 +38,6 @@ pub enum FileError {
     /// The file to write to failed.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
-    /// The baseline has too many blocks.
-    #[error("the baseline cannot be indexed")]
-    Index(#[from] BasisError),
     /// The input was not made by `encode_file`.
     #[error("the input is no HDE file, or is cut off")]
     NotEncoded,
@@ -74,15 +71,13 @@ pub struct FileOptions {
     pub options: Options,
     /// Bytes of a segment, at most [`MAX_SEGMENT_BYTES`].
     pub segment_bytes: u32,
-    /// Bytes of a block of the baseline, a power of two.
-    pub block_bytes: u32,
     /// What counts.
     pub meter: Option<Meter>,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { options: Options::default(), segment_bytes: MAX_SEGMENT_BYTES, block_bytes: 4096, meter: None }
+        Self { options: Options::default(), segment_bytes: MAX_SEGMENT_BYTES, meter: None }
     }
 }
 
@@ -111,15 +106,15 @@ pub fn encode_file(
     how: &FileOptions,
     explain: &mut dyn FnMut(u64, &Encoding),
 ) -> Result<FileSummary, FileError> {
-    let basis = baseline.map(|baseline| index(baseline, how.block_bytes)).transpose()?;
+    let basis = baseline.map(index).transpose()?;
     let mut summary = FileSummary::default();
     let mut head = Vec::from(MAGIC);
-    let (size, digest) = basis.as_ref().map_or((0, [0; 32]), |(index, digest)| (index.size(), *digest));
+    let (size, digest) = basis.as_ref().map_or((0, [0; 32]), |(index, digest)| (index.described_bytes(), *digest));
     head.extend_from_slice(&size.to_le_bytes());
     head.extend_from_slice(&digest);
     write(output, &head, &mut summary)?;
 
-    let references = basis.map_or(Basis::Nothing, |(index, _)| Basis::Signature(Arc::new(index)));
+    let references = basis.map_or(Basis::Nothing, |(index, _)| Basis::Signature(index));
     let version = Version::new(how.options, references, 0, how.segment_bytes, HistoryUse::None);
     let mut encoder = Encoder::new();
     if let Some(meter) = &how.meter {
@@ -238,23 +233,9 @@ pub trait ReadSeek: Read + Seek {}
 
 impl<T: Read + Seek + ?Sized> ReadSeek for T {}
 
-fn index(baseline: &mut dyn Read, block_bytes: u32) -> Result<(BasisIndex, [u8; 32]), FileError> {
-    let mut digests = Vec::new();
-    let mut hasher = blake3::Hasher::new();
-    let mut size = 0;
-    let block = usize::try_from(block_bytes).ok().filter(|bytes| *bytes > 0 && *bytes <= MAX_ENCODED_BYTES);
-    let block = block.ok_or(BasisError::Block(block_bytes))?;
-    let mut buffer = vec![0; block * (MAX_ENCODED_BYTES / block).max(1)];
-    loop {
-        let filled = fill(baseline, &mut buffer).map_err(FileError::Baseline)?;
-        if filled == 0 {
-            break;
-        }
-        hasher.update(&buffer[..filled]);
-        block_digests(&buffer[..filled], block_bytes, &mut digests);
-        size += u64::try_from(filled).unwrap_or(0);
-    }
-    Ok((BasisIndex::new(block_bytes, size, &digests)?, *hasher.finalize().as_bytes()))
+fn index(baseline: &mut dyn Read) -> Result<(Arc<SignatureIndex>, [u8; 32]), FileError> {
+    let (signature, digest) = Signature::read(baseline, 0).map_err(FileError::Baseline)?;
+    Ok((Arc::new(SignatureIndex::new(&signature)), *digest.as_bytes()))
 }
 
 fn check_baseline(baseline: &mut dyn ReadSeek, size: u64, digest: &[u8]) -> Result<(), FileError> {

@@ -1,15 +1,15 @@
 //! Hybrid delta encoding: makes one segment small, and whole again.
 //!
-//! An [`Encoder`] takes for each stretch of a segment the cheapest of: zeros, a reference to equal aligned blocks of what the
-//! receiver holds ([`BasisIndex`]), literals by zstd, lz4 or snappy, literals as they are. What it writes is a container of
+//! An [`Encoder`] takes for each stretch of a segment the cheapest of: zeros, a reference to chunks of what the
+//! receiver holds ([`SignatureIndex`]), literals by zstd, lz4 or snappy, literals as they are. What it writes is a container of
 //! `proto_wire::hde`; it is never longer than the segment plus [`OVERHEAD_BYTES`]. A [`Decoder`] takes any bytes: it never
 //! panics, and neither its memory nor its output passes the length that the caller expects. [`encode_file`] and
 //! [`decode_file`] do the same for whole files. Pure but for the clock and the counters of a [`Meter`].
 
 mod baseline;
-mod basis;
 mod cost;
 mod decoder;
+mod described;
 mod encoder;
 mod file;
 mod literals;
@@ -22,7 +22,6 @@ mod version;
 mod zeros;
 
 pub use baseline::{AnchorIndex, Baseline};
-pub use basis::{BasisError, BasisIndex, DIGEST_BYTES, MAX_BASIS_BLOCKS, MIN_BLOCK_BYTES, block_digests};
 pub use cost::{Choice, Costs, Effort, Permille, Reason};
 pub use decoder::{DecodeError, Decoded, Decoder};
 pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands, Whole};

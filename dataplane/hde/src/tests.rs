@@ -32,14 +32,14 @@ fn options(algorithm: Algorithm) -> Options {
     Options { algorithm, ..Options::default() }
 }
 
-fn signed(options: Options, index: &BasisIndex) -> Version {
-    Version::new(options, Basis::Signature(Arc::new(index.clone())), 0, MAX_SEGMENT_BYTES, HistoryUse::None)
+fn signed(options: Options, index: &Arc<SignatureIndex>) -> Version {
+    Version::new(options, Basis::Signature(Arc::clone(index)), 0, MAX_SEGMENT_BYTES, HistoryUse::None)
 }
 
-fn index(basis: &[u8]) -> BasisIndex {
-    let mut digests = Vec::new();
-    block_digests(basis, BLOCK, &mut digests);
-    BasisIndex::new(BLOCK, basis.len() as u64, &digests).unwrap()
+fn index(mut basis: &[u8]) -> Arc<SignatureIndex> {
+    let size = u64::try_from(basis.len()).unwrap();
+    let (signature, _) = Signature::read(&mut basis, size).unwrap();
+    Arc::new(SignatureIndex::new(&signature))
 }
 
 fn decode(encoded: &[u8], length: usize, basis: &[u8]) -> Result<Vec<u8>, DecodeError> {
@@ -161,17 +161,16 @@ fn zeros_are_one_operation() {
 }
 
 #[test]
-fn only_the_changed_block_travels() {
+fn only_the_changed_chunk_travels() {
     let basis = noise(1 << 20);
     let mut segment = basis.clone();
     segment[500_000] ^= 1;
     let index = index(&basis);
     let mut encoded = Vec::new();
     let encoding = Encoder::new().encode(&signed(Options::default(), &index), 0, &segment, &mut encoded).unwrap();
-    assert_eq!(encoding.referenced_bytes, (1 << 20) - u64::from(BLOCK));
-    // A reference before, the block, a reference behind.
+    // A reference before, the chunk, a reference behind.
     assert_eq!(encoding.ops, 3);
-    assert!(encoded.len() < BLOCK as usize + 64);
+    assert!(encoded.len() < BLOCK as usize + 64, "{}", encoded.len());
     assert_eq!(decode(&encoded, segment.len(), &basis).unwrap(), segment);
 
     let whole = Options { references: false, ..Options::default() };
@@ -201,15 +200,6 @@ fn a_bomb_is_refused_before_it_is_built() {
         Encoder::new().encode(&Version::plain(Options::default()), 0, &too_long, &mut Vec::new()),
         Err(SegmentTooLong(too_long.len()))
     );
-}
-
-#[test]
-fn digests_that_do_not_fit_are_no_basis() {
-    assert_eq!(BasisIndex::new(1000, 0, &[]).err(), Some(BasisError::Block(1000)));
-    assert_eq!(BasisIndex::new(512, 0, &[]).err(), Some(BasisError::Block(512)));
-    let missing = BasisError::Digests { digest_bytes: 32, blocks: 2 };
-    assert_eq!(BasisIndex::new(1024, 1025, &[0; 32]).err(), Some(missing));
-    assert!(matches!(BasisIndex::new(1024, u64::MAX, &[]).err(), Some(BasisError::TooMany(_))));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{baseline::Baseline, basis::BasisIndex, options::Options, read_at::ReadAt};
+use crate::{baseline::Baseline, options::Options, read_at::ReadAt, signature::SignatureIndex};
 
 /// What the other end holds of the object, or of one like it.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +11,7 @@ pub enum Basis {
     #[default]
     Nothing,
     /// Something that only the other end can read.
-    Signature(Arc<BasisIndex>),
+    Signature(Arc<SignatureIndex>),
     /// A whole version that is at hand here as well.
     Baseline(Arc<Baseline>),
 }
@@ -34,6 +34,7 @@ pub struct Version {
     basis: Basis,
     size: u64,
     segment_bytes: u32,
+    source: Option<Arc<dyn ReadAt>>,
 }
 
 impl Version {
@@ -41,7 +42,18 @@ impl Version {
     #[must_use]
     pub fn new(options: Options, basis: Basis, size: u64, segment_bytes: u32, history: HistoryUse) -> Self {
         drop(history);
-        Self { options, basis, size, segment_bytes }
+        Self { options, basis, size, segment_bytes, source: None }
+    }
+
+    /// The same, where what stands before and behind a segment can be read, too.
+    #[must_use]
+    pub fn read_from(self, source: Arc<dyn ReadAt>) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// Where it can be read.
+    pub(crate) fn source(&self) -> Option<&Arc<dyn ReadAt>> {
+        self.source.as_ref()
     }
 
     /// What stands alone: neither a basis nor a history.

@@ -47,7 +47,7 @@ impl Moved {
     pub(crate) fn apply(&self, entry: &Entry) -> Entry {
         let kind = Kind::File { size: self.size };
         let holes = if self.size == entry.size() { entry.holes } else { 0 };
-        Entry { path: entry.path.clone(), kind, mode: self.mode, mtime: self.mtime, holes }
+        Entry { path: entry.path.clone(), kind, mode: self.mode, mtime: self.mtime, holes, versions: entry.versions }
     }
 }
 

@@ -38,6 +38,7 @@ mod stop;
 mod sync;
 mod tally;
 mod upkeep;
+mod versions;
 mod walk;
 
 pub use bench::{BenchPlace, BenchRight, Benches, CheckedBench, HostAdvice, opens_bench};

@@ -11,6 +11,8 @@ use proto_model::{PublicKey, TransferPathInfo};
 
 /// The optional feature that entries say how many of their bytes are holes.
 pub(crate) const HOLES: &str = "holes";
+/// The optional feature that both ends may say what they know of versions of files.
+pub(crate) const DELTAS: &str = "deltas";
 
 /// Why a link does not carry any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -139,6 +139,12 @@ impl PageStore {
         Ok(Digests { in_place: in_place.finish(), sent: sent.finish() })
     }
 
+    /// All entries in order, and what became of each.
+    pub(crate) fn for_each_fate(&self, mut visit: impl FnMut(u64, &Entry, Fate) -> io::Result<()>) -> io::Result<()> {
+        let mut fates = self.fates.read();
+        self.for_each(|index, entry| visit(index, entry, fates.get(index)?))
+    }
+
     /// Entries from one number to before another, until the visitor has seen enough.
     pub(crate) fn for_range(&self, first: u64, end: u64, mut visit: impl FnMut(&Entry) -> bool) -> io::Result<()> {
         let mut number = {

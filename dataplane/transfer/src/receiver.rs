@@ -6,6 +6,7 @@
 
 mod admission;
 mod backlog;
+mod bundles;
 mod compare;
 mod conclude;
 mod contents;
@@ -14,7 +15,10 @@ mod delete;
 mod direct;
 mod files;
 mod flushes;
+mod held_here;
 mod incoming;
+mod known;
+mod old_versions;
 mod publish;
 mod remains;
 mod room;

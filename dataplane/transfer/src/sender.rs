@@ -4,13 +4,17 @@
 //! somebody cancels. Each attempt walks the sources, tells the receiver what there is, and sends what it asks for.
 
 mod answers;
+mod baselines;
 mod basis_memory;
 mod board;
 mod buffers;
 mod bundle;
 mod file;
+mod gathering;
 mod interrupts;
 mod jobs;
+mod keep;
+mod known;
 mod manifest;
 mod segment;
 mod session;
@@ -39,6 +43,8 @@ use proto_wire::{
 };
 use tokio::sync::watch;
 use tracing::Instrument;
+
+pub(crate) use keep::Keepers;
 
 use crate::{
     ends::{End, remove_folder},
@@ -103,6 +109,8 @@ pub(crate) struct Checked {
     id: TransferId,
     peer: PublicKey,
     sources: Vec<RootPath>,
+    /// The folder that receives.
+    destination: RootPath,
     options: TransferOptions,
     not_after: Option<chrono::DateTime<chrono::Utc>>,
     authority: Authority,
@@ -286,6 +294,7 @@ fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
                 id: grant.transfer,
                 peer: grant.destination.key,
                 sources: grant.source_paths,
+                destination: grant.destination_path,
                 options: grant.options,
                 not_after: Some(grant.not_after),
                 authority: Authority::Grant(signed.clone()),
@@ -316,6 +325,7 @@ fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
             id: request.transfer,
             peer: *peer,
             sources: request.source_paths.clone(),
+            destination: request.destination_path.clone(),
             options: request.options.clone(),
             not_after: None,
             authority: Authority::Direct((**request).clone()),

@@ -9,15 +9,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use dataplane_content::Baselines;
 use dataplane_identity::TrustStore;
 use foundation_runtime::{Clock, TaskGroup};
 use proto_model::{ByteCount, PublicKey, TransferId, TransferRole};
 use proto_wire::Signed;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     confine::Closed, ends::TransferFolder, offset::Offset, orders::Orders, reason::end, receiver::Decoders,
-    roots::Roots, stop::Stop, sync::Book,
+    roots::Roots, sender::Keepers, stop::Stop, sync::Book, versions::Versions,
 };
 
 /// How long a new attempt waits for the one before it to let go.
@@ -81,8 +83,8 @@ pub struct Options {
     pub settings: Settings,
     /// Counts what HDE does.
     pub meter: Option<dataplane_hde::Meter>,
-    /// Versions that peers are known to hold, and what was published here; without them whole versions travel.
-    pub baselines: Option<dataplane_content::Baselines>,
+    /// Versions that both ends may hold; without it every changed file is described by its receiver.
+    pub baselines: Option<Baselines>,
 }
 
 /// All transfers of a host. Clones are the same.
@@ -108,6 +110,12 @@ pub(crate) struct Shared {
     pub(crate) assembling: Arc<AtomicUsize>,
     /// Bytes of what receivers said of their old versions.
     pub(crate) bases: Arc<AtomicUsize>,
+    /// KiB that indexes of baselines may take.
+    pub(crate) indexes: Arc<Semaphore>,
+    /// Versions that both ends may hold.
+    pub(crate) versions: Versions,
+    /// Who keeps some of them now.
+    pub(crate) keepers: Keepers,
     /// Bytes that running transfers were promised, by file system.
     promised: Mutex<HashMap<u64, u64>>,
     /// What is held.
@@ -189,9 +197,11 @@ impl Shared {
         let orders = Orders::kept_in(&folder)?;
         let syncs = Book::open(folder.path().join("syncs"))?;
         let closed = options.own.as_deref().map(Closed::new).transpose()?.map(Arc::new);
+        let index_kib = usize::try_from(options.settings.basis_budget.bytes() / 1024).unwrap_or(usize::MAX);
+        let index_kib = index_kib.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             folder,
-            trust: options.trust,
+            trust: options.trust.clone(),
             key: options.key,
             roots: ArcSwap::from_pointee(options.roots.without(closed.clone())),
             closed,
@@ -204,6 +214,9 @@ impl Shared {
             decoders: Decoders::default(),
             assembling: Arc::default(),
             bases: Arc::default(),
+            indexes: Arc::new(Semaphore::new(index_kib)),
+            keepers: Keepers::default(),
+            versions: Versions::new(options.baselines, options.trust.clone()),
             promised: Mutex::default(),
             orders,
             syncs,

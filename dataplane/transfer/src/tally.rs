@@ -101,6 +101,11 @@ impl Tally {
         Self { before, ..Self::default() }
     }
 
+    /// So many bytes were held by the receiver before.
+    pub(crate) fn reused(&self, bytes: u64) {
+        add(&self.bytes_reused, bytes);
+    }
+
     /// What was spent in this attempt and those before it.
     pub(crate) fn spent(&self) -> Spent {
         Spent {

@@ -7,7 +7,7 @@ use std::{cmp::Ordering, io, ops::ControlFlow, path::PathBuf, rc::Rc};
 
 use proto_wire::{
     TreePath,
-    manifest::{Entry, Kind},
+    manifest::{Entry, Kind, Versions},
     tree_path::order,
 };
 use rustix::{fs::FileType, io::Errno};
@@ -18,13 +18,14 @@ use crate::{
     packed::{ListError, Shelf, Sorted},
     reason::issue,
     source::{Sources, Top},
+    versions::FileStat,
 };
 
 /// What a walk meets.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// An entry of the tree.
-    Entry(Entry),
+    /// An entry of the tree; of a file what its file system says of it.
+    Entry(Entry, Option<FileStat>),
     /// Something that is left out.
     Issue(Issue),
     /// This host's own disk fails: the walk is over.
@@ -210,9 +211,10 @@ impl Walk<'_> {
             Place::Top(number) => self.look_at_top(*number),
         };
         let is_folder = name.listed.is_folder;
-        let (entry, folder) = match looked {
-            Ok(Looked { kind, mode, mtime, holes, folder }) => {
-                (Entry { path: path.clone(), kind, mode, mtime, holes }, folder)
+        let (entry, folder, stat) = match looked {
+            Ok(Looked { kind, mode, mtime, holes, folder, stat }) => {
+                let versions = Versions::default();
+                (Entry { path: path.clone(), kind, mode, mtime, holes, versions }, folder, stat)
             }
             Err(refused) => {
                 self.issue(path.as_bytes(), refused.reason, refused.message, is_folder)?;
@@ -220,12 +222,12 @@ impl Walk<'_> {
             }
         };
         let Some(folder) = folder else {
-            (self.visit)(Found::Entry(entry))?;
+            (self.visit)(Found::Entry(entry, stat))?;
             return ControlFlow::Continue(None);
         };
         match self.list(&folder) {
             Ok(names) => {
-                (self.visit)(Found::Entry(entry))?;
+                (self.visit)(Found::Entry(entry, None))?;
                 let names = Names::Of(names, Rc::new(Place::Opened(folder)));
                 ControlFlow::Continue(Some(Frame { path: Some(path), names }))
             }
@@ -249,7 +251,7 @@ impl Walk<'_> {
                 let folder = folder.try_clone().map_err(unreadable)?;
                 let stat = folder.own_stat().map_err(unreadable)?;
                 let (mode, mtime) = (mode(&stat), mtime(&stat));
-                Ok(Looked { kind: Kind::Folder, mode, mtime, holes: 0, folder: Some(folder) })
+                Ok(Looked { kind: Kind::Folder, mode, mtime, holes: 0, folder: Some(folder), stat: None })
             }
         }
     }
@@ -265,6 +267,8 @@ struct Looked {
     mtime: proto_wire::manifest::Mtime,
     holes: u64,
     folder: Option<Folder>,
+    /// Of a file.
+    stat: Option<FileStat>,
 }
 
 struct Refused {
@@ -295,6 +299,9 @@ fn look(parent: &Folder, listed: &Listed) -> Result<Looked, Refused> {
             return Err(Refused { reason: issue::SPECIAL_FILE, message });
         }
     };
-    let holes = if matches!(kind, Kind::File { .. }) { holes(&stat) } else { 0 };
-    Ok(Looked { kind, mode: mode(&stat), mtime: mtime(&stat), holes, folder })
+    let (holes, of_file) = match kind {
+        Kind::File { .. } => (holes(&stat), Some(FileStat::from(&stat))),
+        Kind::Folder | Kind::Symlink { .. } => (0, None),
+    };
+    Ok(Looked { kind, mode: mode(&stat), mtime: mtime(&stat), holes, folder, stat: of_file })
 }

@@ -23,12 +23,12 @@ const MAX_REPEATED: usize = crate::manifest::MAX_PAGE_ENTRIES;
 const MAX_FEATURES: usize = 32;
 /// Lists of issues and planned changes are cut to this, so that the frame that carries both stays below its bound.
 const MAX_LIST_BYTES: usize = 256 << 10;
-/// Numbers in one frame of published files.
+/// Numbers in one frame of published files, or of small ones that are to come whole.
 pub const MAX_PUBLISHED: usize = 4096;
-/// Held segments and digests of blocks in one frame: 44 and 32 bytes each.
+/// Held segments in one frame, 44 bytes each.
 pub const MAX_HELD: usize = 8192;
-/// See [`MAX_HELD`].
-pub const MAX_BASIS_DIGEST_BYTES: usize = 512 << 10;
+/// Bytes of signatures in one frame.
+pub const MAX_SIGNATURE_BYTES: usize = 512 << 10;
 
 /// From the sender.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +81,8 @@ pub enum ReceiverFrame {
         /// Files in place.
         files_published: u64,
     },
+    /// Small files that could not be made of what was held; they are to come whole.
+    ResendFiles(Vec<u64>),
 }
 
 /// By what right a transfer is opened.
@@ -163,12 +165,12 @@ pub struct WantedFile {
     pub held: Vec<(u64, [u8; 32])>,
     /// Bytes of the receiver's old version that may be referred to.
     pub basis_bytes: u64,
-    /// Bytes of a block of it.
-    pub basis_block_bytes: u32,
-    /// The number of the first block in this frame.
-    pub basis_first_block: u64,
-    /// Digests of blocks.
-    pub basis_digests: Vec<u8>,
+    /// Its content-defined chunks, or some of them.
+    pub signature: Vec<u8>,
+    /// Its BLAKE3, where the sender may know it.
+    pub baseline: Option<[u8; 32]>,
+    /// Whether the receiver makes it of what it holds.
+    pub made: bool,
     /// Whether more of this file follows in the next frame.
     pub more: bool,
 }
@@ -308,6 +310,7 @@ impl ReceiverFrame {
             Self::Progress { bytes_verified, files_published } => {
                 Frame::Progress(rpc::Progress { bytes_verified, files_published })
             }
+            Self::ResendFiles(indexes) => Frame::ResendFiles(rpc::ResendFiles { indexes }),
         };
         rpc::ReceiverFrame { frame: Some(frame) }.encode_to_vec()
     }
@@ -326,7 +329,8 @@ impl ReceiverFrame {
             Frame::Published(published) if published.indexes.len() <= MAX_PUBLISHED => {
                 Self::Published(published.indexes)
             }
-            Frame::Published(_) => return Err(bad("indexes", "are too many")),
+            Frame::ResendFiles(files) if files.indexes.len() <= MAX_PUBLISHED => Self::ResendFiles(files.indexes),
+            Frame::Published(_) | Frame::ResendFiles(_) => return Err(bad("indexes", "are too many")),
             Frame::Resend(resend) => Self::Resend { file: resend.index, segment: resend.segment },
             Frame::Finished(finished) => Self::Finished(finished.try_into()?),
             Frame::Abort(abort) => Self::Abort(abort.into()),

@@ -47,6 +47,25 @@ pub enum Kind {
     },
 }
 
+/// What a sender knows of versions of a file without reading it; in no digest of a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// [`Versions::brief`] of the digest of the version that the receiver acknowledged last at this place and that the sender has kept;
+    /// 0 for none.
+    pub baseline: u64,
+    /// The BLAKE3 of the file itself, where no version of its place was kept.
+    pub root: Option<[u8; 32]>,
+}
+
+impl Versions {
+    /// What is said of a digest where the other end knows the whole of it.
+    #[must_use]
+    pub fn brief(digest: &[u8; 32]) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = *digest;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
 /// One entry of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -60,6 +79,8 @@ pub struct Entry {
     pub mtime: Mtime,
     /// Of a file: how many of its bytes are holes, as far as its sender knows; a hint for room, in no digest of a tree.
     pub holes: u64,
+    /// Of a file: what its sender knows of versions of it.
+    pub versions: Versions,
 }
 
 impl Entry {
@@ -180,6 +201,8 @@ pub(crate) fn encode_entry(entry: &Entry) -> peer::Entry {
         mtime_ns: entry.mtime.nanos,
         target,
         holes: entry.holes,
+        baseline: entry.versions.baseline,
+        root: entry.versions.root.map(|root| root.to_vec()).unwrap_or_default(),
     }
 }
 
@@ -197,8 +220,11 @@ pub(crate) fn decode_entry(entry: peer::Entry, index: u64) -> Result<Entry, BadP
     if entry.mode & !0o777 != 0 || entry.mtime_ns >= 1_000_000_000 || beyond {
         return Err(BadPage::Range(index));
     }
+    let root = if entry.root.is_empty() { None } else { Some(entry.root.as_slice()) };
+    let root = root.map(|root| root.try_into().map_err(|_length| BadPage::Range(index))).transpose()?;
     let mtime = Mtime { seconds: entry.mtime_s, nanos: entry.mtime_ns };
-    Ok(Entry { path, kind, mode: entry.mode, mtime, holes: entry.holes })
+    let versions = Versions { baseline: entry.baseline, root };
+    Ok(Entry { path, kind, mode: entry.mode, mtime, holes: entry.holes, versions })
 }
 
 fn is_target(target: &[u8]) -> bool {
@@ -315,7 +341,7 @@ pub struct TreeHasher(blake3::Hasher);
 impl TreeHasher {
     /// Adds the next entry; `root` is the BLAKE3 of a file whose contents were moved.
     pub fn push(&mut self, entry: &Entry, root: Option<&[u8; 32]>) {
-        let entry = peer::Entry { holes: 0, ..encode_entry(entry) };
+        let entry = peer::Entry { holes: 0, baseline: 0, root: Vec::new(), ..encode_entry(entry) };
         let message = entry.encode_length_delimited_to_vec();
         self.0.update(&message);
         match root {
@@ -342,7 +368,7 @@ mod tests {
     fn file(path: &str) -> Entry {
         let path = TreePath::parse(path.as_bytes()).unwrap();
         let mtime = Mtime { seconds: -1, nanos: 999_999_999 };
-        Entry { path, kind: Kind::File { size: 5 }, mode: 0o644, mtime, holes: 0 }
+        Entry { path, kind: Kind::File { size: 5 }, mode: 0o644, mtime, holes: 0, versions: Versions::default() }
     }
 
     fn folder(path: &str) -> Entry {
@@ -364,9 +390,11 @@ mod tests {
 
     #[test]
     fn pages_come_back_as_they_went_and_stay_below_a_mebibyte() {
+        let versions = Versions { baseline: u64::MAX, root: Some([9; 32]) };
+        let known = Entry { versions, ..file("y") };
         let link = Entry { kind: Kind::Symlink { target: b"../\xff".to_vec() }, ..file("z") };
         let mut entries: Vec<_> = (0..40_000).map(|n| file(&format!("{n:0>60}"))).collect();
-        entries.push(link);
+        entries.extend([known, link]);
         assert_eq!(read(&entries).unwrap(), entries);
     }
 
@@ -426,6 +454,7 @@ mod tests {
         assert_ne!(base, digest(&file("a"), Some(&[2; 32])));
         assert_ne!(base, digest(&file("a"), None));
         assert_ne!(base, digest(&Entry { mode: 0o600, ..file("a") }, Some(&[1; 32])));
-        assert_eq!(base, digest(&Entry { holes: 3, ..file("a") }, Some(&[1; 32])));
+        let versions = Versions { baseline: 7, root: Some([9; 32]) };
+        assert_eq!(base, digest(&Entry { holes: 3, versions, ..file("a") }, Some(&[1; 32])));
     }
 }

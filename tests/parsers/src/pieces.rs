@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dataplane_hde::{
-    Algorithm, Basis, BasisIndex, Decoder, Encoder, HeldSources, HistoryUse, Options, Signature, SignatureIndex,
-    Version, block_digests,
+    Algorithm, Basis, Decoder, Encoder, HeldSources, HistoryUse, Options, Signature, SignatureIndex, Version,
 };
 use proto_wire::{
     hde::{Container, MAX_SEGMENT_BYTES},
-    piece::{HEADER_BYTES, Header, read_bundle, read_known, write_bundle_table, write_known},
+    piece::{HEADER_BYTES, Header, read_bundle, read_known, write_bundle, write_known},
 };
 
 pub(crate) fn piece(bytes: &[u8]) {
@@ -26,11 +25,11 @@ pub(crate) fn piece(bytes: &[u8]) {
 /// The number of files, then the bundle.
 pub(crate) fn bundle(bytes: &[u8]) {
     let Some((count, rest)) = bytes.split_first() else { return };
-    let Ok(files) = read_bundle(rest, (*count).into()) else { return };
+    let Ok((rows, table, container)) = read_bundle(rest, (*count).into(), 0) else { return };
     let mut again = Vec::new();
-    write_bundle_table(&files.iter().map(|(row, _)| *row).collect::<Vec<_>>(), &mut again);
-    files.iter().for_each(|(_, contents)| again.extend_from_slice(contents));
-    assert_eq!(again, rest, "a bundle is more than its files");
+    write_bundle(&rows, 0, &mut again);
+    assert_eq!([again.as_slice(), container].concat(), rest, "a bundle is more than its files");
+    assert!(again.ends_with(table));
 }
 
 pub(crate) fn known(bytes: &[u8]) {
@@ -64,10 +63,8 @@ pub(crate) fn decoder(bytes: &[u8]) {
             }
         }
     }
-    let mut digests = Vec::new();
-    block_digests(basis, 1024, &mut digests);
-    let size = u64::try_from(basis.len()).unwrap_or(u64::MAX);
-    let Ok(index) = BasisIndex::new(1024, size, &digests).map(Arc::new) else { return };
+    let Ok((signature, _)) = Signature::read(&mut &*basis, 0) else { return };
+    let index = Arc::new(SignatureIndex::new(&signature));
     for algorithm in [Algorithm::Zstd, Algorithm::Lz4, Algorithm::Snappy] {
         let (mut packed, mut out) = (Vec::new(), Vec::new());
         let options = Options { algorithm, ..Options::default() };

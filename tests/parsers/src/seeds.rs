@@ -18,8 +18,8 @@ use proto_wire::{
         Authority, FileAborted, FileEnd, Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame, Wanted,
         WantedFile,
     },
-    manifest::{Entry, Kind, Mtime, PageBuilder},
-    piece::{BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle_table, write_known},
+    manifest::{Entry, Kind, Mtime, PageBuilder, Versions},
+    piece::{AsRead, BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle, write_known},
 };
 use uuid::Uuid;
 
@@ -140,7 +140,14 @@ fn head() -> RosterHead {
 
 fn file(path: &str, kind: Kind) -> Made<Entry> {
     let mtime = Mtime { seconds: -1, nanos: 999_999_999 };
-    Ok(Entry { path: TreePath::parse(path.as_bytes())?, kind, mode: 0o644, mtime, holes: 0 })
+    Ok(Entry {
+        path: TreePath::parse(path.as_bytes())?,
+        kind,
+        mode: 0o644,
+        mtime,
+        holes: 0,
+        versions: Versions { baseline: 5, root: Some([6; 32]) },
+    })
 }
 
 fn pages() -> Made<Vec<u8>> {
@@ -213,16 +220,22 @@ fn receiver_frames() -> Vec<Vec<u8>> {
         file: 1,
         held: vec![(2, [3; 32])],
         basis_bytes: 65_537,
-        basis_block_bytes: 65_536,
-        basis_digests: vec![4; 64],
+        signature: vec![4; 64],
         more: true,
         ..WantedFile::default()
     };
+    let known = WantedFile { file: 2, baseline: Some([5; 32]), made: true, ..WantedFile::default() };
     let frames = [
         ReceiverFrame::Opened(Opened { features: vec!["holes".into()], receive_window_bytes: 1 << 25, resuming: true }),
-        ReceiverFrame::Wanted(Wanted { files: vec![wanted], page_complete: true, equal_bytes: 4, equal_files: 5 }),
+        ReceiverFrame::Wanted(Wanted {
+            files: vec![wanted, known],
+            page_complete: true,
+            equal_bytes: 4,
+            equal_files: 5,
+        }),
         ReceiverFrame::Published(vec![1, 2, 300]),
         ReceiverFrame::Resend { file: 1, segment: 2 },
+        ReceiverFrame::ResendFiles(vec![1, 2]),
         ReceiverFrame::Progress { bytes_verified: 1, files_published: 2 },
         ReceiverFrame::Finished(Finished {
             tree_digest: [1; 32],
@@ -260,22 +273,19 @@ fn pieces() -> Made<Vec<Vec<u8>>> {
 }
 
 fn bundle() -> Vec<u8> {
-    let row = |file, size| BundleRow {
-        file,
-        size,
-        mode: 0o644,
-        mtime: Mtime { seconds: 5, nanos: 6 },
-        attempt: 0,
-        root: [1; 32],
-    };
+    let as_read = AsRead { size: 3, mode: 0o644, mtime: Mtime { seconds: 5, nanos: 6 }, attempt: 1 };
+    let rows = [
+        BundleRow { file: 4, basis: true, as_read: None },
+        BundleRow { file: 2, basis: false, as_read: Some(as_read) },
+    ];
     let mut bundle = Vec::new();
-    write_bundle_table(&[row(4, 3), row(5, 0)], &mut bundle);
+    write_bundle(&rows, 0, &mut bundle);
     [bundle.as_slice(), b"abc"].concat()
 }
 
 fn known() -> Vec<u8> {
     let mut list = Vec::new();
-    let of = |segment, source| Known { segment, source, value: [segment.to_le_bytes()[0]; 32] };
+    let of = |segment, source| Known { segment, count: 3, source, value: [segment.to_le_bytes()[0]; 32] };
     write_known(&[of(1, Source::Zeros), of(2, Source::Basis { offset: 1 << 20 })], &mut list);
     list
 }

@@ -1,16 +1,14 @@
 //! Compares a page of the manifest with what is there, and says what is needed of it.
 
 use std::{
-    fs::File,
     io::{self, Read},
     os::unix::fs::{FileExt, MetadataExt},
     sync::Arc,
 };
 
-use dataplane_hde::block_digests;
 use proto_model::{PlannedAction, PlannedChange};
 use proto_wire::{
-    frames::{MAX_BASIS_DIGEST_BYTES, MAX_HELD, ReceiverFrame, Wanted, WantedFile},
+    frames::{MAX_HELD, MAX_SIGNATURE_BYTES, ReceiverFrame, Wanted, WantedFile},
     manifest::{Entry, Kind, Mtime, Page},
     piece::SMALL_FILE_BYTES,
 };
@@ -23,7 +21,6 @@ use super::{
 use crate::{
     confine::{Folder, kind, mode, mtime, size},
     file_hash::Segments,
-    holes::{Zeros, is_hole},
     intervals::Intervals,
     journal::{FileKey, Held},
     reason::issue,
@@ -33,17 +30,13 @@ use crate::{
 
 /// Files in one answer: their numbers take a few bytes each.
 const MAX_FILES_OF_A_FRAME: usize = 4096;
-/// Bytes that are read at once to make digests of them.
-const READ_BYTES: usize = 1 << 20;
-/// One block holds a small file.
-const SMALL_BLOCK_BYTES: u32 = 128 << 10;
-/// What may be referred to of an old version: so much of it as the new one has, four times, and some.
-const BASIS_FACTOR: u64 = 4;
+/// Bytes of an answer, about: a frame holds more.
+const MAX_ANSWER_BYTES: usize = MAX_SIGNATURE_BYTES + (64 << 10);
 
 /// Goes through pages in order.
 #[derive(Debug)]
 pub(super) struct Comparer {
-    receiving: Arc<Receiving>,
+    pub(super) receiving: Arc<Receiving>,
     /// The folder of the last entry, so that it is not resolved for each of its files.
     parent: Option<(Vec<u8>, Parent)>,
     answer: Wanted,
@@ -113,7 +106,7 @@ impl Comparer {
         Ok(())
     }
 
-    fn open_parent(&self) -> io::Result<&Folder> {
+    pub(super) fn open_parent(&self) -> io::Result<&Folder> {
         match &self.parent {
             Some((_, Parent::Open(folder))) => Ok(folder),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
@@ -181,7 +174,7 @@ impl Comparer {
             }
             Some(other) => return self.conflict(index, entry, other),
         }
-        let old = found.filter(|stat| size(stat) > SMALL_FILE_BYTES && bytes > SMALL_FILE_BYTES).map(size);
+        let old = found;
         let equal = found.is_some_and(|stat| size(stat) == bytes && same_time(mtime(stat), entry.mtime));
         let moved_mode = found.is_some_and(|stat| mode(stat) != entry.mode && stat.st_nlink > 1);
         if (!equal || receiving.options.checksum || moved_mode) && self.is_others(entry, found)? {
@@ -217,10 +210,13 @@ impl Comparer {
         let Ok(contents) = contents else { return self.want(index, entry, bytes, PlannedAction::Replace, None) };
         let receiving = Arc::clone(&self.receiving);
         receiving.promise(entry, 0)?;
-        receiving.files().want(index);
-        let basis_digests = blake3::hash(&contents).as_bytes().to_vec();
-        let (basis_bytes, basis_block_bytes) = (bytes, SMALL_BLOCK_BYTES);
-        self.say(WantedFile { file: index, basis_bytes, basis_block_bytes, basis_digests, ..WantedFile::default() })
+        {
+            let mut files = receiving.files();
+            files.want(index);
+            files.offer(index);
+        }
+        let baseline = Some(*blake3::hash(&contents).as_bytes());
+        self.say(WantedFile { file: index, baseline, ..WantedFile::default() })
     }
 
     /// Only the mode of an equal file differs.
@@ -251,7 +247,7 @@ impl Comparer {
         entry: &Entry,
         bytes: u64,
         action: PlannedAction,
-        old: Option<u64>,
+        old: Option<&Stat>,
     ) -> Result<(), Stop> {
         let receiving = Arc::clone(&self.receiving);
         if receiving.options.dry_run {
@@ -285,10 +281,8 @@ impl Comparer {
             }
             file.held.push((number, value));
         }
-        match old
-            .and_then(|old| Some((old, self.open_parent().and_then(|parent| parent.read(entry.path.name())).ok()?)))
-        {
-            Some((old, basis)) => self.say_with_basis(file, &basis, old, bytes),
+        match old.filter(|_| receiving.deltas && bytes > 0) {
+            Some(old) => self.say_with_old(file, entry, old),
             None => self.say(file),
         }
     }
@@ -314,48 +308,6 @@ impl Comparer {
         if gone_meanwhile { Err(gone()) } else { Ok(Some(held)) }
     }
 
-    /// Says digests of the old version, so that equal blocks of it need not travel.
-    fn say_with_basis(&mut self, mut file: WantedFile, basis: &File, old: u64, new: u64) -> Result<(), Stop> {
-        let receiving = Arc::clone(&self.receiving);
-        let block_bytes = block_bytes(new);
-        let usable = old.min(new.saturating_mul(BASIS_FACTOR));
-        (file.basis_bytes, file.basis_block_bytes) = (usable, block_bytes);
-        let mut buffer = vec![0; READ_BYTES.max(usize::try_from(block_bytes).unwrap_or(READ_BYTES))];
-        let zeros = Zeros::new(block_bytes);
-        let (mut offset, mut block) = (0_u64, 0_u64);
-        while offset < usable {
-            if receiving.frames.is_closed() {
-                return Err(gone());
-            }
-            let len = usize::try_from(usable - offset).unwrap_or(usize::MAX).min(buffer.len());
-            let hole = is_hole(basis, offset, len);
-            if !hole && basis.read_exact_at(&mut buffer[..len], offset).is_err() {
-                // It is changing, or unreadable: without a basis all of it travels.
-                let plain = WantedFile { file: file.file, ..WantedFile::default() };
-                return self.say(WantedFile { held: file.held, ..plain });
-            }
-            if file.basis_digests.len() + 32 * len.div_ceil(READ_BYTES.min(64 << 10)) > MAX_BASIS_DIGEST_BYTES {
-                file.more = true;
-                let next = WantedFile {
-                    file: file.file,
-                    basis_bytes: usable,
-                    basis_block_bytes: block_bytes,
-                    basis_first_block: block,
-                    ..WantedFile::default()
-                };
-                self.say(std::mem::replace(&mut file, next))?;
-            }
-            if hole {
-                zeros.digests(len, &mut file.basis_digests);
-            } else {
-                block_digests(&buffer[..len], block_bytes, &mut file.basis_digests);
-            }
-            offset += u64::try_from(len).unwrap_or_default();
-            block = offset.div_ceil(block_bytes.into());
-        }
-        self.say(file)
-    }
-
     fn conflict(&self, index: u64, entry: &Entry, there: FileType) -> Result<(), Stop> {
         let message = format!("at the destination stands {}; remove it there and send again", name_of(there));
         self.receiving.leave_out_because(index, entry.path.as_bytes(), issue::TYPE_CONFLICT, message)
@@ -366,9 +318,9 @@ impl Comparer {
         self.receiving.tally.plan(|| PlannedChange { path: entry.path.as_bytes().to_vec(), action, bytes });
     }
 
-    fn say(&mut self, file: WantedFile) -> Result<(), Stop> {
-        let bytes = 64 + 48 * file.held.len() + file.basis_digests.len();
-        if self.answer_bytes + bytes > MAX_BASIS_DIGEST_BYTES || self.answer.files.len() >= MAX_FILES_OF_A_FRAME {
+    pub(super) fn say(&mut self, file: WantedFile) -> Result<(), Stop> {
+        let bytes = 128 + 48 * file.held.len() + file.signature.len();
+        if self.answer_bytes + bytes > MAX_ANSWER_BYTES || self.answer.files.len() >= MAX_FILES_OF_A_FRAME {
             self.flush()?;
         }
         self.answer_bytes += bytes;
@@ -395,18 +347,20 @@ pub(super) fn read_small(parent: &Folder, name: &[u8], bytes: u64) -> io::Result
     }
 }
 
+/// All of a file that is small, however long it is.
+pub(super) fn read_small_of_any_size(parent: &Folder, name: &[u8]) -> io::Result<Vec<u8>> {
+    let (file, mut contents) = (parent.read(name)?, Vec::new());
+    file.take(SMALL_FILE_BYTES + 1).read_to_end(&mut contents)?;
+    if u64::try_from(contents.len()).is_ok_and(|bytes| bytes <= SMALL_FILE_BYTES) {
+        Ok(contents)
+    } else {
+        Err(io::Error::from(io::ErrorKind::InvalidData))
+    }
+}
+
 /// Times are equal when they are, or when one file system keeps only seconds.
 fn same_time(left: Mtime, right: Mtime) -> bool {
     left.seconds == right.seconds && (left.nanos == right.nanos || left.nanos == 0 || right.nanos == 0)
-}
-
-/// Larger blocks for larger files: 64 KiB up to a GiB, so that at most 16,384 digests (512 KiB) are said of one; at most 1 MiB.
-fn block_bytes(new: u64) -> u32 {
-    match new {
-        0..=0x4000_0000 => 64 << 10,
-        0x4000_0001..=0x4_0000_0000 => 256 << 10,
-        _ => 1 << 20,
-    }
 }
 
 fn held_bytes(held: &Held, bytes: u64, segment_bytes: u32) -> u64 {

@@ -39,6 +39,8 @@ pub(super) struct Files {
     wanted: BitSet,
     /// Begun, or done.
     begun: BitSet,
+    /// Of which the sender was told what is held here in their place.
+    offered: BitSet,
     /// Wanted and neither in place nor left out.
     pub(super) outstanding: u64,
     active: HashMap<u64, Active>,
@@ -180,6 +182,28 @@ impl Files {
     pub(super) fn want(&mut self, file: u64) {
         if self.wanted.insert(file) {
             self.outstanding += 1;
+        }
+    }
+
+    /// The sender is told what is held in the place of a file.
+    pub(super) fn offer(&mut self, file: u64) {
+        self.offered.insert(file);
+    }
+
+    /// Whether the sender was told what is held in the place of a file.
+    pub(super) fn is_offered(&self, file: u64) -> bool {
+        self.offered.contains(file)
+    }
+
+    /// A small file that was begun may come after all.
+    pub(super) fn not_begun(&mut self, file: u64) {
+        self.begun.remove(file);
+    }
+
+    /// What was written of a file without being proved is not zero.
+    pub(super) fn spoiled(&mut self, file: u64, target: &Target) {
+        if let Some(active) = self.active.get_mut(&file).filter(|active| active.number == target.number) {
+            active.fresh = false;
         }
     }
 

@@ -2,47 +2,36 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use bytes::Bytes;
+use dataplane_hde::DecodeError;
+use proto_wire::{
+    frames::{FileAborted, FileEnd, ReceiverFrame},
+    piece::{Header, PieceKind, SMALL_FILE_BYTES},
+};
+
 use super::{
-    compare::read_small,
+    bundles,
     contents::{Contents, Ground, clear, wide, write},
     decoders::{DecoderPlace, Room, Worker},
     direct::{Way, lay_out},
     files::{Claim, Target, Whether, Whole, temporary_name},
+    held_here::HeldHere,
     state::{After, Receiving},
 };
-use crate::{
-    confine::set_file,
-    fates::{Fate, Moved},
-    reason::end,
-    stop::Stop,
-    tally::add,
-};
-use bytes::Bytes;
-use dataplane_hde::{DecodeError, NoSources, Sources};
-use proto_wire::{
-    TreePath,
-    frames::{FileAborted, FileEnd, ReceiverFrame},
-    manifest::{Entry, Kind},
-    piece::{
-        BUNDLE_ROW_BYTES, BundleRow, Header, Known, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, Source, read_bundle,
-        read_known,
-    },
-};
+use crate::{fates::Fate, reason::end, stop::Stop};
 
 /// Parts of segments that wait for their other parts, besides what the transport holds: as much as a sender may have under way.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// What a segment costs that waits, besides its parts.
 const WAITING_OVERHEAD: usize = 512;
-/// Segments that were asked for again: more is no accident.
+/// Segments that were asked for again, besides each of them once: more is no accident.
 const MAX_RESENDS: u64 = 1000;
 
 /// Takes pieces, on any number of threads.
@@ -99,7 +88,7 @@ impl Incoming {
         self.decoded_out.fetch_add(header.decoded_bytes.into(), Relaxed);
         match header.kind {
             PieceKind::Segment => self.aligned(receiving, header, encoded, worker, after),
-            PieceKind::Bundle => bundle(receiving, header, encoded, worker, after),
+            PieceKind::Bundle => bundles::take(receiving, header, encoded, worker, after),
             PieceKind::Known => self.known(receiving, header, encoded, worker, after),
         }
     }
@@ -147,18 +136,19 @@ impl Incoming {
     ) -> Result<(), Stop> {
         let Some(target) = begin(receiving, header)? else { return Ok(()) };
         let bytes = target.segments.len(header.segment).unwrap_or_default();
-        let mut basis = Basis::of(receiving, &target.path);
+        let mut held = HeldHere::of(receiving, &target.path);
         let room = worker.decoded.begin(bytes);
-        let decoded = worker.decoder.decode(encoded, bytes, &mut basis, room);
+        let decoded = worker.decoder.decode(encoded, bytes, &mut held, room);
         let mut reused = 0;
         let verified = match decoded {
             Ok(decoded) => {
                 reused = decoded.basis_bytes;
                 target.segments.value(header.segment, &worker.decoded) == header.value
             }
-            // The old version changed, or went away: the bytes themselves are asked for.
-            Err(DecodeError::Source(_)) => false,
-            Err(error) => return Err(Stop::violation(error.to_string())),
+            Err(error) => {
+                may_be_basis(receiving, header.file, &error)?;
+                false
+            }
         };
         if !verified {
             return self.resend(receiving, header.file, &target, header.segment, after);
@@ -172,40 +162,7 @@ impl Incoming {
         write_segment(receiving, header.file, &target, &verified, after)
     }
 
-    fn known(
-        &self,
-        receiving: &Receiving,
-        header: &Header,
-        list: &[u8],
-        worker: &mut Worker,
-        after: &mut After,
-    ) -> Result<(), Stop> {
-        if blake3::hash(list).as_bytes() != &header.value {
-            return Err(Stop::temporary(end::CORRUPTED, "a list of segments did not verify"));
-        }
-        for Known { segment, source, value } in read_known(list)? {
-            let header = Header { segment, value, ..*header };
-            let Some(target) = begin(receiving, &header)? else { continue };
-            let bytes = target.segments.len(segment).unwrap_or_default();
-            let room = worker.decoded.zeros(bytes);
-            let read = match source {
-                Source::Zeros => Ok(()),
-                Source::Basis { offset } => Basis::of(receiving, &target.path).basis(offset, room),
-            };
-            if read.is_err() || target.segments.value(segment, &worker.decoded) != value {
-                self.resend(receiving, header.file, &target, segment, after)?;
-                continue;
-            }
-            let (contents, reused) = match source {
-                Source::Zeros => (Contents::Zeros(bytes), 0),
-                Source::Basis { .. } => (Contents::Bytes(&worker.decoded), wide(bytes)),
-            };
-            write_segment(receiving, header.file, &target, &Verified { segment, value, contents, reused }, after)?;
-        }
-        Ok(())
-    }
-
-    fn resend(
+    pub(super) fn resend(
         &self,
         receiving: &Receiving,
         file: u64,
@@ -213,7 +170,8 @@ impl Incoming {
         segment: u64,
         after: &mut After,
     ) -> Result<(), Stop> {
-        if self.resends.fetch_add(1, Relaxed) >= MAX_RESENDS {
+        let segments = receiving.tally.bytes_total.load(Relaxed) / u64::from(receiving.segment_bytes);
+        if self.resends.fetch_add(1, Relaxed) >= MAX_RESENDS.saturating_add(segments) {
             return Err(Stop::temporary(end::CORRUPTED, "too many segments did not verify"));
         }
         tracing::warn!(transfer = %receiving.id, file, segment, "a segment did not verify and is asked for again");
@@ -225,11 +183,12 @@ impl Incoming {
     /// All segments of a file have been sent.
     pub(super) fn end(receiving: &Receiving, end: &FileEnd) -> Result<After, Stop> {
         let mut after = After::default();
-        if receiving.options.checksum && end.attempt == 0 && end.entry.is_none() {
+        let compared = receiving.files().is_offered(end.file);
+        if compared && end.attempt == 0 && end.entry.is_none() {
             let entry = receiving.pages.entry(end.file).map_err(|error| receiving.own(&error))?;
             // Files of this size are sent without an end: this one is not sent at all.
             if let Some(entry) = entry.filter(|entry| entry.size() <= SMALL_FILE_BYTES) {
-                return equal(receiving, end, &entry).map(|()| after);
+                return bundles::equal(receiving, end, &entry, after);
             }
         }
         let whether = receiving.files().end(end)?;
@@ -260,8 +219,19 @@ impl Incoming {
     }
 }
 
+/// Whether what cannot be decoded may be so because the old version is not what it was said to be: then the bytes themselves are asked
+/// for. Else the sender does not keep to the protocol.
+pub(super) fn may_be_basis(receiving: &Receiving, file: u64, error: &DecodeError) -> Result<(), Stop> {
+    let certain = match error {
+        DecodeError::Container(_) | DecodeError::Length { .. } => true,
+        DecodeError::Source(_) => false,
+        DecodeError::Literals => !receiving.files().is_offered(file),
+    };
+    if certain { Err(Stop::violation(error.to_string())) } else { Ok(()) }
+}
+
 /// Claims a segment, and makes the temporary file with the first one; none where the segment is not needed.
-fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop> {
+pub(super) fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Target>, Stop> {
     let entry = || {
         let entry = receiving.pages.entry(header.file).map_err(|error| receiving.own(&error))?;
         entry.ok_or_else(|| Stop::violation(format!("there is no entry {}", header.file)))
@@ -328,9 +298,24 @@ fn write_segment(
     after: &mut After,
 ) -> Result<(), Stop> {
     let &Verified { segment, value, contents, reused } = verified;
-    let len = wide(contents.len());
+    let written = put(receiving, file, target, segment, contents)?;
+    if written {
+        hold(receiving, file, target, &Holding::new((segment, value), contents, reused), after)
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes what a segment holds; false where it is not needed any more.
+pub(super) fn put(
+    receiving: &Receiving,
+    file: u64,
+    target: &Target,
+    segment: u64,
+    contents: Contents<'_>,
+) -> Result<bool, Stop> {
     // Of a sparse file only its data was promised room.
-    let more = if target.sparse { wide(contents.data()) } else { len };
+    let more = if target.sparse { wide(contents.data()) } else { wide(contents.len()) };
     let taken = if target.laid_out { None } else { Some(receiving.take_room(more)?) };
     let offset = target.segments.offset(segment);
     let written = match contents {
@@ -345,17 +330,40 @@ fn write_segment(
                 Contents::Zeros(len) => clear(&file, offset, len, target.ground()),
             }),
     };
-    if let Err(error) = written {
-        if !receiving.files().is_current(file, target.number) {
-            return Ok(());
-        }
-        // What is in the journal stays for the next attempt where the file system is only full.
-        return receiving.unwritable(file, &target.path, &error);
-    }
     drop(taken);
-    receiving.verified(len, reused);
-    let bytes = wide(contents.data());
-    let whether = receiving.files().written(file, target, (segment, value), bytes);
+    match written {
+        Ok(()) => Ok(true),
+        Err(_) if !receiving.files().is_current(file, target.number) => Ok(false),
+        // What is in the journal stays for the next attempt where the file system is only full.
+        Err(error) => receiving.unwritable(file, &target.path, &error).map(|()| false),
+    }
+}
+
+/// What is noted of a segment that verified and is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holding {
+    pub(super) segment: (u64, [u8; 32]),
+    len: u64,
+    data: u64,
+    reused: u64,
+}
+
+impl Holding {
+    pub(super) fn new(segment: (u64, [u8; 32]), contents: Contents<'_>, reused: u64) -> Self {
+        Self { segment, len: wide(contents.len()), data: wide(contents.data()), reused }
+    }
+}
+
+/// Notes that a segment is held.
+pub(super) fn hold(
+    receiving: &Receiving,
+    file: u64,
+    target: &Target,
+    held: &Holding,
+    after: &mut After,
+) -> Result<(), Stop> {
+    receiving.verified(held.len, held.reused);
+    let whether = receiving.files().written(file, target, held.segment, held.data);
     settle(receiving, file, whether, after)
 }
 
@@ -375,126 +383,5 @@ fn settle(receiving: &Receiving, file: u64, whether: Whether, after: &mut After)
                 format!("{} does not have the digest that the sender read", proto_model::escape(path.as_bytes()));
             Err(Stop::temporary(end::CORRUPTED, message))
         }
-    }
-}
-
-fn bundle(
-    receiving: &Receiving,
-    header: &Header,
-    encoded: &[u8],
-    worker: &mut Worker,
-    after: &mut After,
-) -> Result<(), Stop> {
-    let bytes = usize::try_from(header.decoded_bytes).unwrap_or(usize::MAX);
-    let files = usize::try_from(header.segment).unwrap_or(usize::MAX);
-    if files > MAX_BUNDLE_FILES || bytes < files * BUNDLE_ROW_BYTES {
-        return Err(Stop::violation("a bundle is too small for its files"));
-    }
-    let room = worker.decoded.begin(bytes);
-    let decoded = worker.decoder.decode(encoded, bytes, &mut NoSources, room);
-    decoded.map_err(|error| Stop::violation(error.to_string()))?;
-    if blake3::hash(&worker.decoded).as_bytes() != &header.value {
-        return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));
-    }
-    for (row, contents) in read_bundle(&worker.decoded, header.segment)? {
-        small(receiving, &row, contents, after)?;
-    }
-    Ok(())
-}
-
-fn small(receiving: &Receiving, row: &BundleRow, contents: &[u8], after: &mut After) -> Result<(), Stop> {
-    let file = row.file;
-    let entry = receiving.pages.entry(file).map_err(|error| receiving.own(&error))?;
-    let entry = entry.ok_or_else(|| Stop::violation(format!("there is no entry {file}")))?;
-    if !matches!(entry.kind, Kind::File { .. }) {
-        return Err(Stop::violation(format!("entry {file} is no file")));
-    }
-    let size = u64::from(row.size);
-    if size > SMALL_FILE_BYTES || (row.attempt == 0 && size != entry.size()) {
-        return Err(Stop::violation(format!("file {file} in a bundle has a size that it may not have")));
-    }
-    if blake3::hash(contents).as_bytes() != &row.root {
-        return Err(Stop::temporary(end::CORRUPTED, "a small file did not verify"));
-    }
-    let moved = Moved { root: row.root, size, mode: row.mode, mtime: row.mtime };
-    if receiving.is_left_out(file) {
-        return receiving.not_made(file, Some(moved));
-    }
-    let before = receiving.files().begin_small(file, row.attempt)?;
-    receiving.count(size.saturating_sub(entry.size()))?;
-    if let Some(number) = before {
-        receiving.remove_temporary(&entry.path, number);
-    }
-    let taken = receiving.take_room(size)?;
-    let number = receiving.journal().number();
-    let temporary = temporary_name(receiving.id, number);
-    let written = receiving.parent(&entry.path).and_then(|parent| parent.create(&temporary));
-    let dressed = |file: File| {
-        file.write_all_at(contents, 0)?;
-        set_file(&file, moved.mode, moved.mtime)
-    };
-    if let Err(error) = written.and_then(dressed) {
-        receiving.remove_temporary(&entry.path, number);
-        receiving.unwritable(file, &entry.path, &error)?;
-        return receiving.not_made(file, Some(moved));
-    }
-    drop(taken);
-    receiving.verified(size, 0);
-    receiving.files().small_is_whole(file, &entry.path, number, size);
-    after.whole.push(Whole { file, path: entry.path, temporary, moved, dressed: true });
-    Ok(())
-}
-
-/// Keeps a small file of which the sender says that it has the same: compared once more, so that nothing is believed.
-fn equal(receiving: &Receiving, end: &FileEnd, entry: &Entry) -> Result<(), Stop> {
-    let (file, bytes) = (end.file, entry.size());
-    if receiving.files().begin_small(file, 0)?.is_some() || !matches!(entry.kind, Kind::File { .. }) {
-        return Err(Stop::violation(format!("file {file} came twice, or is none")));
-    }
-    let parent = receiving.parent(&entry.path);
-    let same = parent.and_then(|parent| {
-        let contents = read_small(&parent, entry.path.name(), bytes)?;
-        Ok((blake3::hash(&contents).as_bytes() == &end.root).then_some(parent))
-    });
-    let Ok(Some(parent)) = same else {
-        let path = proto_model::escape(entry.path.as_bytes());
-        return Err(Stop::temporary(end::CORRUPTED, format!("{path} changed at the receiver while it was compared")));
-    };
-    drop(receiving.take_room(bytes)?);
-    let moved = Moved { root: end.root, size: bytes, mode: entry.mode, mtime: entry.mtime };
-    if let Err(error) = parent.read(entry.path.name()).and_then(|file| set_file(&file, entry.mode, entry.mtime)) {
-        receiving.unwritable(file, &entry.path, &error)?;
-        return receiving.not_made(file, Some(moved));
-    }
-    receiving.pages.set_fate(file, Fate::Moved(moved)).map_err(|error| receiving.own(&error))?;
-    receiving.verified(bytes, bytes);
-    add(&receiving.tally.files_done, 1);
-    receiving.files().done(file);
-    Ok(())
-}
-
-/// The old version of a file, opened when it is first asked for.
-struct Basis<'a> {
-    receiving: &'a Receiving,
-    path: &'a TreePath,
-    file: Option<File>,
-}
-
-impl<'a> Basis<'a> {
-    fn of(receiving: &'a Receiving, path: &'a TreePath) -> Self {
-        Self { receiving, path, file: None }
-    }
-}
-
-impl Sources for Basis<'_> {
-    fn history(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
-        NoSources.history(offset, room)
-    }
-
-    fn basis(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
-        if self.file.is_none() {
-            self.file = Some(self.receiving.parent(self.path)?.read(self.path.name())?);
-        }
-        self.file.as_ref().map_or(Ok(()), |file| file.read_exact_at(room, offset))
     }
 }

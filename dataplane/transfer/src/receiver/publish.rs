@@ -2,16 +2,18 @@
 
 use std::{collections::HashMap, fs::File, io};
 
+use proto_model::Digest;
 use proto_wire::frames::{MAX_PUBLISHED, ReceiverFrame};
 use rustix::fs::FileType;
 
 use super::{files::Whole, state::Receiving};
 use crate::{
-    confine::{Folder, kind, set_file},
+    confine::{Folder, kind, mtime, set_file},
     fates::Fate,
     reason::issue,
     stop::{Stop, is_full},
     tally::add,
+    versions::{FileStat, Published, place as place_of},
 };
 
 /// Files that are put in place together: each batch costs two flushes of the file system, and what comes meanwhile is the next.
@@ -60,6 +62,7 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
         }
     }
     sync_folders(receiving, &folders).map_err(|error| receiving.destination_fails(&error))?;
+    note(receiving, &placed, &folders);
     done(receiving, placed)
 }
 
@@ -141,6 +144,23 @@ fn sync_folders(receiving: &Receiving, folders: &HashMap<Vec<u8>, Folder>) -> io
         return folders.values().try_for_each(Folder::sync);
     }
     receiving.flushes.of_all(std::iter::empty(), || receiving.target()?.sync_file_system())
+}
+
+/// Notes what is in place now, so that it is known again without reading it. One whose name leads to another file by now is not noted.
+fn note(receiving: &Receiving, placed: &[Whole], folders: &HashMap<Vec<u8>, Folder>) {
+    if !receiving.shared.versions.remembers() {
+        return;
+    }
+    let published = placed.iter().filter_map(|whole| {
+        let folder = folders.get(whole.path.split().0.unwrap_or_default())?;
+        let stat = folder.stat(whole.path.name()).ok().flatten()?;
+        let is_ours = kind(&stat) == FileType::RegularFile && mtime(&stat) == whole.moved.mtime;
+        let stat = FileStat::from(&stat);
+        let digest = Digest::from_bytes(whole.moved.root);
+        let path = place_of(&receiving.destination, &whole.path);
+        (is_ours && stat.size == whole.moved.size).then_some(Published { path, stat, digest })
+    });
+    receiving.shared.versions.published(&receiving.destination.root, published.collect());
 }
 
 fn done(receiving: &Receiving, placed: Vec<Whole>) -> Result<(), Stop> {

@@ -42,7 +42,7 @@ use crate::{
     ends::remove_folder,
     exclude::{Excludes, is_temporary},
     journal::Journal,
-    link::{ControlIn, ControlOut, HOLES, Link, PiecesIn},
+    link::{ControlIn, ControlOut, DELTAS, HOLES, Link, PiecesIn},
     orders::paused,
     page_store::PageStore,
     reason::end,
@@ -154,6 +154,7 @@ impl Attempt {
             excludes,
             segment_bytes: open.segment_bytes,
             tells_holes: open.features.iter().any(|feature| feature == HOLES),
+            deltas: open.features.iter().any(|feature| feature == DELTAS),
             destination: admitted.destination,
             target: admitted.target,
             device: stat.map_or(0, |stat| stat.st_dev),
@@ -195,7 +196,8 @@ async fn go(
         alive: AtomicBool::new(true),
     };
     let window = receiving.shared.settings.load().receive_window.bytes();
-    let features = if receiving.tells_holes { vec![HOLES.to_owned()] } else { Vec::new() };
+    let offered = [(receiving.tells_holes, HOLES), (receiving.deltas, DELTAS)];
+    let features = offered.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_owned()).collect();
     let opened = Opened { features, receive_window_bytes: window, resuming: receiving.resuming };
     let part = Part { receiving: &receiving, group, board: &board };
     let incoming = Arc::new(Incoming::default());

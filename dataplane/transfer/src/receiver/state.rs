@@ -45,6 +45,8 @@ pub(super) struct Receiving {
     pub(super) segment_bytes: u32,
     /// Whether the sender says of entries how many of their bytes are holes.
     pub(super) tells_holes: bool,
+    /// Whether both ends may say what they know of versions.
+    pub(super) deltas: bool,
     /// Where it is received, as the grant names it.
     pub(super) destination: RootPath,
     /// Until when it may go on.

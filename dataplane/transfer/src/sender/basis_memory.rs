@@ -8,35 +8,38 @@ use std::sync::{
 
 use crate::service::Shared;
 
-/// What a block of an old version costs: its digest, said and kept, and its place in the index.
-const BLOCK_COST: usize = 2 * 32 + 24;
+/// What a byte of a signature costs: itself, and its part of an entry in the index (27 bytes for each 8).
+const COST: usize = 5;
 
 /// What one file has of it; given back when it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct BasisMemory {
     bytes: usize,
-    all: Option<Arc<AtomicUsize>>,
+    all: Arc<AtomicUsize>,
 }
 
 impl BasisMemory {
-    /// Memory for so many blocks, if there is any.
-    pub(super) fn take(shared: &Shared, blocks: u64) -> Option<Self> {
+    /// Nothing yet.
+    pub(super) fn none(shared: &Shared) -> Self {
+        Self { bytes: 0, all: Arc::clone(&shared.bases) }
+    }
+
+    /// Memory for so many bytes more of a signature, if there is any.
+    pub(super) fn grow(&mut self, shared: &Shared, signature_bytes: usize) -> bool {
         let budget = usize::try_from(shared.settings.load().basis_budget.bytes()).unwrap_or(usize::MAX);
-        let bytes = usize::try_from(blocks).ok()?.checked_mul(BLOCK_COST)?;
-        let all = Arc::clone(&shared.bases);
-        if all.fetch_add(bytes, Relaxed).saturating_add(bytes) > budget {
-            all.fetch_sub(bytes, Relaxed);
+        let bytes = signature_bytes.saturating_mul(COST);
+        if self.all.fetch_add(bytes, Relaxed).saturating_add(bytes) > budget {
+            self.all.fetch_sub(bytes, Relaxed);
             metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.basis_budget").increment(1);
-            return None;
+            return false;
         }
-        Some(Self { bytes, all: Some(all) })
+        self.bytes += bytes;
+        true
     }
 }
 
 impl Drop for BasisMemory {
     fn drop(&mut self) {
-        if let Some(all) = &self.all {
-            all.fetch_sub(self.bytes, Relaxed);
-        }
+        self.all.fetch_sub(self.bytes, Relaxed);
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Board {
     pub(super) walked: AtomicBool,
     /// Segments that are to be sent again: file and number.
     pub(super) resends: Mutex<Vec<(u64, u64)>>,
+    /// Small files that are to be sent whole.
+    pub(super) whole: Mutex<Vec<u64>>,
     /// How many were asked for again so far.
     pub(super) resent: AtomicU64,
     /// Bytes of answers so far.

@@ -5,11 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use dataplane_hde::Version;
+use dataplane_hde::{Baseline, Basis, HistoryUse, MAX_SEGMENT_BYTES, Version};
 use proto_wire::{
     frames::{FileEnd, SenderFrame},
     manifest::Entry,
-    piece::{BUNDLE_ROW_BYTES, BundleRow, Header, MAX_BUNDLE_FILES, PieceKind, SMALL_FILE_BYTES, write_bundle_table},
+    piece::{
+        AsRead, BundleRow, HEADER_BYTES, Header, MAX_BUNDLE_BASIS_BYTES, MAX_BUNDLE_FILES, MAX_ROW_BYTES, PieceKind,
+        SMALL_FILE_BYTES, write_bundle,
+    },
 };
 
 use super::{
@@ -20,18 +23,17 @@ use crate::{
     fates::{Fate, Moved},
     reason::issue,
     stop::Stop,
-    tally::add,
 };
 
 /// A bundle's contents: with its table it stays a piece.
-pub(super) const MAX_BUNDLE_BYTES: u64 = (1 << 20) - (MAX_BUNDLE_FILES * BUNDLE_ROW_BYTES) as u64;
+pub(super) const MAX_BUNDLE_BYTES: u64 = (1 << 20) - (MAX_BUNDLE_FILES * MAX_ROW_BYTES) as u64;
 
 /// A small file that is wanted.
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) file: u64,
     pub(super) entry: Entry,
-    /// The BLAKE3 of what the receiver has there, where it is to be compared.
+    /// The BLAKE3 of what the receiver has there, where it says so.
     pub(super) there: Option<[u8; 32]>,
 }
 
@@ -58,29 +60,45 @@ impl Bundle {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        usize::try_from(self.bytes).unwrap_or(usize::MAX) + self.files.len() * BUNDLE_ROW_BYTES
+        usize::try_from(self.bytes).unwrap_or(usize::MAX) + self.files.len() * MAX_ROW_BYTES
     }
 }
 
 /// What reading a small file came to.
 enum Small {
-    Read(BundleRow, Vec<u8>),
+    Read(SmallFile),
     /// It is not small any more.
     Grown,
     Unreadable(io::Error),
     Changed,
 }
 
+/// A small file as it was read.
+struct SmallFile {
+    file: u64,
+    attempt: u8,
+    moved: Moved,
+    contents: Vec<u8>,
+}
+
 /// What reading a bundle came to.
 #[derive(Default)]
 struct Outcome {
-    rows: Vec<BundleRow>,
-    contents: Vec<u8>,
+    sent: Vec<(u64, Moved)>,
     /// Files that the receiver has as they are.
-    equal: Vec<BundleRow>,
+    equal: Vec<(u64, Moved)>,
     grown: Vec<(u64, Entry)>,
     given_up: Vec<(u64, Entry, &'static str, String)>,
     encoded: Option<(Header, Buffer)>,
+}
+
+/// What a bundle is made of.
+#[derive(Default)]
+struct Parts {
+    rows: Vec<BundleRow>,
+    contents: Vec<u8>,
+    /// Old versions that the receiver holds, too.
+    basis: Vec<u8>,
 }
 
 /// Reads and sends a bundle; gives back the files that are not small any more.
@@ -99,28 +117,24 @@ async fn send_files(sending: &Arc<Sending>, files: Vec<Wanted>, attempt: u8) -> 
     for (file, entry, reason, message) in outcome.given_up {
         sending.give_up(file, entry.path.as_bytes(), reason, message).await?;
     }
-    for row in outcome.equal {
+    for (file, moved) in outcome.equal {
         // No piece comes before this end: the receiver compares once more, and keeps what it has.
-        let end = FileEnd { file: row.file, root: row.root, attempt: 0, entry: None };
+        let end = FileEnd { file, root: moved.root, attempt: 0, entry: None };
         sending.frame(SenderFrame::FileEnd(end)).await?;
-        add(&sending.tally.bytes_reused, row.size.into());
-        sending.set_fate(row.file, Fate::Moved(moved(&row)))?;
+        sending.tally.reused(moved.size);
+        sending.set_fate(file, Fate::Moved(moved))?;
     }
     if let Some((header, encoded)) = outcome.encoded {
         sending.send_pieces(header, encoded).await?;
-        for row in outcome.rows {
-            sending.set_fate(row.file, Fate::Moved(moved(&row)))?;
+        for (file, moved) in outcome.sent {
+            sending.set_fate(file, Fate::Moved(moved))?;
         }
     }
     Ok(outcome.grown)
 }
 
-fn moved(row: &BundleRow) -> Moved {
-    Moved { root: row.root, size: row.size.into(), mode: row.mode, mtime: row.mtime }
-}
-
 fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -> Result<Outcome, Stop> {
-    let mut outcome = Outcome::default();
+    let (mut outcome, mut parts) = (Outcome::default(), Parts::default());
     let reading = sending.tally.reading.begin();
     for Wanted { file, entry, there } in files {
         let mut small = read_one(sending, file, &entry, first);
@@ -129,10 +143,13 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -
         }
         match small {
             // Of one that was read a second time the entry is another one: it is sent.
-            Small::Read(row, _) if row.attempt == 0 && Some(row.root) == there => outcome.equal.push(row),
-            Small::Read(row, contents) => {
-                outcome.rows.push(row);
-                outcome.contents.extend_from_slice(&contents);
+            Small::Read(read) if read.attempt == 0 && Some(read.moved.root) == there && is_as_told(&read, &entry) => {
+                outcome.equal.push((file, read.moved));
+            }
+            Small::Read(read) => {
+                outcome.sent.push((file, read.moved));
+                let old = there.filter(|_| read.attempt == 0).and_then(|digest| sending.old_small(&entry, digest));
+                parts.add(read, &entry, old);
             }
             Small::Grown => outcome.grown.push((file, entry)),
             Small::Unreadable(error) => outcome.given_up.push((file, entry, issue::UNREADABLE, error.to_string())),
@@ -143,33 +160,72 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -
         }
     }
     drop(reading);
+    outcome.encoded = encode(sending, worker, parts)?;
+    Ok(outcome)
+}
+
+fn is_as_told(read: &SmallFile, entry: &Entry) -> bool {
+    read.moved.size == entry.size() && read.moved.mode == entry.mode && read.moved.mtime == entry.mtime
+}
+
+impl Parts {
+    fn add(&mut self, mut read: SmallFile, entry: &Entry, old: Option<Vec<u8>>) {
+        let fits = |old: &Vec<u8>| {
+            let bytes = u64::try_from(self.basis.len() + old.len()).unwrap_or(u64::MAX);
+            bytes <= MAX_BUNDLE_BASIS_BYTES
+        };
+        let old = old.filter(fits);
+        let as_read = AsRead {
+            size: u32::try_from(read.contents.len()).unwrap_or(u32::MAX),
+            mode: read.moved.mode,
+            mtime: read.moved.mtime,
+            attempt: read.attempt,
+        };
+        let as_told = read.attempt == 0 && is_as_told(&read, entry);
+        self.rows.push(BundleRow { file: read.file, basis: old.is_some(), as_read: (!as_told).then_some(as_read) });
+        self.basis.extend_from_slice(&old.unwrap_or_default());
+        self.contents.append(&mut read.contents);
+    }
+}
+
+fn encode(sending: &Sending, worker: &mut Worker, mut parts: Parts) -> Result<Option<(Header, Buffer)>, Stop> {
+    let Some(first) = parts.rows.first().map(|row| row.file) else { return Ok(None) };
     let _encoding = sending.tally.encoding.begin();
-    let Some(first) = outcome.rows.first() else { return Ok(outcome) };
+    let mut room = vec![0; HEADER_BYTES];
+    write_bundle(&parts.rows, first, &mut room);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&room[HEADER_BYTES + 4..]).update(&parts.contents);
     let header = Header {
         kind: PieceKind::Bundle,
         part: 0,
         parts: 1,
         attempt: 0,
         encoded_bytes: 0,
-        decoded_bytes: 0,
-        file: first.file,
-        segment: u64::try_from(outcome.rows.len()).unwrap_or_default(),
+        decoded_bytes: u32::try_from(parts.contents.len()).unwrap_or(u32::MAX),
+        file: first,
+        segment: u64::try_from(parts.rows.len()).unwrap_or_default(),
         file_bytes: 0,
-        value: [0; 32],
+        value: *hasher.finalize().as_bytes(),
+    };
+    let options = sending.shared.settings.load().hde;
+    let version = if parts.basis.is_empty() {
+        Version::plain(options)
+    } else {
+        let (size, basis) = (u64::from(header.decoded_bytes), std::mem::take(&mut parts.basis));
+        let basis = Basis::Baseline(Arc::new(Baseline::new(Arc::new(basis), None)));
+        Version::new(options, basis, size, MAX_SEGMENT_BYTES, HistoryUse::None)
     };
     let read = worker.read.bytes();
     read.resize(BEFORE_BYTES, 0);
-    write_bundle_table(&outcome.rows, read);
-    read.append(&mut outcome.contents);
-    let bundle = &read[BEFORE_BYTES..];
-    let decoded_bytes = u32::try_from(bundle.len()).unwrap_or(u32::MAX);
-    let header = Header { decoded_bytes, value: *blake3::hash(bundle).as_bytes(), ..header };
-    let version = Version::plain(sending.shared.settings.load().hde);
+    read.append(&mut parts.contents);
     let encoded = worker.encode(&version, 0, &sending.buffers);
     let (encoding, encoded) = encoded.map_err(|error| Stop::violation(error.to_string()))?;
-    add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
-    outcome.encoded = Some((header, encoded));
-    Ok(outcome)
+    sending.count(&encoding);
+    // Of each its share.
+    let literal = encoding.literal_bytes / header.segment.max(1);
+    parts.rows.iter().filter(|row| row.basis).for_each(|row| sending.has_basis(row.file, literal));
+    room.extend_from_slice(&encoded.as_ref()[HEADER_BYTES..]);
+    Ok(Some((header, room.into())))
 }
 
 fn read_one(sending: &Sending, file: u64, entry: &Entry, attempt: u8) -> Small {
@@ -190,8 +246,8 @@ fn read_one(sending: &Sending, file: u64, entry: &Entry, attempt: u8) -> Small {
             return Ok(Small::Changed);
         }
         let root = *blake3::hash(&contents).as_bytes();
-        let size = u32::try_from(seen.size).map_err(io::Error::other)?;
-        Ok(Small::Read(BundleRow { file, size, mode: seen.mode, mtime: seen.mtime, attempt, root }, contents))
+        let moved = Moved { root, size: seen.size, mode: seen.mode, mtime: seen.mtime };
+        Ok(Small::Read(SmallFile { file, attempt, moved, contents }))
     };
     read().unwrap_or_else(Small::Unreadable)
 }

@@ -1,21 +1,27 @@
 //! One file that is sent in segments.
 
-use std::{fs::File, io, sync::Arc, sync::PoisonError};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, PoisonError},
+};
 
-use dataplane_hde::{BasisIndex, HistoryUse, Version};
+use dataplane_hde::{Basis, FileAt, HistoryUse, Version};
 use foundation_runtime::Cancelled;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use proto_wire::{
-    frames::{FileEnd, SenderFrame, WantedFile},
+    frames::{FileEnd, SenderFrame},
     manifest::{Entry, Kind},
-    piece::{Known, SMALL_FILE_BYTES},
+    piece::SMALL_FILE_BYTES,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    basis_memory::BasisMemory,
-    bundle,
-    segment::{Prepared, Task, prepare, send_known},
+    baselines, bundle,
+    gathering::Offer,
+    known::{KNOWN_AT_ONCE, KnownSegment, send_known},
+    segment::{Prepared, Task, prepare},
     state::{Seen, Sending},
 };
 use crate::{
@@ -27,8 +33,6 @@ use crate::{
     stop::Stop,
 };
 
-/// Known segments that are told together: a GiB in segments of 1 MiB, so that progress is seen.
-const KNOWN_AT_ONCE: usize = 1024;
 /// A file that changes while it is read is read once more.
 const ATTEMPTS: u8 = 2;
 
@@ -38,9 +42,7 @@ pub(super) struct Wish {
     pub(super) file: u64,
     pub(super) entry: Entry,
     pub(super) held: Vec<(u64, [u8; 32])>,
-    pub(super) basis: dataplane_hde::Basis,
-    /// For as long as the basis is used.
-    pub(super) _memory: BasisMemory,
+    pub(super) offer: Offer,
 }
 
 /// Why one reading of a file came to nothing.
@@ -59,91 +61,6 @@ impl From<Stop> for Failed {
     }
 }
 
-/// Puts together what was said of a file in one frame or several.
-#[derive(Debug)]
-pub(super) struct Gathering {
-    file: u64,
-    held: Vec<(u64, [u8; 32])>,
-    basis: Basis,
-}
-
-/// What is said of an old version.
-#[derive(Debug)]
-enum Basis {
-    None,
-    /// There is one, but no memory for it: all of the file travels.
-    Ignored,
-    Said {
-        bytes: u64,
-        block_bytes: u32,
-        digests: Vec<u8>,
-        memory: BasisMemory,
-    },
-}
-
-impl Gathering {
-    /// Adds a part; `entry` is the file's.
-    pub(super) fn add(before: Option<Self>, part: WantedFile, entry: &Entry, sending: &Sending) -> Result<Self, Stop> {
-        let bad = |why: &str| Stop::violation(format!("what the receiver says of file {} {why}", part.file));
-        let mut all = before.unwrap_or(Self { file: part.file, held: Vec::new(), basis: Basis::None });
-        if all.file != part.file {
-            return Err(bad("is mixed with another file"));
-        }
-        all.held.extend_from_slice(&part.held);
-        let segments = Segments { file_bytes: entry.size(), segment_bytes: sending.segment_bytes };
-        // What a receiver may say is bounded by the file that it is said of.
-        if u64::try_from(all.held.len()).unwrap_or(u64::MAX) > segments.count() {
-            return Err(bad("is more than it needs to"));
-        }
-        if part.basis_bytes == 0 {
-            return if part.basis_digests.is_empty() { Ok(all) } else { Err(bad("contradicts itself")) };
-        }
-        let blocks =
-            BasisIndex::blocks(part.basis_block_bytes, part.basis_bytes).map_err(|_bound| bad("is out of range"))?;
-        if part.basis_bytes > entry.size().saturating_mul(4) {
-            return Err(bad("is more than it needs to"));
-        }
-        if matches!(all.basis, Basis::None) {
-            let (bytes, block_bytes) = (part.basis_bytes, part.basis_block_bytes);
-            all.basis = BasisMemory::take(&sending.shared, blocks).map_or(Basis::Ignored, |memory| Basis::Said {
-                bytes,
-                block_bytes,
-                digests: Vec::new(),
-                memory,
-            });
-        }
-        if let Basis::Said { bytes, block_bytes, digests, .. } = &mut all.basis {
-            if (part.basis_bytes, part.basis_block_bytes) != (*bytes, *block_bytes) {
-                return Err(bad("contradicts itself"));
-            }
-            digests.extend_from_slice(&part.basis_digests);
-            if u64::try_from(digests.len() / 32).unwrap_or(u64::MAX) > blocks {
-                return Err(bad("is more than it needs to"));
-            }
-        }
-        Ok(all)
-    }
-
-    /// The digest of the whole file that the receiver has, where it said that.
-    pub(super) fn whole(&self, entry: &Entry) -> Option<[u8; 32]> {
-        let Basis::Said { bytes, block_bytes, digests, .. } = &self.basis else { return None };
-        let one = *bytes == entry.size() && *bytes <= u64::from(*block_bytes);
-        digests.as_slice().try_into().ok().filter(|_| one)
-    }
-
-    pub(super) fn finish(self, entry: Entry) -> Result<Wish, Stop> {
-        let (basis, memory) = match self.basis {
-            Basis::None | Basis::Ignored => (dataplane_hde::Basis::Nothing, BasisMemory::default()),
-            Basis::Said { bytes, block_bytes, digests, memory } => {
-                let index = BasisIndex::new(block_bytes, bytes, &digests);
-                let index = Arc::new(index.map_err(|error| Stop::violation(error.to_string()))?);
-                (dataplane_hde::Basis::Signature(index), memory)
-            }
-        };
-        Ok(Wish { file: self.file, entry, held: self.held, basis, _memory: memory })
-    }
-}
-
 /// Sends a file, however often it has to be read.
 pub(super) async fn send(sending: Arc<Sending>, wish: Wish) -> Result<(), Stop> {
     send_from(sending, wish, 0).await
@@ -152,8 +69,9 @@ pub(super) async fn send(sending: Arc<Sending>, wish: Wish) -> Result<(), Stop> 
 /// The same, from the second reading on where the first one was elsewhere.
 pub(super) async fn send_from(sending: Arc<Sending>, wish: Wish, first: u8) -> Result<(), Stop> {
     let path = wish.entry.path.as_bytes();
+    let basis = baselines::basis(&sending, &wish).await?;
     for attempt in first..ATTEMPTS {
-        match Box::pin(read_once(&sending, &wish, attempt)).await {
+        match Box::pin(read_once(&sending, &wish, &basis.basis, attempt)).await {
             Ok(()) => return Ok(()),
             Err(Failed::Stopped(stop)) => return Err(stop),
             Err(Failed::Unreadable(error)) => {
@@ -176,7 +94,7 @@ async fn open(sending: &Arc<Sending>, entry: &Entry) -> Result<(Arc<File>, Seen)
     opened.await.map_err(|Cancelled| Failed::Stopped(stopping()))?.map_err(Failed::Unreadable)
 }
 
-async fn read_once(sending: &Arc<Sending>, wish: &Wish, attempt: u8) -> Result<(), Failed> {
+async fn read_once(sending: &Arc<Sending>, wish: &Wish, basis: &Basis, attempt: u8) -> Result<(), Failed> {
     let (source, seen) = open(sending, &wish.entry).await?;
     let as_promised = seen.size == wish.entry.size() && seen.mtime == wish.entry.mtime;
     if attempt == 0 && !as_promised {
@@ -191,7 +109,11 @@ async fn read_once(sending: &Arc<Sending>, wish: &Wish, attempt: u8) -> Result<(
         sending.second.lock().unwrap_or_else(PoisonError::into_inner).insert(wish.file);
     }
     let segments = Segments { file_bytes: seen.size, segment_bytes: sending.segment_bytes };
-    let root = Reading::new(sending, wish, segments, attempt, Arc::clone(&source)).run().await?;
+    let version = |basis| version(sending, basis, segments, &source).map_err(Failed::Unreadable);
+    let (version, plain) = (version(basis.clone())?, version(Basis::Nothing)?);
+    let source_at = Arc::clone(&source);
+    let task = Task { file: wish.file, source: source_at, segments, segment: 0, attempt, version, plain };
+    let root = Reading::new(sending, wish, task).run().await?;
     let after = Seen::of(&source).map_err(Failed::Unreadable)?;
     if after != seen {
         return Err(Failed::Changed);
@@ -211,22 +133,20 @@ struct Reading<'a> {
     task: Task,
     hasher: FileHasher,
     busy: FuturesUnordered<BoxFuture<'static, Result<Done, Failed>>>,
-    known: Vec<Known>,
+    known: Vec<KnownSegment>,
 }
 
 /// A segment that was sent, or is known at the other end.
 struct Done {
     segment: u64,
     value: [u8; 32],
-    known: Option<Known>,
+    known: Option<KnownSegment>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(sending: &'a Arc<Sending>, wish: &'a Wish, segments: Segments, attempt: u8, source: Arc<File>) -> Self {
-        let version = version(sending, wish.basis.clone(), segments);
-        let task = Task { file: wish.file, source, segments, segment: 0, attempt, version };
+    fn new(sending: &'a Arc<Sending>, wish: &'a Wish, task: Task) -> Self {
         let (busy, known) = (FuturesUnordered::new(), Vec::new());
-        Self { sending, wish, task, hasher: FileHasher::new(segments), busy, known }
+        Self { sending, wish, hasher: FileHasher::new(task.segments), task, busy, known }
     }
 
     async fn run(mut self) -> Result<[u8; 32], Failed> {
@@ -247,7 +167,7 @@ impl<'a> Reading<'a> {
             self.done(done?).await?;
         }
         let known = std::mem::take(&mut self.known);
-        send_known(self.sending, &self.task, &known).await?;
+        send_known(self.sending, &self.task, known).await?;
         self.hasher.root().ok_or_else(|| Failed::Stopped(Stop::violation("the segments do not make the file")))
     }
 
@@ -272,7 +192,7 @@ impl<'a> Reading<'a> {
         self.known.extend(done.known);
         if self.known.len() >= KNOWN_AT_ONCE {
             let known = std::mem::take(&mut self.known);
-            send_known(self.sending, &self.task, &known).await?;
+            send_known(self.sending, &self.task, known).await?;
         }
         Ok(())
     }
@@ -295,9 +215,10 @@ async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemapho
     }
 }
 
-fn version(sending: &Sending, basis: dataplane_hde::Basis, segments: Segments) -> Arc<Version> {
+fn version(sending: &Sending, basis: Basis, segments: Segments, source: &File) -> io::Result<Arc<Version>> {
     let options = sending.shared.settings.load().hde;
-    Arc::new(Version::new(options, basis, segments.file_bytes, segments.segment_bytes, HistoryUse::None))
+    let version = Version::new(options, basis, segments.file_bytes, segments.segment_bytes, HistoryUse::None);
+    Ok(Arc::new(version.read_from(Arc::new(FileAt::new(source.try_clone()?)?))))
 }
 
 /// Sends a segment again, all of it.
@@ -316,20 +237,14 @@ pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -
     }
     let attempt = u8::from(sending.second.lock().unwrap_or_else(PoisonError::into_inner).contains(&file));
     // Without a basis: what the receiver holds is not what it said.
-    let task = Task {
-        file,
-        source,
-        segments,
-        segment,
-        attempt,
-        version: version(&sending, dataplane_hde::Basis::Nothing, segments),
-    };
+    let plain = version(&sending, Basis::Nothing, segments, &source).map_err(|_unreadable| unreadable_again())?;
+    let task = Task { file, source, segments, segment, attempt, version: Arc::clone(&plain), plain };
     let _room = sending.room(segments.len(segment).unwrap_or_default()).await?;
     let again = task.clone();
     let prepared =
         sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &again)).await?;
     match prepared {
-        Ok(Prepared::Known(known)) => send_known(&sending, &task, &[known]).await,
+        Ok(Prepared::Known(known)) => send_known(&sending, &task, vec![known]).await,
         Ok(Prepared::Encoded { header, encoded }) => sending.send_pieces(header, encoded).await,
         Err(_unreadable) => Err(unreadable_again()),
     }
@@ -337,4 +252,51 @@ pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -
 
 fn unreadable_again() -> Stop {
     Stop::temporary(crate::reason::end::CORRUPTED, "a segment did not verify, and cannot be read again as it was")
+}
+
+/// Confirms a file that the receiver makes of what it holds: it is read here, and travels only where its digest is another.
+pub(super) async fn confirm(sending: Arc<Sending>, wish: Wish) -> Result<(), Stop> {
+    let hash = async {
+        let (source, seen) = open(&sending, &wish.entry).await?;
+        if seen.size != wish.entry.size() || seen.mtime != wish.entry.mtime {
+            return Err(Failed::Changed);
+        }
+        let (at, of) = (Arc::clone(&sending), Arc::clone(&source));
+        let hash = move || {
+            let _reading = at.tally.reading.begin();
+            hash_of(&of, seen.size, &at.group)
+        };
+        let hashed = sending.group.blocking("transfer confirm", hash).await;
+        let root = hashed.map_err(|Cancelled| stopping())?.map_err(Failed::Unreadable)?;
+        let after = Seen::of(&source).map_err(Failed::Unreadable)?;
+        if after == seen { Ok((root, seen)) } else { Err(Failed::Changed) }
+    };
+    match hash.await {
+        Ok((root, seen)) if wish.entry.versions.root == Some(root) && seen.mode == wish.entry.mode => {
+            crate::tally::add(&sending.tally.bytes_reused, seen.size);
+            let moved = Moved { root, size: seen.size, mode: seen.mode, mtime: seen.mtime };
+            sending.set_fate(wish.file, Fate::Moved(moved))?;
+            sending.frame(SenderFrame::FileEnd(FileEnd { file: wish.file, root, attempt: 0, entry: None })).await
+        }
+        Err(Failed::Stopped(stop)) => Err(stop),
+        // What the receiver made is none of it: it is read once more, and sent.
+        Ok(_) | Err(Failed::Changed | Failed::Unreadable(_)) => {
+            sending.fell_back("changed");
+            send_from(sending, wish, 1).await
+        }
+    }
+}
+
+fn hash_of(file: &File, size: u64, group: &foundation_runtime::TaskGroup) -> io::Result<[u8; 32]> {
+    let (mut hasher, mut offset, mut buffer) = (blake3::Hasher::new(), 0_u64, vec![0; 1 << 20]);
+    while offset < size {
+        if group.is_cancelled() {
+            return Err(io::Error::from(io::ErrorKind::Interrupted));
+        }
+        let len = usize::try_from(size - offset).unwrap_or(usize::MAX).min(buffer.len());
+        file.read_exact_at(&mut buffer[..len], offset)?;
+        hasher.update(&buffer[..len]);
+        offset += u64::try_from(len).unwrap_or_default();
+    }
+    Ok(*hasher.finalize().as_bytes())
 }

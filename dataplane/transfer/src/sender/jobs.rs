@@ -14,11 +14,11 @@ use proto_wire::{
 };
 
 use super::{
-    basis_memory::BasisMemory,
     board::Board,
     bundle,
     bundle::Bundle,
-    file::{self, Gathering, Wish},
+    file::{self, Wish},
+    gathering::{Gathering, Offer},
     state::Sending,
 };
 use crate::{bit_set::BitSet, receiver::stopping, stop::Stop};
@@ -36,18 +36,24 @@ pub(super) struct Jobs {
     pub(super) busy: FuturesUnordered<BoxFuture<'static, Result<(), Stop>>>,
     bundle: Bundle,
     asked: BitSet,
+    /// Small files that were sent whole, since they could not be made of what the receiver held.
+    again: BitSet,
     gathering: Option<Gathering>,
 }
 
 impl Jobs {
     pub(super) fn new(sending: Arc<Sending>, board: Arc<Board>) -> Self {
-        let (busy, bundle, asked) = (FuturesUnordered::new(), Bundle::default(), BitSet::default());
-        Self { sending, board, busy, bundle, asked, gathering: None }
+        let (busy, bundle) = (FuturesUnordered::new(), Bundle::default());
+        Self { sending, board, busy, bundle, asked: BitSet::default(), again: BitSet::default(), gathering: None }
     }
 
     /// Whether nothing is left of what was asked for.
     pub(super) fn sent_all(&self) -> bool {
-        self.gathering.is_none() && self.board.resends.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        let resends = &self.board.resends;
+        let whole = &self.board.whole;
+        self.gathering.is_none()
+            && resends.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            && whole.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Begins to send what an answer asks for.
@@ -68,11 +74,15 @@ impl Jobs {
                 self.gathering = Some(gathering);
                 continue;
             }
-            if entry.size() <= SMALL_FILE_BYTES {
-                let there = gathering.whole(&entry);
-                if let Some(full) = self.bundle.push(bundle::Wanted { file: index, entry, there }) {
-                    self.send_bundle(full).await?;
+            if gathering.is_made() {
+                let wish = gathering.finish(entry)?;
+                self.start("transfer confirm", file::confirm(Arc::clone(&sending), wish), FILES).await?;
+            } else if entry.size() <= SMALL_FILE_BYTES {
+                if gathering.replaces() {
+                    sending.replaces(index);
                 }
+                let there = gathering.baseline();
+                self.gather(bundle::Wanted { file: index, entry, there }).await?;
             } else {
                 let wish = gathering.finish(entry)?;
                 self.start("transfer file", file::send(Arc::clone(&sending), wish), FILES).await?;
@@ -88,6 +98,13 @@ impl Jobs {
             wanted.files.into_iter().map(entry).collect::<io::Result<_>>().map_err(|error| sending.own(&error))
         };
         self.sending.blocking("transfer entries", find).await
+    }
+
+    async fn gather(&mut self, wanted: bundle::Wanted) -> Result<(), Stop> {
+        match self.bundle.push(wanted) {
+            Some(full) => self.send_bundle(full).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends what was gathered for a bundle, full or not.
@@ -106,13 +123,7 @@ impl Jobs {
             drop(room);
             for (file, entry) in grown {
                 // It is no small file any more: its second reading is one of segments.
-                let wish = Wish {
-                    file,
-                    entry,
-                    held: Vec::new(),
-                    basis: dataplane_hde::Basis::Nothing,
-                    _memory: BasisMemory::default(),
-                };
+                let wish = Wish { file, entry, held: Vec::new(), offer: Offer::Nothing };
                 Box::pin(file::send_from(Arc::clone(&sending), wish, 1)).await?;
             }
             Ok(())
@@ -130,7 +141,20 @@ impl Jobs {
             let again = file::send_again(Arc::clone(&self.sending), file, segment);
             self.start("transfer segment again", again, JOBS).await?;
         }
-        Ok(())
+        let whole = std::mem::take(&mut *self.board.whole.lock().unwrap_or_else(PoisonError::into_inner));
+        for file in whole {
+            let entry = self.sending.blocking("transfer entries", move |sending| {
+                sending.pages.entry(file).map_err(|error| sending.own(&error))
+            });
+            let small = |entry: &Entry| matches!(entry.kind, Kind::File { size } if size <= SMALL_FILE_BYTES);
+            let entry = entry.await?.filter(small).filter(|_| self.asked.contains(file) && self.again.insert(file));
+            let entry = entry.ok_or_else(|| {
+                Stop::violation(format!("the receiver asks for all of file {file} again, which it may not"))
+            })?;
+            self.sending.fell_back("not_verified");
+            self.gather(bundle::Wanted { file, entry, there: None }).await?;
+        }
+        self.flush().await
     }
 
     /// Starts a job, once there are fewer than so many.

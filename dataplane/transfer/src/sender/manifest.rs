@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 use proto_rpc::peer::ManifestPage;
 use proto_wire::{
     frames::{ManifestEnd, SenderFrame},
-    manifest::{PageBuilder, PageReader},
+    manifest::{Entry, PageBuilder, PageReader},
 };
 
 use super::{board::Board, state::Sending};
@@ -14,23 +14,28 @@ use crate::{
     receiver::stopping,
     stop::Stop,
     tally::add,
+    versions::FileStat,
     walk::{Found, walk},
 };
 
+/// Entries of which it is looked up together what is known of their versions.
+const AT_ONCE: usize = 1024;
+
 /// Walks all there is to send; on a blocking thread.
 pub(super) fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes) -> Result<(), Stop> {
-    let mut pages = Pages { sending, board, builder: PageBuilder::default(), reader: PageReader::default() };
+    let mut pages =
+        Pages { sending, board, builder: PageBuilder::default(), reader: PageReader::default(), entries: Vec::new() };
     let mut stopped = Ok(());
     let mut incomplete = false;
     walk(&sending.sources, excludes, sending.folder.clone(), &mut |found| {
         let result = match found {
-            Found::Entry(mut entry) => {
+            Found::Entry(mut entry, stat) => {
                 if !sending.tells_holes {
                     entry.holes = 0;
                 }
                 add(&sending.tally.files_total, 1);
                 add(&sending.tally.bytes_total, entry.size());
-                pages.builder.push(&entry).map_or(Ok(()), |page| pages.page(page))
+                pages.entry(entry, stat)
             }
             Found::Issue(issue) => {
                 incomplete |= issue.hides_entries;
@@ -52,6 +57,7 @@ pub(super) fn walk_sources(sending: &Sending, board: &Board, excludes: &Excludes
         }
     });
     stopped?;
+    pages.announced()?;
     if let Some(page) = pages.builder.finish() {
         pages.page(page)?;
     }
@@ -73,9 +79,28 @@ struct Pages<'a> {
     board: &'a Board,
     builder: PageBuilder,
     reader: PageReader,
+    /// Those of which it is not said yet what is known of their versions.
+    entries: Vec<(Entry, Option<FileStat>)>,
 }
 
 impl Pages<'_> {
+    fn entry(&mut self, entry: Entry, stat: Option<FileStat>) -> Result<(), Stop> {
+        self.entries.push((entry, stat));
+        if self.entries.len() < AT_ONCE { Ok(()) } else { self.announced() }
+    }
+
+    /// Puts entries into pages, once it is said what is known of their versions.
+    fn announced(&mut self) -> Result<(), Stop> {
+        let mut entries = std::mem::take(&mut self.entries);
+        self.sending.announce(&mut entries);
+        for (entry, _) in entries {
+            if let Some(page) = self.builder.push(&entry) {
+                self.page(page)?;
+            }
+        }
+        Ok(())
+    }
+
     fn page(&mut self, page: ManifestPage) -> Result<(), Stop> {
         // Through the other end's own check: what would be refused there is found here.
         self.reader.next_page(page.clone())?;

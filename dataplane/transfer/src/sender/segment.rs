@@ -2,14 +2,15 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
-use dataplane_hde::{Version, Whole};
-use proto_wire::piece::{HEADER_BYTES, Header, Known, PieceKind, Source, write_known};
+use dataplane_hde::{Basis, Version, Whole};
+use proto_wire::piece::{Header, PieceKind, Source};
 
 use super::{
     buffers::Buffer,
+    known::KnownSegment,
     state::{BEFORE_BYTES, Sending, Worker},
 };
-use crate::{file_hash::Segments, holes::is_hole, stop::Stop, tally::add};
+use crate::{file_hash::Segments, holes::is_hole};
 
 /// A segment that is to be sent.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Task {
     pub(super) segment: u64,
     pub(super) attempt: u8,
     pub(super) version: Arc<Version>,
+    /// Without a basis: for when what the receiver holds turned out to be something else.
+    pub(super) plain: Arc<Version>,
 }
 
 /// What became of it.
@@ -28,7 +31,7 @@ pub(super) enum Prepared {
     /// It travels; before it there is room for the header.
     Encoded { header: Header, encoded: Buffer },
     /// The receiver makes it of what it holds.
-    Known(Known),
+    Known(KnownSegment),
 }
 
 /// Reads, hashes and encodes a segment.
@@ -41,22 +44,29 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
     if is_hole(&task.source, offset, len) {
         bytes.fill(0);
         let value = task.segments.value(task.segment, bytes);
-        return Ok(Prepared::Known(Known { segment: task.segment, source: Source::Zeros, value }));
+        return Ok(Prepared::Known(KnownSegment { segment: task.segment, source: Source::Zeros, value }));
     }
     let reading = sending.tally.reading.begin();
     task.source.read_exact_at(bytes, offset)?;
     drop(reading);
     let _encoding = sending.tally.encoding.begin();
     let value = task.segments.value(task.segment, bytes);
-    let (encoding, encoded) = worker.encode(&task.version, task.segment, &sending.buffers).map_err(io::Error::other)?;
-    add(&sending.tally.bytes_encoded_in, encoding.input_bytes);
-    add(&sending.tally.bytes_reused, encoding.referenced_bytes);
+    let distrusted = sending.distrusts(task.file);
+    if distrusted {
+        task.version.skip(task.segment);
+    }
+    let version = if distrusted { &task.plain } else { &task.version };
+    let (encoding, encoded) = worker.encode(version, task.segment, &sending.buffers).map_err(io::Error::other)?;
+    sending.count(&encoding);
+    if !matches!(task.version.basis(), Basis::Nothing) {
+        sending.has_basis(task.file, encoding.literal_bytes);
+    }
     if let Some(whole) = encoding.whole {
         let source = match whole {
             Whole::Zeros => Source::Zeros,
             Whole::Basis { offset } => Source::Basis { offset },
         };
-        return Ok(Prepared::Known(Known { segment: task.segment, source, value }));
+        return Ok(Prepared::Known(KnownSegment { segment: task.segment, source, value }));
     }
     let header = Header {
         kind: PieceKind::Segment,
@@ -71,28 +81,4 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
         value,
     };
     Ok(Prepared::Encoded { header, encoded })
-}
-
-/// Sends a list of known segments of one file.
-pub(super) async fn send_known(sending: &Sending, task: &Task, list: &[Known]) -> Result<(), Stop> {
-    if list.is_empty() {
-        return Ok(());
-    }
-    let mut room = vec![0; HEADER_BYTES];
-    write_known(list, &mut room);
-    let bytes = &room[HEADER_BYTES..];
-    let _window = sending.room(bytes.len()).await?;
-    let header = Header {
-        kind: PieceKind::Known,
-        part: 0,
-        parts: 1,
-        attempt: task.attempt,
-        encoded_bytes: 0,
-        decoded_bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-        file: task.file,
-        segment: 0,
-        file_bytes: task.segments.file_bytes,
-        value: *blake3::hash(bytes).as_bytes(),
-    };
-    sending.send_pieces(header, room.into()).await
 }

@@ -21,13 +21,14 @@ use super::{
     Checked, FINISHING_FILE,
     board::Board,
     jobs::Jobs,
+    keep,
     manifest::walk_sources,
     state::{Parts, Sending},
 };
 use crate::{
     attribution::{self, SenderLook},
     exclude::Excludes,
-    link::{ControlIn, ControlOut, HOLES, Link, PathOf},
+    link::{ControlIn, ControlOut, DELTAS, HOLES, Link, PathOf},
     reason::end,
     receiver::stopping,
     report::{EVERY, Reporter},
@@ -49,12 +50,15 @@ const FRAMES: usize = 8;
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
 /// A window that holds less than a few segments stands still most of the time.
 const MIN_WINDOW_BYTES: u64 = 8 << 20;
-/// Segments that the receiver may ask for again, in all: it gives up by itself at so many.
+/// Segments that the receiver may ask for again, in all, besides each once: it gives up by itself at so many.
 const MAX_RESENDS: u64 = 1000;
+/// Small files that wait to be sent again: what bundles hold that are under way in a window, many times over.
+const MAX_WHOLE: usize = 1 << 20;
 /// What a receiver says of a file, besides what it holds of it.
 const ANSWER_BYTES_OF_FILE: u64 = 128;
-/// What it says of each [`MIN_SEGMENT_BYTES`] of a file: a segment that it holds, and four blocks of an old version.
-const ANSWER_BYTES_OF_SEGMENT: u64 = 192;
+/// What it says of each [`MIN_SEGMENT_BYTES`] of a file: a segment that it holds, and chunks of four times so much of an old version, on
+/// average of 1 KiB.
+const ANSWER_BYTES_OF_SEGMENT: u64 = 3 << 10;
 
 pub(super) struct Attempt<'a> {
     pub(super) shared: Arc<Shared>,
@@ -95,6 +99,9 @@ impl Attempt<'_> {
         };
         span.record("dwcp.hde.input_bytes", self.tally.bytes_encoded_in.load(Relaxed));
         span.record("dwcp.hde.output_bytes", self.tally.bytes_sent.load(Relaxed));
+        if result.is_ok() {
+            keep::begin(&sending).await;
+        }
         result
     }
 
@@ -104,7 +111,7 @@ impl Attempt<'_> {
             transfer: self.checked.id,
             authority: self.checked.authority.clone(),
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
-            features: vec![HOLES.to_owned()],
+            features: vec![HOLES.to_owned(), DELTAS.to_owned()],
             segment_bytes: self.shared.settings.load().segment_bytes,
             order: self.order,
         };
@@ -117,6 +124,7 @@ impl Attempt<'_> {
             ReceiverFrame::Wanted(_)
             | ReceiverFrame::Published(_)
             | ReceiverFrame::Resend { .. }
+            | ReceiverFrame::ResendFiles(_)
             | ReceiverFrame::Finished(_)
             | ReceiverFrame::Progress { .. } => Err(Stop::violation("the first frame is no consent")),
         }
@@ -130,7 +138,8 @@ impl Attempt<'_> {
     ) -> Result<Arc<Sending>, Stop> {
         let (shared, checked, tally) = (Arc::clone(&self.shared), self.checked.clone(), Arc::clone(&self.tally));
         let (group, pieces) = (self.group.clone(), Arc::clone(&link.pieces_out));
-        let tells_holes = opened.features.iter().any(|feature| feature == HOLES);
+        let agreed = |name| opened.features.iter().any(|feature| feature == name);
+        let (tells_holes, deltas) = (agreed(HOLES), agreed(DELTAS));
         let window_bytes = opened.receive_window_bytes.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
         let prepare = move || {
             let own = |error: &std::io::Error| shared.own("sender", error);
@@ -151,6 +160,9 @@ impl Attempt<'_> {
                 segment_bytes,
                 window_bytes,
                 tells_holes,
+                deltas,
+                peer: checked.peer,
+                destination: checked.destination,
             };
             Sending::new(parts).map(Arc::new).map_err(|error| at.own("sender", &error))
         };
@@ -209,6 +221,9 @@ impl Part<'_> {
 
     /// Walks the sources: pages go to the disk and to the receiver.
     async fn walk(&self, excludes: Excludes) -> Result<(), Stop> {
+        if self.sending.uses_versions() {
+            self.sending.shared.keepers.are_done(self.sending.peer).await;
+        }
         let board = Arc::clone(self.board);
         self.sending.blocking("transfer walk", move |sending| walk_sources(sending, &board, &excludes)).await?;
         self.board.walked.store(true, Relaxed);
@@ -225,8 +240,9 @@ impl Part<'_> {
             match ReceiverFrame::decode(&bytes)? {
                 ReceiverFrame::Opened(_) => return Err(Stop::violation("a second consent came")),
                 ReceiverFrame::Wanted(wanted) => self.wanted(&wanted, bytes).await?,
-                ReceiverFrame::Published(_) => {}
+                ReceiverFrame::Published(files) => self.sending.are_published(&files),
                 ReceiverFrame::Resend { file, segment } => self.resend(file, segment)?,
+                ReceiverFrame::ResendFiles(files) => self.resend_whole(&files)?,
                 ReceiverFrame::Finished(finished) => return self.finished(finished),
                 ReceiverFrame::Abort(abort) => return Err(abort.into()),
                 ReceiverFrame::Progress { bytes_verified, files_published } => {
@@ -286,12 +302,24 @@ impl Part<'_> {
     }
 
     fn resend(&self, file: u64, segment: u64) -> Result<(), Stop> {
-        let mut resends = self.board.resends.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.board.resent.fetch_add(1, Relaxed) >= MAX_RESENDS {
+        let segments = self.sending.tally.bytes_total.load(Relaxed) / u64::from(self.sending.segment_bytes);
+        if self.board.resent.fetch_add(1, Relaxed) >= MAX_RESENDS.saturating_add(segments) {
             return Err(Stop::violation("the receiver asks for too many segments again"));
         }
-        resends.push((file, segment));
-        drop(resends);
+        self.sending.did_not_verify(file);
+        self.board.resends.lock().unwrap_or_else(PoisonError::into_inner).push((file, segment));
+        self.board.bell.notify_one();
+        Ok(())
+    }
+
+    /// Small files that could not be made of what the receiver held: each once, so no more than there are.
+    fn resend_whole(&self, files: &[u64]) -> Result<(), Stop> {
+        let mut whole = self.board.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole.len() + files.len() > MAX_WHOLE {
+            return Err(Stop::violation("the receiver asks for too many small files again"));
+        }
+        whole.extend_from_slice(files);
+        drop(whole);
         self.board.bell.notify_one();
         Ok(())
     }

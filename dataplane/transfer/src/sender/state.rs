@@ -1,19 +1,19 @@
 //! What the parts of one attempt to send share.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use dataplane_hde::{Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, Stands, Version};
 use foundation_runtime::TaskGroup;
-use proto_model::TransferOptions;
+use proto_model::{PublicKey, RootPath, TransferOptions};
 use proto_wire::{
     frames::{FileAborted, SenderFrame},
     manifest::Mtime,
@@ -24,8 +24,10 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{
     answers::Answers,
     buffers::{Buffer, Buffers},
+    keep::Basis,
 };
 use crate::{
+    bit_set::BitSet,
     confine::{mode, mtime, size},
     fates::Fate,
     link::PiecesOut,
@@ -49,6 +51,8 @@ pub(super) struct Sending {
     pub(super) segment_bytes: u32,
     /// Whether the receiver understands what is said of holes.
     pub(super) tells_holes: bool,
+    /// Whether both ends may say what they know of versions.
+    pub(super) deltas: bool,
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
@@ -60,11 +64,21 @@ pub(super) struct Sending {
     pub(super) threads: Semaphore,
     workers: Mutex<Vec<Worker>>,
     pub(super) buffers: Buffers,
+    /// Who receives, and where.
+    pub(super) peer: PublicKey,
+    pub(super) destination: RootPath,
+    /// Files that have an older version at the receiver.
+    bases: Mutex<HashMap<u64, Basis>>,
+    /// Files that the receiver has put in place.
+    published: Mutex<BitSet>,
     /// Files that were read a second time.
     pub(super) second: Mutex<HashSet<u64>>,
     /// Something came from the receiver, or was taken by it.
     pub(super) alive: AtomicBool,
 }
+
+/// Segments of one file that may fail before the rest of it goes without its basis: one or two are bits that flipped on the way.
+const MAX_FAILED: u32 = 3;
 
 /// Before what is read: room for the piece's header, and for what encoding adds.
 pub(super) const BEFORE_BYTES: usize = HEADER_BYTES + OVERHEAD_BYTES;
@@ -124,6 +138,9 @@ pub(super) struct Parts {
     pub(super) segment_bytes: u32,
     pub(super) window_bytes: u64,
     pub(super) tells_holes: bool,
+    pub(super) deltas: bool,
+    pub(super) peer: PublicKey,
+    pub(super) destination: RootPath,
 }
 
 impl Sending {
@@ -140,6 +157,11 @@ impl Sending {
             folder: parts.folder,
             segment_bytes: parts.segment_bytes,
             tells_holes: parts.tells_holes,
+            deltas: parts.deltas,
+            peer: parts.peer,
+            destination: parts.destination,
+            bases: Mutex::default(),
+            published: Mutex::default(),
             tally: parts.tally,
             frames: parts.frames,
             pieces: parts.pieces,
@@ -170,7 +192,7 @@ impl Sending {
     }
 
     /// Waits, but not longer than the attempt goes on.
-    async fn unless_cancelled<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(super) async fn unless_cancelled<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Stop> {
         tokio::select! {
             done = waiting => Ok(done),
             () = self.group.cancelled() => Err(stopping()),
@@ -229,6 +251,67 @@ impl Sending {
             self.alive.store(true, Relaxed);
         }
         Ok(())
+    }
+
+    pub(super) fn bases(&self) -> MutexGuard<'_, HashMap<u64, Basis>> {
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The receiver has an older version of a file.
+    pub(super) fn replaces(&self, file: u64) {
+        self.bases().entry(file).or_default();
+    }
+
+    /// A file is sent against a basis; so many bytes of it, more than before, are no references.
+    pub(super) fn has_basis(&self, file: u64, literal: u64) {
+        let mut bases = self.bases();
+        let basis = bases.entry(file).or_default();
+        basis.used = true;
+        basis.literal += literal;
+    }
+
+    /// A segment of a file did not verify at the receiver.
+    pub(super) fn did_not_verify(&self, file: u64) {
+        if let Some(basis) = self.bases().get_mut(&file).filter(|basis| basis.used) {
+            basis.failed += 1;
+            self.fell_back("not_verified");
+        }
+    }
+
+    /// Whether so much of a file did not verify that the rest of it goes without its basis.
+    pub(super) fn distrusts(&self, file: u64) -> bool {
+        self.bases().get(&file).is_some_and(|basis| basis.failed >= MAX_FAILED)
+    }
+
+    /// Files are in place at the receiver.
+    pub(super) fn are_published(&self, files: &[u64]) {
+        let entries = self.tally.files_total.load(Relaxed);
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        // What there is not takes no memory.
+        for file in files.iter().filter(|file| **file < entries) {
+            published.insert(*file);
+        }
+    }
+
+    pub(super) fn is_published(&self, file: u64) -> bool {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).contains(file)
+    }
+
+    /// Whether versions are kept and referred to.
+    pub(super) fn uses_versions(&self) -> bool {
+        let options = self.shared.settings.load().hde;
+        self.deltas && options.enabled && options.references
+    }
+
+    /// Counts what is sent without a basis, or with a lesser one, that there should have been.
+    pub(super) fn fell_back(&self, reason: &'static str) {
+        metrics::counter!("dwcp_hde_baseline_fallbacks_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts what was encoded.
+    pub(super) fn count(&self, encoding: &Encoding) {
+        add(&self.tally.bytes_encoded_in, encoding.input_bytes);
+        self.tally.reused(encoding.referenced_bytes);
     }
 
     pub(super) async fn frame(&self, frame: SenderFrame) -> Result<(), Stop> {

@@ -8,8 +8,8 @@ use proto_rpc::peer as rpc;
 use proto_wire::{
     TreePath,
     frames::{Authority, FileEnd, ManifestEnd, Open, ReceiverFrame, SenderFrame},
-    manifest::{Entry, Kind, Mtime, PageBuilder, PageReader, TreeHasher},
-    piece::{BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle_table, write_known},
+    manifest::{Entry, Kind, Mtime, PageBuilder, PageReader, TreeHasher, Versions},
+    piece::{AsRead, BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle, write_known},
 };
 
 use crate::bed::{Bed, Faults, PATIENCE, noise, pair, tree};
@@ -150,7 +150,14 @@ pub(crate) const FILE_BYTES: u64 = 200_000;
 
 pub(crate) fn entry(path: &str, size: u64) -> Entry {
     let path = TreePath::parse(path.as_bytes()).unwrap();
-    Entry { path, kind: Kind::File { size }, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 }, holes: 0 }
+    Entry {
+        path,
+        kind: Kind::File { size },
+        mode: 0o644,
+        mtime: Mtime { seconds: 1, nanos: 0 },
+        holes: 0,
+        versions: Versions::default(),
+    }
 }
 
 pub(crate) fn page(entries: &[Entry]) -> rpc::ManifestPage {
@@ -283,37 +290,52 @@ async fn pieces_that_nobody_asked_for_are_refused() {
     let garbage = Step::Piece(good, vec![0xee; 500]);
     assert_eq!(refusal(asked(vec![garbage])).await, "PROTOCOL_VIOLATION");
     let mut list = Vec::new();
-    write_known(&[Known { segment: u64::MAX, source: Source::Zeros, value: [0; 32] }], &mut list);
+    write_known(&[Known { segment: 1 << 60, count: 1, source: Source::Zeros, value: [0; 32] }], &mut list);
     let value = *blake3::hash(&list).as_bytes();
     let known = Header { kind: PieceKind::Known, value, decoded_bytes: 48, ..good };
     assert_eq!(refusal(asked(vec![Step::Piece(known, list)])).await, "PROTOCOL_VIOLATION");
 }
 
+/// A bundle of these rows and contents, whatever they are.
+pub(crate) fn bundle(rows: &[BundleRow], contents: &[u8]) -> (Header, Vec<u8>) {
+    let first = rows.first().map_or(0, |row| row.file);
+    let mut bytes = Vec::new();
+    write_bundle(rows, first, &mut bytes);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes[4..]).update(contents);
+    let value = *hasher.finalize().as_bytes();
+    let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
+    dataplane_hde::Encoder::new().encode(&plain, 0, contents, &mut bytes).unwrap();
+    let header = Header {
+        kind: PieceKind::Bundle,
+        decoded_bytes: u32::try_from(contents.len()).unwrap(),
+        file_bytes: 0,
+        ..header(first, u64::try_from(rows.len()).unwrap(), value)
+    };
+    (header, bytes)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_lies_about_its_files_is_refused() {
     let tree = page(&[entry("a", 5)]);
-    let bundle = |row: BundleRow, contents: &[u8]| {
-        let mut bytes = Vec::new();
-        write_bundle_table(&[row], &mut bytes);
-        bytes.extend_from_slice(contents);
-        let mut encoded = Vec::new();
-        let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
-        dataplane_hde::Encoder::new().encode(&plain, 0, &bytes, &mut encoded).unwrap();
-        let header = Header {
-            kind: PieceKind::Bundle,
-            decoded_bytes: u32::try_from(bytes.len()).unwrap(),
-            segment: 1,
-            file_bytes: 0,
-            ..header(0, 1, *blake3::hash(&bytes).as_bytes())
-        };
-        vec![page_frame(&tree), manifest_end(&tree), Step::Wanted, Step::Piece(header, encoded)]
+    let asked = |(header, bytes): (Header, Vec<u8>)| {
+        vec![page_frame(&tree), manifest_end(&tree), Step::Wanted, Step::Piece(header, bytes)]
     };
-    let root = *blake3::hash(b"12345").as_bytes();
-    let row = BundleRow { file: 0, size: 5, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 }, attempt: 0, root };
-    assert_eq!(refusal(bundle(BundleRow { file: 3, ..row }, b"12345")).await, "PROTOCOL_VIOLATION");
-    assert_eq!(refusal(bundle(BundleRow { size: 6, ..row }, b"123456")).await, "PROTOCOL_VIOLATION");
-    assert_eq!(refusal(bundle(row, b"54321")).await, "CORRUPTED");
-    assert_eq!(refusal(bundle(row, b"12345 and more")).await, "PROTOCOL_VIOLATION");
+    let row = BundleRow { file: 0, basis: false, as_read: None };
+    let read = AsRead { size: 6, mode: 0o644, mtime: Mtime { seconds: 1, nanos: 0 }, attempt: 0 };
+    let wrong = |as_read, contents: &[u8]| asked(bundle(&[BundleRow { as_read, ..row }], contents));
+    assert_eq!(refusal(asked(bundle(&[BundleRow { file: 3, ..row }], b"12345"))).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(wrong(Some(read), b"123456")).await, "PROTOCOL_VIOLATION");
+    assert_eq!(
+        refusal(wrong(Some(AsRead { size: u32::MAX, attempt: 1, ..read }), b"123456")).await,
+        "PROTOCOL_VIOLATION"
+    );
+    assert_eq!(refusal(wrong(None, b"12345 and more")).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(asked(bundle(&[row, row], b"1234512345"))).await, "PROTOCOL_VIOLATION");
+    let (header, bytes) = bundle(&[row], b"12345");
+    assert_eq!(refusal(asked((Header { value: [1; 32], ..header }, bytes.clone()))).await, "CORRUPTED");
+    assert_eq!(refusal(asked((Header { segment: 2, ..header }, bytes.clone()))).await, "PROTOCOL_VIOLATION");
+    assert_eq!(refusal(asked((header, bytes[..7].to_vec()))).await, "PROTOCOL_VIOLATION");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use dataplane_hde::Signature;
 use dataplane_transfer::{Connector, ControlIn, Link, Sent, Settings};
 use proto_model::{ByteCount, TransferOptions, TransferReport, TransferRole, TransferState};
 use proto_wire::frames::{Abort, Finished, Opened, ReceiverFrame, SenderFrame, Wanted, WantedFile};
@@ -20,7 +21,11 @@ enum Say {
 }
 
 fn opened() -> Say {
-    Say::Frame(ReceiverFrame::Opened(Opened { features: Vec::new(), receive_window_bytes: u64::MAX, resuming: true }))
+    Say::Frame(ReceiverFrame::Opened(Opened {
+        features: vec!["deltas".to_owned()],
+        receive_window_bytes: u64::MAX,
+        resuming: true,
+    }))
 }
 
 fn manifest_ended() -> Say {
@@ -191,28 +196,50 @@ async fn who_asks_for_what_there_is_not_gets_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_version_that_cannot_be_is_refused() {
     let after = |files| vec![opened(), manifest_ended(), wants(files)];
-    let basis = |basis_bytes, basis_block_bytes, blocks: usize| WantedFile {
-        basis_bytes,
-        basis_block_bytes,
-        basis_digests: vec![1; 32 * blocks],
-        ..file(0)
-    };
-    // Blocks of no size, of one byte, of more than a segment; more digests than blocks; none; more than it needs.
+    let signed = |basis_bytes, signature: &[u8]| WantedFile { basis_bytes, signature: signature.to_vec(), ..file(0) };
+    let (honest, _) = Signature::read(&mut &*noise(5, 1 << 20), 1 << 20).unwrap();
+    let honest = honest.as_bytes();
+    // No signature of anything, or one cut off; more than so many bytes have; of no bytes; of more than the file needs.
     for wrong in [
-        basis(1000, 0, 1),
-        basis(1 << 20, 1, 1000),
-        basis(1 << 20, 1 << 30, 1),
-        basis(1 << 20, 65_536, 17),
-        basis(1 << 20, 65_536, 3),
-        basis(0, 65_536, 1),
-        basis(u64::MAX, 65_536, 1),
-        basis(1 << 40, 1024, 1000),
+        signed(1 << 20, &[0xff; 100]),
+        signed(1 << 20, &honest[..honest.len() - 1]),
+        signed(1 << 20, &vec![1; 200_000]),
+        signed(1000, honest),
+        signed(0, honest),
+        signed(u64::MAX, honest),
+        signed(1 << 40, honest),
+        WantedFile { baseline: Some([1; 32]), ..signed(1 << 20, honest) },
     ] {
-        let said = format!("{} in blocks of {}", wrong.basis_bytes, wrong.basis_block_bytes);
+        let said = format!("{} bytes of {}", wrong.signature.len(), wrong.basis_bytes);
         assert_eq!(refusal(after(vec![wrong])).await, VIOLATION, "{said}");
     }
-    let first = WantedFile { more: true, ..basis(1 << 20, 65_536, 1) };
-    assert_eq!(refusal(after(vec![first, basis(1 << 20, 32_768, 1)])).await, VIOLATION);
+    let first = |basis_bytes| WantedFile { more: true, ..signed(basis_bytes, &honest[..100]) };
+    assert_eq!(refusal(after(vec![first(1 << 20), signed(1 << 19, &honest[100..])])).await, VIOLATION);
+    assert_eq!(
+        refusal(after(vec![first(1 << 20), WantedFile { baseline: Some([1; 32]), ..file(0) }])).await,
+        VIOLATION
+    );
+    // Without end.
+    assert_eq!(refusal(after((0..10_000).map(|_| first(1 << 20)).collect())).await, VIOLATION);
+    // Made of what the sender knows nothing of.
+    assert_eq!(refusal(after(vec![WantedFile { made: true, ..file(0) }])).await, VIOLATION);
+    // A version that the sender never had counts for nothing.
+    let baseline = Some([7; 32]);
+    let lies = vec![
+        opened(),
+        manifest_ended(),
+        wants(vec![WantedFile { baseline, ..file(0) }, WantedFile { baseline, ..file(1) }]),
+        told_all(),
+        finished([0; 32], 1),
+    ];
+    assert_eq!(sent_to(TransferOptions::default(), lies).await.state, TransferState::SucceededInPart);
+    // Small files again and again.
+    let again = || Say::Frame(ReceiverFrame::ResendFiles(vec![1]));
+    assert_eq!(refusal(vec![opened(), manifest_ended(), again()]).await, VIOLATION);
+    assert_eq!(
+        refusal(vec![opened(), manifest_ended(), wants(vec![file(0), file(1)]), told_all(), again(), again()]).await,
+        VIOLATION
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,13 +7,13 @@ use proto_model::{ByteCount, DirectRequest, Labels, PublicKey, TransferOptions, 
 use proto_wire::{
     frames::{Authority, FileAborted, FileEnd, Open, ReceiverFrame, SenderFrame},
     manifest::{Entry, Kind},
-    piece::{BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_bundle_table, write_known},
+    piece::{AsRead, BundleRow, HEADER_BYTES, Header, Known, PieceKind, Source, write_known},
 };
 
 use crate::{
     bed::{Bed, Faults, PATIENCE, id, noise, pair, settings, tree},
     liars::{
-        FILE_BYTES, Liar, Step, entry, header, manifest_end, opening, page, page_frame, refusal, refusal_on, segment,
+        FILE_BYTES, Liar, Step, bundle, entry, manifest_end, opening, page, page_frame, refusal, refusal_on, segment,
     },
 };
 
@@ -93,20 +93,8 @@ async fn a_second_reading_widens_neither_the_grant_nor_the_promise() {
     // A small file, too.
     let tree = page(&[entry("a", 5)]);
     let contents = noise(1, 100_000);
-    let root = *blake3::hash(&contents).as_bytes();
-    let row = BundleRow { file: 0, size: 100_000, mode: 0o644, mtime: entry("a", 5).mtime, attempt: 1, root };
-    let mut bytes = Vec::new();
-    write_bundle_table(&[row], &mut bytes);
-    bytes.extend_from_slice(&contents);
-    let mut encoded = Vec::new();
-    let plain = dataplane_hde::Version::plain(dataplane_hde::Options::default());
-    dataplane_hde::Encoder::new().encode(&plain, 0, &bytes, &mut encoded).unwrap();
-    let bundle = Header {
-        kind: PieceKind::Bundle,
-        decoded_bytes: u32::try_from(bytes.len()).unwrap(),
-        file_bytes: 0,
-        ..header(0, 1, *blake3::hash(&bytes).as_bytes())
-    };
+    let read = AsRead { size: 100_000, mode: 0o644, mtime: entry("a", 5).mtime, attempt: 1 };
+    let (bundle, encoded) = bundle(&[BundleRow { file: 0, basis: false, as_read: Some(read) }], &contents);
     let steps = vec![page_frame(&tree), manifest_end(&tree), Step::Wanted, Step::Piece(bundle, encoded)];
     let options = TransferOptions { max_bytes: Some(ByteCount::new(5)), ..TransferOptions::default() };
     assert_eq!(refusal_on(&Bed::new(), options, steps).await, "TOO_MANY_BYTES");
@@ -159,9 +147,12 @@ async fn what_does_not_verify_again_and_again_ends_the_attempt() {
     // The same by a list of what the receiver is said to hold, and does not.
     let steps = (0..1100).flat_map(|_| {
         let mut list = Vec::new();
-        write_known(&[Known { segment: 1, source: Source::Basis { offset: 1 << 40 }, value: [9; 32] }], &mut list);
+        write_known(
+            &[Known { segment: 1, count: 1, source: Source::Basis { offset: 1 << 40 }, value: [9; 32] }],
+            &mut list,
+        );
         let value = *blake3::hash(&list).as_bytes();
-        let known = Header { kind: PieceKind::Known, value, decoded_bytes: 48, segment: 0, ..good };
+        let known = Header { kind: PieceKind::Known, value, decoded_bytes: 52, segment: 0, ..good };
         [Step::Piece(known, list), Step::Resent]
     });
     assert_eq!(refusal(asked(steps.collect())).await, "CORRUPTED");
@@ -315,11 +306,11 @@ async fn an_old_version_that_is_not_what_was_said_of_it_is_never_built_upon() {
     let known = |number: u64| {
         let mut list = Vec::new();
         let source = Source::Basis { offset: number * 65_536 };
-        write_known(&[Known { segment: number, source, value: value(number).1 }], &mut list);
+        write_known(&[Known { segment: number, count: 1, source, value: value(number).1 }], &mut list);
         let header = Header {
             kind: PieceKind::Known,
             value: *blake3::hash(&list).as_bytes(),
-            decoded_bytes: 48,
+            decoded_bytes: 52,
             segment: 0,
             ..good
         };

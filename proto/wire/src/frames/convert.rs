@@ -9,7 +9,7 @@ use super::{
     digest,
 };
 use crate::{
-    frames::{MAX_BASIS_DIGEST_BYTES, MAX_FEATURES, MAX_HELD, MAX_LIST_BYTES},
+    frames::{MAX_FEATURES, MAX_HELD, MAX_LIST_BYTES, MAX_SIGNATURE_BYTES},
     hde::MAX_SEGMENT_BYTES,
     manifest::{decode_entry, encode_entry},
     piece::MIN_SEGMENT_BYTES,
@@ -151,9 +151,9 @@ impl From<WantedFile> for rpc::WantedFile {
             index: file.file,
             held: held.map(|(number, value)| rpc::HeldSegment { number, chaining_value: value.to_vec() }).collect(),
             basis_size: file.basis_bytes,
-            basis_digests: file.basis_digests,
-            basis_block_bytes: file.basis_block_bytes,
-            basis_first_block: file.basis_first_block,
+            signature: file.signature,
+            baseline: file.baseline.map(|digest| digest.to_vec()).unwrap_or_default(),
+            made: file.made,
             more: file.more,
         }
     }
@@ -163,12 +163,10 @@ impl TryFrom<rpc::WantedFile> for WantedFile {
     type Error = BadFrame;
 
     fn try_from(file: rpc::WantedFile) -> Result<Self, BadFrame> {
-        if file.held.len() > MAX_HELD || file.basis_digests.len() > MAX_BASIS_DIGEST_BYTES {
+        if file.held.len() > MAX_HELD || file.signature.len() > MAX_SIGNATURE_BYTES {
             return Err(bad("files", "say more than one frame may"));
         }
-        if !file.basis_digests.len().is_multiple_of(32) {
-            return Err(bad("basis_digests", "are not 32 bytes each"));
-        }
+        let baseline = if file.baseline.is_empty() { None } else { Some(digest("baseline", &file.baseline)?) };
         let held = file.held.into_iter();
         Ok(Self {
             file: file.index,
@@ -176,9 +174,9 @@ impl TryFrom<rpc::WantedFile> for WantedFile {
                 .map(|held| Ok((held.number, digest("held", &held.chaining_value)?)))
                 .collect::<Result<_, BadFrame>>()?,
             basis_bytes: file.basis_size,
-            basis_block_bytes: file.basis_block_bytes,
-            basis_first_block: file.basis_first_block,
-            basis_digests: file.basis_digests,
+            signature: file.signature,
+            baseline,
+            made: file.made,
             more: file.more,
         })
     }

@@ -20,7 +20,11 @@ fn frames_come_back_as_they_went() {
         assert_eq!(SenderFrame::decode(&frame.clone().encode()), Ok(frame));
     }
     let wanted = Wanted {
-        files: vec![WantedFile { file: 1, held: vec![(2, [3; 32])], more: true, ..WantedFile::default() }],
+        files: vec![
+            WantedFile { file: 1, held: vec![(2, [3; 32])], more: true, ..WantedFile::default() },
+            WantedFile { file: 1, basis_bytes: 9, signature: vec![7; 40], ..WantedFile::default() },
+            WantedFile { file: 2, baseline: Some([4; 32]), made: true, ..WantedFile::default() },
+        ],
         page_complete: true,
         equal_bytes: 4,
         equal_files: 5,
@@ -28,6 +32,7 @@ fn frames_come_back_as_they_went() {
     for frame in [
         ReceiverFrame::Wanted(wanted),
         ReceiverFrame::Published(vec![1, 2]),
+        ReceiverFrame::ResendFiles(vec![1, 2]),
         ReceiverFrame::Resend { file: 1, segment: 2 },
         ReceiverFrame::Abort(Abort { reason: "X".into(), message: "y".into(), temporary: true }),
     ] {

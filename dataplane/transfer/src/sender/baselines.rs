@@ -1,0 +1,117 @@
+//! What the sender knows of versions that the receiver holds.
+
+use std::sync::Arc;
+
+use dataplane_hde::{Baseline, Basis};
+use foundation_runtime::Cancelled;
+use proto_wire::{
+    manifest::{Entry, Versions},
+    piece::SMALL_FILE_BYTES,
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{file::Wish, gathering::Offer, state::Sending};
+use crate::{
+    receiver::stopping,
+    stop::Stop,
+    versions::{FileStat, Kept},
+};
+
+/// What a file is encoded against, and the memory that it takes, until it is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) basis: Basis,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What this file may be encoded against.
+pub(super) async fn basis(sending: &Arc<Sending>, wish: &Wish) -> Result<Held, Stop> {
+    let held = match &wish.offer {
+        Offer::Nothing | Offer::Undescribed => {
+            if matches!(wish.offer, Offer::Undescribed) {
+                sending.replaces(wish.file);
+            }
+            if wish.entry.versions.baseline != 0 {
+                sending.fell_back("gone");
+            }
+            return Ok(Held::default());
+        }
+        Offer::Signature(index, _memory) => {
+            if wish.entry.versions.baseline != 0 {
+                sending.fell_back("gone");
+            }
+            Held { basis: Basis::Signature(Arc::clone(index)), _memory: None }
+        }
+        Offer::Baseline(digest) => baseline(sending, &wish.entry, *digest).await?,
+    };
+    sending.has_basis(wish.file, 0);
+    Ok(held)
+}
+
+async fn baseline(sending: &Arc<Sending>, entry: &Entry, digest: [u8; 32]) -> Result<Held, Stop> {
+    let indexes = Arc::clone(&sending.shared.indexes);
+    let room = sending.unless_cancelled(indexes.acquire_many_owned(index_kib(sending, entry.size()))).await?;
+    let (at, entry) = (Arc::clone(sending), entry.clone());
+    let open = move || at.kept(&entry, digest).and_then(|kept| at.shared.versions.open(kept.digest));
+    let opened = sending.group.blocking("transfer baseline", open).await;
+    let Some((bytes, index)) = opened.map_err(|Cancelled| stopping())? else {
+        sending.fell_back("unreadable");
+        return Ok(Held::default());
+    };
+    let baseline = Arc::new(Baseline::new(bytes, index));
+    Ok(Held { basis: Basis::Baseline(baseline), _memory: room.ok() })
+}
+
+/// Memory of an index: eight bytes for each 128 of the baseline, at most 64 MiB, and some for what is read of it.
+fn index_kib(sending: &Sending, size: u64) -> u32 {
+    let most = sending.shared.settings.load().basis_budget.bytes() / 1024;
+    let needed = (size / 16).min(64 << 20) / 1024 + 1024;
+    u32::try_from(needed.min(most)).unwrap_or(u32::MAX)
+}
+
+impl Sending {
+    /// The place of an entry at the receiver.
+    pub(super) fn place(&self, entry: &Entry) -> Vec<u8> {
+        crate::versions::place(&self.destination, &entry.path)
+    }
+
+    /// What was kept of this digest for this place, if that is the newest.
+    fn kept(&self, entry: &Entry, digest: [u8; 32]) -> Option<Kept> {
+        let path = self.place(entry);
+        let kept = self.shared.versions.newest(&self.peer, &self.destination.root, vec![path]).pop().flatten();
+        kept.filter(|kept| kept.digest.as_bytes() == &digest)
+    }
+
+    /// The old version of a small file that the receiver has, if this end has it, too.
+    pub(super) fn old_small(&self, entry: &Entry, digest: [u8; 32]) -> Option<Vec<u8>> {
+        if !self.uses_versions() {
+            return None;
+        }
+        let old = self.kept(entry, digest).filter(|kept| kept.size <= SMALL_FILE_BYTES).and_then(|kept| {
+            let bytes = self.shared.versions.open(kept.digest)?.0;
+            let mut old = vec![0; usize::try_from(bytes.size()).ok()?];
+            bytes.read_at(0, &mut old).ok()?;
+            Some(old)
+        });
+        let old = old.filter(|old| blake3::hash(old).as_bytes() == &digest);
+        if old.is_none() && Versions::brief(&digest) == entry.versions.baseline {
+            self.fell_back("unreadable");
+        }
+        old
+    }
+
+    /// Says of entries which versions of them were kept.
+    pub(super) fn announce(&self, entries: &mut [(Entry, Option<FileStat>)]) {
+        if !self.uses_versions() {
+            return;
+        }
+        let files = || entries.iter().enumerate().filter(|(_, (entry, _))| entry.size() > 0);
+        let (numbers, paths): (Vec<_>, Vec<_>) = files().map(|(n, (entry, _))| (n, self.place(entry))).unzip();
+        let kept = self.shared.versions.newest(&self.peer, &self.destination.root, paths);
+        for (number, kept) in numbers.into_iter().zip(kept) {
+            if let Some((entry, _)) = entries.get_mut(number) {
+                entry.versions.baseline = kept.map_or(0, |kept| Versions::brief(kept.digest.as_bytes()));
+            }
+        }
+    }
+}

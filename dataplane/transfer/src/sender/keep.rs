@@ -1,0 +1,133 @@
+//! Keeps the versions that the receiver has in place, so that the next ones are encoded against them. Goes on behind the transfer's end;
+//! the next transfer to the same peer waits a little for it.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use dataplane_content::{
+    Acknowledged, Place,
+    policy::{Prospect, Went},
+};
+use foundation_runtime::OnEnd;
+use proto_model::{Digest, PublicKey};
+use proto_wire::manifest::Entry;
+use tokio::sync::OwnedMutexGuard;
+
+use super::state::{Seen, Sending};
+use crate::{
+    fates::{Fate, Moved},
+    stop::Stop,
+};
+
+/// Versions that are kept together: as many files are open.
+const AT_ONCE: usize = 256;
+/// What is smaller costs more to keep than it saves.
+const LEAST_BYTES: u64 = 256;
+/// How long a transfer waits for what the one before it keeps.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who keeps versions now, by peer.
+#[derive(Debug, Default)]
+pub(crate) struct Keepers(Mutex<HashMap<PublicKey, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Keepers {
+    /// The turn of whoever keeps versions of this peer.
+    async fn turn(&self, peer: PublicKey) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(peer).or_default())
+        };
+        turn.lock_owned().await
+    }
+
+    /// Waits until all versions of this peer are kept, but not for long.
+    pub(super) async fn are_done(&self, peer: PublicKey) {
+        // Where it takes longer, older versions are referred to.
+        drop(tokio::time::timeout(PATIENCE, self.turn(peer)).await);
+    }
+}
+
+/// Begins to keep what the receiver has in place.
+pub(super) async fn begin(sending: &Arc<Sending>) {
+    if !sending.uses_versions() || sending.options.dry_run || !sending.shared.versions.remembers() {
+        return;
+    }
+    let turn = sending.shared.keepers.turn(sending.peer).await;
+    let (keeping, tasks) = (Arc::clone(sending), sending.shared.tasks.clone());
+    let run = async move {
+        let (at, tasks) = (Arc::clone(&keeping), keeping.shared.tasks.clone());
+        let kept = tasks.blocking("keep versions", move || keep(&at)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(error = %error.message, "versions that a peer has are not kept");
+        }
+        drop(turn);
+    };
+    tasks.spawn("keep versions", OnEnd::Expected, run);
+}
+
+fn keep(sending: &Sending) -> Result<(), Stop> {
+    let mut batch = Vec::new();
+    let kept = sending.pages.for_each_fate(|file, entry, fate| {
+        let Fate::Moved(moved) = fate else { return Ok(()) };
+        if moved.size < LEAST_BYTES || !sending.is_published(file) {
+            return Ok(());
+        }
+        if sending.shared.tasks.is_cancelled() {
+            return Err(io::Error::from(io::ErrorKind::Interrupted));
+        }
+        batch.extend(acknowledged(sending, file, entry, &moved));
+        if batch.len() >= AT_ONCE {
+            sending.shared.versions.keep(&sending.peer, std::mem::take(&mut batch));
+        }
+        Ok(())
+    });
+    match kept {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(sending.own(&error)),
+        Ok(()) | Err(_) => {
+            sending.shared.versions.keep(&sending.peer, batch);
+            Ok(())
+        }
+    }
+}
+
+/// A version that the receiver has, where the file is still that one.
+fn acknowledged(sending: &Sending, number: u64, entry: &Entry, moved: &Moved) -> Option<Acknowledged> {
+    let file = sending.sources.read(&entry.path).ok()?;
+    let seen = Seen::of(&file).ok()?;
+    let (went, replaced) = sending.how_it_went(number, moved.size);
+    (seen.size == moved.size && seen.mtime == moved.mtime).then(|| Acknowledged {
+        place: Place { root: sending.destination.root.as_str().to_owned(), path: sending.place(entry) },
+        file,
+        digest: Digest::from_bytes(moved.root),
+        size: moved.size,
+        went,
+        prospect: Prospect { is_standing: false, replaced },
+    })
+}
+
+/// How a file that has an older version at the receiver is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Basis {
+    /// Whether it is encoded against that.
+    pub(super) used: bool,
+    /// Segments that did not verify.
+    pub(super) failed: u32,
+    /// Bytes of it that are no reference.
+    pub(super) literal: u64,
+}
+
+impl Sending {
+    /// How a file was sent, and whether it replaced an older version.
+    fn how_it_went(&self, file: u64, size: u64) -> (Went, bool) {
+        match self.bases().get(&file) {
+            Some(basis) if basis.used => (Went::Delta { plain: size, encoded: basis.literal.max(1) }, true),
+            Some(_) => (Went::Whole, true),
+            None => (Went::Whole, false),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Versions of files that both ends of a transfer may hold: asked of the content store from blocking threads. Whatever cannot be
+//! known is not known, and costs bytes.
+
+use std::sync::Arc;
+
+use dataplane_content::{Acknowledged, Baselines};
+pub(crate) use dataplane_content::{FileStat, Held, Kept, Published};
+use dataplane_hde::{AnchorIndex, ReadAt};
+use dataplane_identity::TrustStore;
+use proto_model::{Digest, PublicKey, RootName, RootPath};
+use proto_wire::TreePath;
+use tokio::runtime::Handle;
+
+/// What is remembered of versions.
+#[derive(Clone, Debug)]
+pub(crate) struct Versions {
+    baselines: Option<Baselines>,
+    trust: TrustStore,
+}
+
+/// Where an entry lies below the root that receives it.
+pub(crate) fn place(destination: &RootPath, path: &TreePath) -> Vec<u8> {
+    match destination.path.as_bytes() {
+        [] => path.as_bytes().to_vec(),
+        folder => [folder, b"/", path.as_bytes()].concat(),
+    }
+}
+
+impl Versions {
+    pub(crate) fn new(baselines: Option<Baselines>, trust: TrustStore) -> Self {
+        Self { baselines, trust }
+    }
+
+    /// Asks, where there is somebody to ask; a store that fails knows nothing.
+    fn ask<T, E: std::error::Error + 'static>(&self, ask: impl AsyncFnOnce(&Baselines) -> Result<T, E>) -> Option<T> {
+        let baselines = self.baselines.as_ref()?;
+        match Handle::current().block_on(ask(baselines)) {
+            Ok(known) => Some(known),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(
+                    error,
+                    "what is known of versions cannot be read or written; whole files travel instead"
+                );
+                None
+            }
+        }
+    }
+
+    /// The newest version of each place that this peer acknowledged, where the next one may refer to it.
+    pub(crate) fn newest(&self, peer: &PublicKey, root: &RootName, paths: Vec<Vec<u8>>) -> Vec<Option<Kept>> {
+        let member = self.trust.membership().by_key(peer);
+        let known = member
+            .filter(|_| !paths.is_empty())
+            .and_then(|member| self.ask(async |known| known.newest_of(member.uid, root.as_str(), &paths).await));
+        let newest = |versions: Vec<Kept>| versions.into_iter().next().filter(|kept| kept.may_refer);
+        let known = known.map(|known| known.into_iter().map(newest).collect());
+        known.unwrap_or_else(|| vec![None; paths.len()])
+    }
+
+    /// A version, found to be whole, and its index where one is kept.
+    pub(crate) fn open(&self, digest: Digest) -> Option<(Arc<dyn ReadAt>, Option<AnchorIndex>)> {
+        let baselines = self.baselines.as_ref()?;
+        match baselines.open(digest) {
+            Ok(bytes) => Some((bytes, None)),
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a version that was kept cannot be used; it is not referred to");
+                None
+            }
+        }
+    }
+
+    /// Keeps versions that a peer has in place.
+    pub(crate) fn keep(&self, peer: &PublicKey, versions: Vec<Acknowledged>) {
+        let Some(member) = self.trust.membership().by_key(peer) else { return };
+        let kept = self.ask(async |known| known.keep(member.uid, versions).await);
+        if let Some(kept) = kept {
+            tracing::debug!(?kept, "versions were kept");
+        }
+    }
+
+    /// Notes what was put in its place.
+    pub(crate) fn published(&self, root: &RootName, files: Vec<Published>) {
+        // That it is not noted was said.
+        let _noted = self.ask(async |known| known.published(root.as_str(), files).await);
+    }
+
+    /// Whether anything is remembered.
+    pub(crate) fn remembers(&self) -> bool {
+        self.baselines.is_some()
+    }
+
+    /// What a file is, if it is the one that was noted.
+    pub(crate) fn held(&self, root: &RootName, path: &[u8], stat: FileStat) -> Option<Held> {
+        self.ask(async |known| known.held(root.as_str(), path, stat).await).flatten()
+    }
+}

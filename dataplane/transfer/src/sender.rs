@@ -316,6 +316,7 @@ fn check(shared: &Shared, job: &SendJob) -> Result<Checked, Stop> {
                 id: standing.sync().run(open.run),
                 peer: standing.grant.destination.key,
                 sources: standing.grant.source_paths,
+                destination: standing.grant.destination_path,
                 options: standing.grant.options,
                 not_after: Some(standing.grant.not_after),
                 authority: Authority::Sync(open.clone()),

@@ -100,7 +100,6 @@ pub(crate) struct Shared {
     closed: Option<Arc<Closed>>,
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) meter: Option<dataplane_hde::Meter>,
-    pub(crate) baselines: Option<dataplane_content::Baselines>,
     pub(crate) clock: Clock,
     pub(crate) tasks: TaskGroup,
     running: Mutex<HashMap<(TransferId, TransferRole), Running>>,
@@ -171,12 +170,6 @@ impl Transfers {
     pub fn running(&self) -> usize {
         self.0.running()
     }
-
-    /// Versions that both ends of transfers hold.
-    #[must_use]
-    pub fn baselines(&self) -> Option<&dataplane_content::Baselines> {
-        self.0.baselines.as_ref()
-    }
 }
 
 impl Shared {
@@ -207,7 +200,6 @@ impl Shared {
             closed,
             settings: ArcSwap::from_pointee(options.settings),
             meter: options.meter,
-            baselines: options.baselines,
             clock,
             tasks,
             running: Mutex::default(),

@@ -106,7 +106,7 @@ fn acknowledged(sending: &Sending, number: u64, entry: &Entry, moved: &Moved) ->
         digest: Digest::from_bytes(moved.root),
         size: moved.size,
         went,
-        prospect: Prospect { is_standing: false, replaced },
+        prospect: Prospect { is_standing: sending.is_standing, replaced },
     })
 }
 

@@ -11,7 +11,7 @@ use foundation_telemetry::propagation;
 use futures::StreamExt;
 use proto_model::{Digest, Traceparent, TransferRole, TransferState};
 use proto_wire::{
-    frames::{Finished, MAX_FRAME_BYTES, Open, Opened, ReceiverFrame, SenderFrame, Wanted},
+    frames::{Authority, Finished, MAX_FRAME_BYTES, Open, Opened, ReceiverFrame, SenderFrame, Wanted},
     piece::MIN_SEGMENT_BYTES,
 };
 use tokio::sync::mpsc;
@@ -163,6 +163,7 @@ impl Attempt<'_> {
                 deltas,
                 peer: checked.peer,
                 destination: checked.destination,
+                is_standing: matches!(checked.authority, Authority::Sync(_)),
             };
             Sending::new(parts).map(Arc::new).map_err(|error| at.own("sender", &error))
         };

@@ -67,6 +67,8 @@ pub(super) struct Sending {
     /// Who receives, and where.
     pub(super) peer: PublicKey,
     pub(super) destination: RootPath,
+    /// Whether it is sent again and again.
+    pub(super) is_standing: bool,
     /// Files that have an older version at the receiver.
     bases: Mutex<HashMap<u64, Basis>>,
     /// Files that the receiver has put in place.
@@ -141,6 +143,7 @@ pub(super) struct Parts {
     pub(super) deltas: bool,
     pub(super) peer: PublicKey,
     pub(super) destination: RootPath,
+    pub(super) is_standing: bool,
 }
 
 impl Sending {
@@ -160,6 +163,7 @@ impl Sending {
             deltas: parts.deltas,
             peer: parts.peer,
             destination: parts.destination,
+            is_standing: parts.is_standing,
             bases: Mutex::default(),
             published: Mutex::default(),
             tally: parts.tally,

@@ -84,7 +84,7 @@ impl Seen {
             return ControlFlow::Break(());
         }
         let entry = match found {
-            Found::Entry(entry) => entry,
+            Found::Entry(entry, _) => entry,
             // What is left out now may be sent later, without a change that shows.
             Found::Issue(_) => {
                 self.all = false;

@@ -18,6 +18,7 @@ mod options;
 mod read_at;
 mod signature;
 mod sources;
+mod typed;
 mod version;
 mod zeros;
 
@@ -32,6 +33,7 @@ pub use proto_wire::hde::{LAG, MAX_SEGMENT_BYTES};
 pub use read_at::{FileAt, ReadAt};
 pub use signature::{Chunker, Cut, Run, Signature, SignatureBuilder, SignatureError, SignatureIndex, average_log};
 pub use sources::{HeldSources, NoSources, Sources};
+pub use typed::{DamagedNumbers, Layout, Typed};
 pub use version::{Basis, HistoryUse, Version};
 
 #[cfg(test)]

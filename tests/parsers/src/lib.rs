@@ -20,7 +20,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("sender_frame", frames::sender_frame),
     ("receiver_frame", frames::receiver_frame),
     ("manifest", frames::manifest),
@@ -31,6 +31,7 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("container", pieces::container),
     ("decoder", pieces::decoder),
     ("signature", pieces::signature),
+    ("numbers", pieces::numbers),
     ("grant", signed::grant),
     ("roster", signed::roster),
     ("dht_record", signed::dht_record),

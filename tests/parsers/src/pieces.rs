@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::tried;
 use bytes::Bytes;
 use dataplane_hde::{
-    Algorithm, Basis, Decoder, Encoder, HeldSources, HistoryUse, Options, Signature, SignatureIndex, Version,
+    Algorithm, Basis, Decoder, Encoder, HeldSources, HistoryUse, Options, Signature, SignatureIndex, Typed, Version,
 };
 use proto_wire::{
     hde::{Container, MAX_SEGMENT_BYTES},
@@ -100,4 +101,23 @@ pub(crate) fn signature(bytes: &[u8]) {
     let mut rest: Vec<u8> = bytes.to_vec();
     runs.iter().for_each(|run| rest[run.start..run.start + run.length].fill(0));
     assert!(rest.iter().all(|byte| *byte == 0), "bytes that are described are not found");
+}
+
+/// How many pairs of bytes there are, what a receiver holds, and encoded numbers; and what is held and the rest, encoded and
+/// decoded again where they look like numbers.
+pub(crate) fn numbers(bytes: &[u8]) {
+    let Some((length, rest)) = bytes.split_first() else { return };
+    let (held, encoded) = rest.split_at(rest.len().min(usize::from(*length) * 2));
+    let (mut typed, mut room) = (Typed::default(), vec![0; held.len()]);
+    tried(typed.decode(encoded, held, &mut room));
+    tried(typed.decode(encoded, &[], &mut room));
+    let base = encoded.get(..rest.len() / 2).unwrap_or_default();
+    let new = &rest[rest.len() - base.len()..];
+    for base in [base, &[]] {
+        let Some(layout) = Typed::sample(new, base) else { continue };
+        let (mut packed, mut out) = (Vec::new(), vec![0; new.len()]);
+        typed.encode(new, base, layout, &mut packed);
+        typed.decode(&packed, base, &mut out).unwrap_or_else(|error| panic!("{layout:?}: {error}"));
+        assert_eq!(out, new);
+    }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use control_plane_audit::{Outcome, Record as AuditRecord};
 use control_plane_pki::FleetCa;
 use dataplane_dht::{FleetTag, Nat, NodeType, Record};
-use dataplane_hde::{Algorithm, Encoder, Options, Signature, Version};
+use dataplane_hde::{Algorithm, Encoder, Options, Signature, Typed, Version};
 use foundation_merkle::{Checkpoint, leaf_hash};
 use prost::Message;
 use proto_model::{
@@ -58,6 +58,7 @@ fn make() -> Made<Seeds> {
         ("container", containers()?),
         ("decoder", containers()?.into_iter().map(|container| [&[4][..], &[9; 64], &container].concat()).collect()),
         ("signature", signatures()?),
+        ("numbers", numbers()),
         ("grant", vec![message(&rpc::Grant::from(grant()?)), proto_wire::grant::sign(&key(), &grant()?).to_bytes()]),
         ("roster", vec![message(&rpc::RosterEntry::from(entry()?)), message(&rpc::RosterHead::from(head()))]),
         ("dht_record", vec![record()?.encode()?]),
@@ -288,6 +289,23 @@ fn known() -> Vec<u8> {
     let of = |segment, source| Known { segment, count: 3, source, value: [segment.to_le_bytes()[0]; 32] };
     write_known(&[of(1, Source::Zeros), of(2, Source::Basis { offset: 1 << 20 })], &mut list);
     list
+}
+
+/// Numbers against older ones, and alone, in all widths.
+fn numbers() -> Vec<Vec<u8>> {
+    let weight = |n: u32, step: f32| (f32::from(u16::try_from(n % 977).unwrap_or(0)) * 0.001 + step).to_le_bytes();
+    let step = |n: u32| if n.is_multiple_of(3) { 0.000_01 } else { 0.0 };
+    let old: Vec<u8> = (0..2500).flat_map(|n| weight(n, 0.0)).collect();
+    let new: Vec<u8> = (0..2500).flat_map(|n| weight(n, step(n))).collect();
+    let mut seeds = vec![[&[0][..], &old, &new].concat()];
+    for base in [&old[..], &[]] {
+        if let Some(layout) = Typed::sample(&new, base) {
+            let mut encoded = Vec::new();
+            Typed::default().encode(&new[..500], base.get(..500).unwrap_or_default(), layout, &mut encoded);
+            seeds.push([&[250][..], &old[..500], &encoded].concat());
+        }
+    }
+    seeds
 }
 
 fn signatures() -> Made<Vec<Vec<u8>>> {

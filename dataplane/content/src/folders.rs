@@ -82,6 +82,9 @@ impl Opened {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let content = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&content)?;
+        if Mode::from_raw_mode(stat.st_mode) != Mode::RWXU {
+            rustix::fs::fchmod(&content, Mode::RWXU)?;
+        }
         let below = |name: &str| {
             make(&content, Path::new(name))?;
             folder(&content, name)

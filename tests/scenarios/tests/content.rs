@@ -1,0 +1,92 @@
+//! The content store of a real agent: made at the start, found damaged where it is, and gone without harm.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests_harness::{Fleet, FleetOptions, binary, digest_tree, eventually, write_sample_tree};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What an agent answers at a path.
+fn get(http: &str, path: &str) -> Result<Value> {
+    let answer = Command::new("curl").args(["-sf", &format!("http://{http}{path}")]).output()?;
+    ensure!(answer.status.success(), "{path}: {:?}", answer.status);
+    Ok(serde_json::from_slice(&answer.stdout)?)
+}
+
+/// Waits until the agent says this of its content store.
+fn says(fleet: &Fleet, status: &str) -> Result<String> {
+    let http = fleet.agents[0].http();
+    eventually("the content store's health", LIMIT, || {
+        let health = get(&http, "/health?verbose=true")?;
+        let store = &health["components"]["content_store"];
+        let message = store["message"].as_str().unwrap_or_default().to_owned();
+        Ok((store["status"] == status).then_some(message))
+    })
+}
+
+/// `dwcp-agent content …`: its JSON, and whether it ended well.
+fn content(dir: &Path, verb: &str) -> Result<(Value, bool)> {
+    let mut command = Command::new(binary("dwcp-agent")?);
+    command.args(["content", verb, "-o", "json", "--data-dir"]).arg(dir);
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let answer = if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? };
+    Ok((answer, output.status.success()))
+}
+
+#[test]
+fn a_content_store_that_is_damaged_or_removed_is_named_and_stops_nothing() -> Result<()> {
+    let mut fleet = Fleet::start(&FleetOptions::default())?;
+    let config = fleet.scratch.path().join("quick.yaml");
+    fs::write(&config, "monitoring:\n  health_check_interval: 1s\n")?;
+    let agent = &mut fleet.agents[0];
+    agent.stop()?;
+    // A death's leavings: half-written, and nobody's.
+    let store = agent.dir().join("content");
+    let nobodys = store.join("objects/ab").join("0".repeat(62));
+    fs::create_dir_all(nobodys.parent().context("a parent")?)?;
+    fs::create_dir_all(store.join("incoming"))?;
+    fs::write(&nobodys, "nobody's")?;
+    fs::write(store.join("incoming/0123456789abcdef"), "half")?;
+    agent.options_mut().arguments = vec!["--config".to_owned(), config.display().to_string()];
+    agent.restart()?;
+    fleet.all_ready()?;
+    let dir = fleet.agents[0].dir().to_path_buf();
+    says(&fleet, "healthy")?;
+    eventually("leavings are removed", LIMIT, || {
+        Ok((!nobodys.exists() && !store.join("incoming/0123456789abcdef").exists()).then_some(()))
+    })?;
+    ensure!(fs::metadata(&store)?.permissions().mode() & 0o777 == 0o700, "nobody else's to look at");
+    ensure!(content(&dir, "stats")?.0["objects"] == 0);
+
+    // An object that is not what its name says.
+    fs::create_dir_all(nobodys.parent().context("a parent")?)?;
+    fs::write(&nobodys, "damaged")?;
+    let (verified, well) = content(&dir, "verify")?;
+    ensure!(!well && verified["damaged"] == serde_json::json!([format!("ab{}", "0".repeat(62))]), "{verified:#}");
+    let message = says(&fleet, "degraded")?;
+    ensure!(message.contains("content/damaged"), "{message}");
+    eventually("dwcp check to say so", LIMIT, || {
+        let said = fleet.cli_on(0)?.run(&["check"])?.stdout;
+        Ok(said.contains("dwcp-agent content verify").then_some(()))
+    })?;
+    // A running agent collects by itself.
+    ensure!(!content(&dir, "collect")?.1);
+    fs::remove_dir_all(store.join("damaged"))?;
+    says(&fleet, "healthy")?;
+    ensure!(content(&dir, "verify")?.1);
+
+    // All of it, under the agent.
+    fs::remove_dir_all(&store)?;
+    let source = fleet.agents[0].root("data").join("set");
+    write_sample_tree(&source, 9)?;
+    fleet.cli()?.ok(&["send", "--from", "site-a", "data:/set", "site-b:data:/in"])?;
+    ensure!(digest_tree(&source)? == digest_tree(&fleet.agents[1].root("data").join("in/set"))?);
+    eventually("the store is made anew", LIMIT, || Ok(store.join("objects").is_dir().then_some(())))?;
+    says(&fleet, "healthy")?;
+    let stats = get(&fleet.agents[0].http(), "/api/v1/dwcp/hde/stats")?;
+    ensure!(stats["content"]["objects"].is_u64() && stats["baselines_synced"].is_u64(), "{stats:#}");
+    fleet.agents[0].check_alive()
+}

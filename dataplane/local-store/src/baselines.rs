@@ -38,6 +38,8 @@ const COLUMNS_OF_PATHS: &str = "SELECT path, digest, size, device, inode, mtime_
      WHERE root = ?1 AND path IN (SELECT unhex(value) FROM json_each(?2))";
 const COLUMNS_OF_DIGEST: &str = "SELECT path, digest, size, device, inode, mtime_ns, ctime_ns, noted_ms FROM baselines
      WHERE root = ?1 AND digest = ?2 ORDER BY noted_ms DESC LIMIT ?3";
+const COLUMNS_OF_INODES: &str = "SELECT path, digest, size, device, inode, mtime_ns, ctime_ns, noted_ms FROM baselines
+     WHERE root = ?1 AND inode IN (SELECT value FROM json_each(?2))";
 
 impl LocalStore {
     /// Keeps what was published.
@@ -91,6 +93,17 @@ impl LocalStore {
     /// Where the store cannot be read.
     pub async fn baselines_of(&self, root: &str, digest: Digest, limit: u32) -> Result<Vec<Baseline>, StoreError> {
         let rows = sqlx::query(COLUMNS_OF_DIGEST).bind(root).bind(digest.to_string()).bind(limit);
+        let rows = rows.fetch_all(&self.pool().await?).await?;
+        rows.iter().map(|row| read(root, row)).collect()
+    }
+
+    /// Files below a root that had these inodes when they were noted, whatever their paths, in no order.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn baselines_of_inodes(&self, root: &str, inodes: &[u64]) -> Result<Vec<Baseline>, StoreError> {
+        let inodes: Vec<String> = inodes.iter().map(|inode| inode.cast_signed().to_string()).collect();
+        let rows = sqlx::query(COLUMNS_OF_INODES).bind(root).bind(format!("[{}]", inodes.join(",")));
         let rows = rows.fetch_all(&self.pool().await?).await?;
         rows.iter().map(|row| read(root, row)).collect()
     }

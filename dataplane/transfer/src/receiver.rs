@@ -21,6 +21,7 @@ mod known;
 mod old_versions;
 mod publish;
 mod remains;
+mod renamed;
 mod room;
 mod session;
 mod state;

@@ -7,7 +7,7 @@
 
 use std::{fs::File, io};
 
-use proto_model::RootPath;
+use proto_model::{RelPath, RootName, RootPath};
 use proto_wire::TreePath;
 use rustix::{fs::FileType, io::Errno};
 
@@ -22,6 +22,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) tops: Vec<Top>,
+    /// As they were named.
+    paths: Vec<RootPath>,
 }
 
 /// One source.
@@ -39,12 +41,33 @@ impl Sources {
     /// Opens every source: all must exist, be files or folders, and be reachable without symbolic links.
     pub(crate) fn open(roots: &Roots, paths: &[RootPath]) -> Result<Self, Stop> {
         let tops = paths.iter().map(|path| open_top(roots, path));
-        Ok(Self { tops: tops.collect::<Result<_, _>>()? })
+        Ok(Self { tops: tops.collect::<Result<_, _>>()?, paths: paths.to_vec() })
     }
 
     /// Whether a folder's contents appear at the top of the tree.
     pub(crate) fn has_contents(&self) -> bool {
         self.tops.iter().any(|top| matches!(top, Top::Contents { .. }))
+    }
+
+    /// Where a file of the tree lies below its root; none where several sources have what is at its top.
+    pub(crate) fn place(&self, path: &TreePath) -> Option<(&RootName, Vec<u8>)> {
+        let ([top], [named]) = (self.tops.as_slice(), self.paths.as_slice()) else { return None };
+        let below = |folder: &[u8]| match folder {
+            [] => path.as_bytes().to_vec(),
+            folder => [folder, b"/", path.as_bytes()].concat(),
+        };
+        let place = match top {
+            Top::Contents { .. } => below(named.path.as_bytes()),
+            Top::File { .. } | Top::Folder { .. } => {
+                below(named.path.parent().as_ref().map(RelPath::as_bytes).unwrap_or_default())
+            }
+        };
+        Some((&named.root, place))
+    }
+
+    /// The root of all of it, where there is one source.
+    pub(crate) fn root(&self) -> Option<&RootName> {
+        if let [named] = self.paths.as_slice() { Some(&named.root) } else { None }
     }
 
     /// Opens a file of the tree for reading.

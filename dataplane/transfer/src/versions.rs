@@ -94,4 +94,23 @@ impl Versions {
     pub(crate) fn held(&self, root: &RootName, path: &[u8], stat: FileStat) -> Option<Held> {
         self.ask(async |known| known.held(root.as_str(), path, stat).await).flatten()
     }
+
+    /// What files are that look as they did when they were noted.
+    pub(crate) fn held_all(&self, root: &RootName, files: &[(Vec<u8>, FileStat)]) -> Vec<Option<Held>> {
+        let known =
+            if files.is_empty() { None } else { self.ask(async |known| known.held_of(root.as_str(), files).await) };
+        known.unwrap_or_else(|| vec![None; files.len()])
+    }
+
+    /// What files are that were noted under other paths.
+    pub(crate) fn renamed(&self, root: &RootName, files: &[(Vec<u8>, FileStat)]) -> Vec<Option<Digest>> {
+        let known =
+            if files.is_empty() { None } else { self.ask(async |known| known.renamed_of(root.as_str(), files).await) };
+        known.unwrap_or_else(|| vec![None; files.len()])
+    }
+
+    /// Files below a root that had this digest when they were noted.
+    pub(crate) fn by_digest(&self, root: &RootName, digest: Digest) -> Vec<(Vec<u8>, FileStat)> {
+        self.ask(async |known| known.by_digest(root.as_str(), digest).await).unwrap_or_default()
+    }
 }

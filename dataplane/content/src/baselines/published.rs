@@ -85,6 +85,27 @@ impl Baselines {
         Ok(files.iter().map(held).collect())
     }
 
+    /// What files are that were noted under other paths below a root: by inode, size and time, since a rename changes nothing else but the
+    /// time of that. One answer for each, in their order; none is certain.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub async fn renamed_of(
+        &self,
+        root: &str,
+        files: &[(Vec<u8>, FileStat)],
+    ) -> Result<Vec<Option<Digest>>, ReferencesError> {
+        let inodes: Vec<u64> = files.iter().map(|(_, stat)| stat.inode).collect();
+        let rows = self.references.rows.baselines_of_inodes(root, &inodes).await?;
+        let key = |stat: &FileStat| (stat.device, stat.inode, stat.size, stat.mtime_ns);
+        let mut noted: HashMap<_, Vec<&Baseline>> = HashMap::new();
+        rows.iter().for_each(|row| noted.entry(key(&stat_of(row))).or_default().push(row));
+        let renamed = |(path, stat): &(Vec<u8>, FileStat)| {
+            noted.get(&key(stat))?.iter().find(|row| row.path != *path).map(|row| row.digest)
+        };
+        Ok(files.iter().map(renamed).collect())
+    }
+
     /// Files below a root that had this digest when they were noted, and how they looked: a renamed file is among them. Who
     /// opens one looks whether it is still that file.
     ///

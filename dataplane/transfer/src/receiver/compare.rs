@@ -168,6 +168,7 @@ impl Comparer {
         match found.map(kind) {
             Some(FileType::RegularFile) => {}
             Some(FileType::Symlink) if self.is_others(entry, found)? => return receiving.is_others(index, &entry.path),
+            None if !receiving.resuming && self.make_of_another(index, entry)? => return Ok(()),
             Some(FileType::Symlink) | None => {
                 let action = if found.is_some() { PlannedAction::Replace } else { PlannedAction::Create };
                 return self.want(index, entry, bytes, action, None);

@@ -90,6 +90,8 @@ struct Active {
     dirty: Vec<(u64, [u8; 32])>,
     dirty_bytes: u64,
     end: Option<Ended>,
+    /// Its digest, where all of it was made of what is held here.
+    made: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -205,6 +207,26 @@ impl Files {
         if let Some(active) = self.active.get_mut(&file).filter(|active| active.number == target.number) {
             active.fresh = false;
         }
+    }
+
+    /// Whether another file may be made here before its sender has confirmed it: those that come by segments need room, too.
+    pub(super) fn may_make(&self) -> bool {
+        self.active.len() < MAX_BEGUN / 2
+    }
+
+    /// A wanted file is made of what is held here: its sender is to confirm it.
+    pub(super) fn made(
+        &mut self,
+        file: u64,
+        entry: &Entry,
+        segment_bytes: u32,
+        (number, root): (FileNumber, [u8; 32]),
+    ) {
+        let segments = Segments { file_bytes: entry.size(), segment_bytes };
+        let mut active = Active::new(entry.clone(), 0, number, segments);
+        (active.fresh, active.created, active.made) = (false, true, Some(root));
+        self.begun.insert(file);
+        self.active.insert(file, active);
     }
 
     /// Goes on with a file of an earlier attempt.
@@ -382,9 +404,9 @@ impl Files {
 
     fn whole(&mut self, file: u64) -> Whether {
         let Some(active) = self.active.get(&file) else { return Whether::NotYet };
-        let complete = active.written.count() == active.segments.count();
+        let complete = active.made.is_some() || active.written.count() == active.segments.count();
         let (Some(end), true) = (active.end, complete) else { return Whether::NotYet };
-        let root = active.hasher.root();
+        let root = active.made.or_else(|| active.hasher.root());
         let mut active = self.take_active(file).expect("just looked up");
         if root != Some(end.root) {
             self.backlog.settled(active.dirty_bytes);
@@ -445,6 +467,7 @@ impl Active {
             dirty: Vec::new(),
             dirty_bytes: 0,
             end: None,
+            made: None,
         }
     }
 
@@ -454,6 +477,9 @@ impl Active {
 
     fn claim(&mut self, header: &Header) -> Result<Target, Stop> {
         let file = header.file;
+        if self.made.is_some() {
+            return Err(Stop::violation(format!("file {file} comes, though it was made here")));
+        }
         if header.file_bytes != self.segments.file_bytes {
             return Err(Stop::violation(format!("pieces of file {file} differ in its size")));
         }

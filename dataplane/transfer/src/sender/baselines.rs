@@ -108,9 +108,33 @@ impl Sending {
         let files = || entries.iter().enumerate().filter(|(_, (entry, _))| entry.size() > 0);
         let (numbers, paths): (Vec<_>, Vec<_>) = files().map(|(n, (entry, _))| (n, self.place(entry))).unzip();
         let kept = self.shared.versions.newest(&self.peer, &self.destination.root, paths);
-        for (number, kept) in numbers.into_iter().zip(kept) {
-            if let Some((entry, _)) = entries.get_mut(number) {
+        for (number, kept) in numbers.iter().zip(&kept) {
+            if let Some((entry, _)) = entries.get_mut(*number) {
                 entry.versions.baseline = kept.map_or(0, |kept| Versions::brief(kept.digest.as_bytes()));
+            }
+        }
+        let Some(root) = self.sources.root() else { return };
+        let here = |wanted: bool| -> (Vec<usize>, Vec<(Vec<u8>, FileStat)>) {
+            let of = numbers.iter().zip(&kept).filter(|(_, kept)| kept.is_some() == wanted);
+            let place = |number: &usize| {
+                let (entry, stat) = entries.get(*number)?;
+                Some((*number, (self.sources.place(&entry.path)?.1, (*stat)?)))
+            };
+            of.filter_map(|(number, _)| place(number)).unzip()
+        };
+        let (known, unknown) = (here(true), here(false));
+        // One that did not change since costs no bytes: the receiver has it, or describes what it has.
+        for (number, held) in known.0.into_iter().zip(self.shared.versions.held_all(root, &known.1)) {
+            if let (Some((entry, _)), Some(held)) = (entries.get_mut(number), held)
+                && Versions::brief(held.digest.as_bytes()) == entry.versions.baseline
+            {
+                entry.versions.baseline = 0;
+            }
+        }
+        // Of one that was renamed the receiver may have it under its other name.
+        for (number, digest) in unknown.0.into_iter().zip(self.shared.versions.renamed(root, &unknown.1)) {
+            if let Some((entry, _)) = entries.get_mut(number) {
+                entry.versions.root = digest.map(|digest| *digest.as_bytes());
             }
         }
     }

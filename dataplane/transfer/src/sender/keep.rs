@@ -21,6 +21,7 @@ use super::state::{Seen, Sending};
 use crate::{
     fates::{Fate, Moved},
     stop::Stop,
+    versions::{FileStat, Published},
 };
 
 /// Versions that are kept together: as many files are open.
@@ -71,7 +72,7 @@ pub(super) async fn begin(sending: &Arc<Sending>) {
 }
 
 fn keep(sending: &Sending) -> Result<(), Stop> {
-    let mut batch = Vec::new();
+    let mut batch = Batch::default();
     let kept = sending.pages.for_each_fate(|file, entry, fate| {
         let Fate::Moved(moved) = fate else { return Ok(()) };
         if moved.size < LEAST_BYTES || !sending.is_published(file) {
@@ -80,34 +81,52 @@ fn keep(sending: &Sending) -> Result<(), Stop> {
         if sending.shared.tasks.is_cancelled() {
             return Err(io::Error::from(io::ErrorKind::Interrupted));
         }
-        batch.extend(acknowledged(sending, file, entry, &moved));
-        if batch.len() >= AT_ONCE {
-            sending.shared.versions.keep(&sending.peer, std::mem::take(&mut batch));
+        batch.add(sending, file, entry, &moved);
+        if batch.acknowledged.len() >= AT_ONCE {
+            std::mem::take(&mut batch).keep(sending);
         }
         Ok(())
     });
     match kept {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(sending.own(&error)),
         Ok(()) | Err(_) => {
-            sending.shared.versions.keep(&sending.peer, batch);
+            batch.keep(sending);
             Ok(())
         }
     }
 }
 
-/// A version that the receiver has, where the file is still that one.
-fn acknowledged(sending: &Sending, number: u64, entry: &Entry, moved: &Moved) -> Option<Acknowledged> {
-    let file = sending.sources.read(&entry.path).ok()?;
-    let seen = Seen::of(&file).ok()?;
-    let (went, replaced) = sending.how_it_went(number, moved.size);
-    (seen.size == moved.size && seen.mtime == moved.mtime).then(|| Acknowledged {
-        place: Place { root: sending.destination.root.as_str().to_owned(), path: sending.place(entry) },
-        file,
-        digest: Digest::from_bytes(moved.root),
-        size: moved.size,
-        went,
-        prospect: Prospect { is_standing: sending.is_standing, replaced },
-    })
+/// Versions that the receiver has, where the files are still those.
+#[derive(Default)]
+struct Batch {
+    acknowledged: Vec<Acknowledged>,
+    /// The same files, as they are known here.
+    here: Vec<Published>,
+}
+
+impl Batch {
+    fn add(&mut self, sending: &Sending, number: u64, entry: &Entry, moved: &Moved) {
+        let Ok(file) = sending.sources.read(&entry.path) else { return };
+        let Ok(seen) = Seen::of(&file) else { return };
+        if seen.size != moved.size || seen.mtime != moved.mtime {
+            return;
+        }
+        let digest = Digest::from_bytes(moved.root);
+        if let (Some((_, path)), Ok(data)) = (sending.sources.place(&entry.path), file.metadata()) {
+            self.here.push(Published { path, stat: FileStat::from(&data), digest });
+        }
+        let (went, replaced) = sending.how_it_went(number, moved.size);
+        let place = Place { root: sending.destination.root.as_str().to_owned(), path: sending.place(entry) };
+        let prospect = Prospect { is_standing: sending.is_standing, replaced };
+        self.acknowledged.push(Acknowledged { place, file, digest, size: moved.size, went, prospect });
+    }
+
+    fn keep(self, sending: &Sending) {
+        if let Some(root) = sending.sources.root() {
+            sending.shared.versions.published(root, self.here);
+        }
+        sending.shared.versions.keep(&sending.peer, self.acknowledged);
+    }
 }
 
 /// How a file that has an older version at the receiver is sent.

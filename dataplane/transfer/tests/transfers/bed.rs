@@ -14,7 +14,12 @@ use std::{
 
 use bytes::Bytes;
 use chrono::TimeDelta;
+use dataplane_content::{
+    Baselines, ContentStore, Limits, References,
+    policy::{Copying, Policy},
+};
 use dataplane_identity::{Identity, testing::TestFleet};
+use dataplane_local_store::LocalStore;
 use dataplane_transfer::{
     Connector, ControlIn, ControlOut, Link, LinkError, Options, PiecesIn, PiecesOut, Received, Roots, SendAuthority,
     SendJob, Sent, Settings, Transfers,
@@ -45,6 +50,7 @@ pub(crate) struct Host {
     pub(crate) transfers: Transfers,
     pub(crate) tasks: TaskGroup,
     pub(crate) folder: PathBuf,
+    versions: Option<Baselines>,
 }
 
 pub(crate) struct Bed {
@@ -74,9 +80,36 @@ impl Host {
         fs::create_dir(&outside).unwrap();
         let folder = dir.path().join("node/transfers");
         let tasks = TaskGroup::new("host");
-        let transfers = open(&identity, &folder, &root, settings(), &tasks);
+        let transfers = open(&identity, &folder, &root, None, &tasks);
         transfers.is_ahead_of_control_plane(TimeDelta::zero());
-        Self { _dir: dir, identity, root, outside, transfers, tasks, folder }
+        Self { _dir: dir, identity, root, outside, transfers, tasks, folder, versions: None }
+    }
+
+    /// It remembers versions from now on, all of them.
+    pub(crate) async fn remember_versions(&mut self) {
+        let dir = self.state();
+        fs::create_dir_all(&dir).unwrap();
+        let clock = Clock::system();
+        let tasks = TaskGroup::new("versions");
+        let rows = LocalStore::open(&dir, clock.clone(), &tasks).await.unwrap();
+        let limits = Limits { reserve: ByteCount::new(0), ..Limits::default() };
+        let references = References::new(ContentStore::open(&dir, limits).unwrap(), rows, tasks);
+        let policy = Policy { copying: Copying::Always, interval: Duration::ZERO, ..Policy::default() };
+        let settings = dataplane_content::Settings { policy, ..dataplane_content::Settings::default() };
+        self.versions = Some(Baselines::new(references, clock, settings));
+        self.restart().await;
+    }
+
+    /// Where it remembers versions.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.with_file_name("state")
+    }
+
+    /// The objects of its content store.
+    pub(crate) fn objects(&self) -> Vec<PathBuf> {
+        let shards = fs::read_dir(self.state().join("content/objects")).unwrap();
+        let files = shards.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap());
+        files.map(|file| file.unwrap().path()).collect()
     }
 
     /// The host's program starts anew.
@@ -89,7 +122,7 @@ impl Host {
     pub(crate) async fn restart_alone(&mut self) {
         self.tasks.shutdown(PATIENCE).await.unwrap();
         self.tasks = TaskGroup::new("host");
-        self.transfers = open(&self.identity, &self.folder, &self.root, settings(), &self.tasks);
+        self.transfers = open(&self.identity, &self.folder, &self.root, self.versions.clone(), &self.tasks);
     }
 
     pub(crate) fn set_roots(&self, read_only: bool, accept: &[&str]) {
@@ -105,7 +138,7 @@ impl Host {
         let mut names: Vec<_> = fs::read_dir(&self.folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "ended")
+            .filter(|name| name != "ended" && name != "syncs")
             .collect();
         names.sort();
         names
@@ -118,16 +151,16 @@ fn roots(path: &Path, read_only: bool, accept: &[&str]) -> Roots {
     Roots::new(BTreeMap::from([("data".parse().unwrap(), root)]))
 }
 
-fn open(identity: &Identity, folder: &Path, root: &Path, settings: Settings, tasks: &TaskGroup) -> Transfers {
+fn open(identity: &Identity, folder: &Path, root: &Path, baselines: Option<Baselines>, tasks: &TaskGroup) -> Transfers {
     let options = Options {
         folder: folder.to_path_buf(),
         trust: identity.trust().clone(),
         key: identity.public_key(),
         roots: roots(root, false, &[]),
-        settings,
+        settings: settings(),
         own: None,
         meter: None,
-        baselines: None,
+        baselines,
     };
     Transfers::open(options, Clock::system(), tasks.clone()).unwrap()
 }
@@ -141,6 +174,14 @@ impl Bed {
         let stranger = fleet.stranger(&dir);
         fleet.share([&a.identity, &b.identity]);
         Self { fleet, a, b, stranger }
+    }
+
+    /// The same, where both remember versions.
+    pub(crate) async fn with_versions() -> Self {
+        let mut bed = Self::new();
+        bed.a.remember_versions().await;
+        bed.b.remember_versions().await;
+        bed
     }
 
     /// The key of a third member, C.

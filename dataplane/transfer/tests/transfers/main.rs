@@ -16,3 +16,4 @@ mod refusals;
 mod resuming;
 mod same_bytes;
 mod trees;
+mod versions;

@@ -10,6 +10,7 @@ mod baseline;
 mod cost;
 mod decoder;
 mod described;
+mod dictionary;
 mod encoder;
 mod file;
 mod literals;
@@ -25,6 +26,10 @@ mod zeros;
 pub use baseline::{AnchorIndex, Baseline};
 pub use cost::{Choice, Costs, Effort, Permille, Reason};
 pub use decoder::{DecodeError, Decoded, Decoder};
+pub use dictionary::{
+    Class, Classes, DamagedObject, Dictionary, DictionaryError, Lean, MAX_DICTIONARY_BYTES, MAX_SMALL_BYTES,
+    SmallDecoder, SmallEncoder, Trained, small_level,
+};
 pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands, Whole};
 pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encode_file};
 pub use meter::{CodecTotals, Meter, Stats};

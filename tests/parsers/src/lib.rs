@@ -20,7 +20,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 23] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("sender_frame", frames::sender_frame),
     ("receiver_frame", frames::receiver_frame),
     ("manifest", frames::manifest),
@@ -32,6 +32,7 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("decoder", pieces::decoder),
     ("signature", pieces::signature),
     ("numbers", pieces::numbers),
+    ("small", pieces::small),
     ("grant", signed::grant),
     ("roster", signed::roster),
     ("dht_record", signed::dht_record),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::tried;
 use bytes::Bytes;
 use dataplane_hde::{
-    Algorithm, Basis, Decoder, Encoder, HeldSources, HistoryUse, Options, Signature, SignatureIndex, Typed, Version,
+    Algorithm, Basis, Decoder, Dictionary, Encoder, HeldSources, HistoryUse, Lean, MAX_SMALL_BYTES, Options, Signature,
+    SignatureIndex, SmallDecoder, SmallEncoder, Typed, Version,
 };
 use proto_wire::{
     hde::{Container, MAX_SEGMENT_BYTES},
@@ -119,5 +120,22 @@ pub(crate) fn numbers(bytes: &[u8]) {
         typed.encode(new, base, layout, &mut packed);
         typed.decode(&packed, base, &mut out).unwrap_or_else(|error| panic!("{layout:?}: {error}"));
         assert_eq!(out, new);
+    }
+}
+
+/// How many pairs of bytes are before a small object, and its frame; and that again, compressed and decompressed.
+pub(crate) fn small(bytes: &[u8]) {
+    let Some((length, rest)) = bytes.split_first() else { return };
+    let (before, packed) = rest.split_at(rest.len().min(usize::from(*length) * 2));
+    let Ok(dictionary) = Dictionary::from_bytes(before, blake3::hash(before)) else { return };
+    let (mut encoder, mut decoder) = (SmallEncoder::new(), SmallDecoder::new());
+    for lean in [Lean::Nothing, Lean::Baseline(before), Lean::Dictionary(&dictionary)] {
+        for length in [0, 1, 100, 1000, MAX_SMALL_BYTES] {
+            tried(decoder.decompress(packed, lean, &mut vec![0; length]));
+        }
+        let Some(made) = encoder.compress(packed, lean, 1) else { continue };
+        let mut room = vec![0; packed.len()];
+        decoder.decompress(made, lean, &mut room).unwrap_or_else(|error| panic!("{lean:?}: {error}"));
+        assert_eq!(room, packed);
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use control_plane_audit::{Outcome, Record as AuditRecord};
 use control_plane_pki::FleetCa;
 use dataplane_dht::{FleetTag, Nat, NodeType, Record};
-use dataplane_hde::{Algorithm, Encoder, Options, Signature, Typed, Version};
+use dataplane_hde::{Algorithm, Encoder, Lean, Options, Signature, SmallEncoder, Typed, Version};
 use foundation_merkle::{Checkpoint, leaf_hash};
 use prost::Message;
 use proto_model::{
@@ -59,6 +59,7 @@ fn make() -> Made<Seeds> {
         ("decoder", containers()?.into_iter().map(|container| [&[4][..], &[9; 64], &container].concat()).collect()),
         ("signature", signatures()?),
         ("numbers", numbers()),
+        ("small", small()),
         ("grant", vec![message(&rpc::Grant::from(grant()?)), proto_wire::grant::sign(&key(), &grant()?).to_bytes()]),
         ("roster", vec![message(&rpc::RosterEntry::from(entry()?)), message(&rpc::RosterHead::from(head()))]),
         ("dht_record", vec![record()?.encode()?]),
@@ -306,6 +307,18 @@ fn numbers() -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+/// Frames of 100 and 1,000 bytes after nothing and after an old version.
+fn small() -> Vec<Vec<u8>> {
+    let object: Vec<u8> = (0..200).flat_map(|n: u32| format!("{} line\n", n.wrapping_mul(7919)).into_bytes()).collect();
+    let (old, mut encoder) = (&object[50..450], SmallEncoder::new());
+    let leans = [(0, Lean::Nothing), (200, Lean::Baseline(old))];
+    let made = |(pairs, lean): (u8, Lean<'_>), length: usize, encoder: &mut SmallEncoder| {
+        let before = &old[..usize::from(pairs) * 2];
+        [&[pairs][..], before, encoder.compress(&object[..length], lean, 3).unwrap_or_default()].concat()
+    };
+    leans.into_iter().flat_map(|lean| [100, 1000].map(|length| made(lean, length, &mut encoder))).collect()
 }
 
 fn signatures() -> Made<Vec<Vec<u8>>> {

@@ -56,11 +56,16 @@ impl Unpacker {
         if made == Some(room.len()) { Ok(()) } else { Err(Damaged) }
     }
 
+    /// Whether `packed` is one frame and nothing else, which says that it makes `length` bytes: no room for a second meaning.
+    pub(crate) fn is_frame_of(packed: &[u8], length: usize) -> bool {
+        let claimed = get_frame_content_size(packed).ok().flatten();
+        claimed.is_some_and(|claimed| u64::try_from(length) == Ok(claimed))
+            && find_frame_compressed_size(packed) == Ok(packed.len())
+    }
+
     /// One call over room that is there, so zstd allocates no window, whatever the frame claims.
     fn zstd(&mut self, packed: &[u8], prefix: &[u8], room: &mut [u8]) -> Option<usize> {
-        // One frame and nothing else, which says the length: no room for a second meaning.
-        let claimed = get_frame_content_size(packed).ok()??;
-        if u64::try_from(room.len()) != Ok(claimed) || find_frame_compressed_size(packed) != Ok(packed.len()) {
+        if !Self::is_frame_of(packed, room.len()) {
             return None;
         }
         if prefix.is_empty() {

@@ -10,8 +10,8 @@ use crate::{
     store::{ContentError, ContentStore},
 };
 
-/// The largest index that is kept: eight bytes for each of eight million anchors.
-pub const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// The largest index that is kept: eight bytes for each of eight million anchors, and a head.
+pub const MAX_INDEX_BYTES: u64 = (64 << 20) + 4096;
 const DIGEST_BYTES: usize = 32;
 
 impl ContentStore {

@@ -80,12 +80,14 @@ impl Policy {
     /// What to note of a version that the receiver has now.
     #[must_use]
     pub fn next(&self, before: Option<&Version>, went: Went, now_ms: i64) -> Version {
-        let before = before.copied().unwrap_or(Version { chain: 0, poor: 0, acknowledged_ms: now_ms });
+        // A clock that was set back, or two within a millisecond: the newest is still the last.
+        let acknowledged_ms = before.map_or(now_ms, |before| now_ms.max(before.acknowledged_ms.saturating_add(1)));
+        let before = before.copied().unwrap_or(Version { chain: 0, poor: 0, acknowledged_ms });
         match went {
-            Went::Whole => Version { chain: 0, poor: 0, acknowledged_ms: now_ms },
+            Went::Whole => Version { chain: 0, poor: 0, acknowledged_ms },
             Went::Delta { plain, encoded } => {
                 let poor = if self.is_poor(plain, encoded) { before.poor.saturating_add(1) } else { 0 };
-                Version { chain: before.chain.saturating_add(1), poor, acknowledged_ms: now_ms }
+                Version { chain: before.chain.saturating_add(1), poor, acknowledged_ms }
             }
         }
     }
@@ -104,13 +106,13 @@ impl Policy {
 
     /// Whether a version is copied into the store, where its blocks cannot be shared.
     #[must_use]
-    pub fn copies(&self, before: Option<&Version>, new: &Version, prospect: Prospect) -> bool {
+    pub fn copies(&self, before: Option<&Version>, new: &Version, prospect: Prospect, now_ms: i64) -> bool {
         let wanted = match self.copying {
             Copying::Always => true,
             Copying::Auto => prospect.is_standing || prospect.replaced,
             Copying::Never => false,
         };
-        wanted && (new.poor >= POOR_VERSIONS || before.is_none_or(|before| self.is_over(before, new.acknowledged_ms)))
+        wanted && (new.poor >= POOR_VERSIONS || before.is_none_or(|before| self.is_over(before, now_ms)))
     }
 
     /// Whether the interval since a version is over. A clock that was set back never holds it for longer.
@@ -162,22 +164,23 @@ mod tests {
     fn a_version_is_copied_once_in_an_interval_but_for_one_after_which_indexing_ends() {
         let policy = Policy::default();
         let first = policy.next(None, Went::Whole, 1_000_000);
-        assert!(policy.copies(None, &first, SYNC));
+        assert!(policy.copies(None, &first, SYNC, 1_000_000));
         let soon = policy.next(Some(&first), RICH, 1_299_999);
-        assert!(!policy.copies(Some(&first), &soon, SYNC));
+        assert!(!policy.copies(Some(&first), &soon, SYNC, 1_299_999));
         let later = policy.next(Some(&first), RICH, 1_300_000);
-        assert!(policy.copies(Some(&first), &later, SYNC));
+        assert!(policy.copies(Some(&first), &later, SYNC, 1_300_000));
         let poor = policy.next(Some(&Version { poor: 1, ..first }), POOR, 1_000_001);
-        assert!(policy.copies(Some(&first), &poor, SYNC));
+        assert!(policy.copies(Some(&first), &poor, SYNC, 1_000_001));
         let set_back = policy.next(Some(&first), RICH, 5);
-        assert!(policy.copies(Some(&first), &set_back, SYNC), "a clock that was set back");
+        assert!(policy.copies(Some(&first), &set_back, SYNC, 5), "a clock that was set back");
+        assert!(set_back.acknowledged_ms > first.acknowledged_ms, "the newest is still the last");
     }
 
     #[test]
     fn what_is_copied_follows_the_configuration() {
         let copies = |copying, is_standing, replaced| {
             let policy = Policy { copying, ..Policy::default() };
-            policy.copies(None, &policy.next(None, Went::Whole, 0), Prospect { is_standing, replaced })
+            policy.copies(None, &policy.next(None, Went::Whole, 0), Prospect { is_standing, replaced }, 0)
         };
         assert!(!copies(Copying::Auto, false, false));
         assert!(copies(Copying::Auto, true, false) && copies(Copying::Auto, false, true));

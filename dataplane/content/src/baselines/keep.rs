@@ -147,7 +147,7 @@ impl Baselines {
         let candidates = some.into_iter().map(|acknowledged| {
             let before = before.get(&acknowledged.place);
             let version = policy.next(before, acknowledged.went, now_ms);
-            let copies = policy.copies(before, &version, acknowledged.prospect);
+            let copies = policy.copies(before, &version, acknowledged.prospect, now_ms);
             Candidate { acknowledged, version, copies }
         });
         Ok(candidates.collect())

@@ -34,6 +34,8 @@ pub(crate) enum Component {
     LocalApi,
     /// Transfers.
     Transfers,
+    /// Standing syncs that this node sends.
+    Syncs,
     /// The audit log, as this agent witnessed it.
     AuditLog,
     /// Room and rights below the roots and in the data directory.
@@ -59,6 +61,7 @@ impl Component {
             Self::Metrics => "metrics",
             Self::LocalApi => "local_api",
             Self::Transfers => "transfers",
+            Self::Syncs => "syncs",
             Self::AuditLog => "audit_log",
             Self::Storage => "storage",
             Self::LogFile => "log_file",
@@ -79,7 +82,8 @@ impl Component {
             | Self::AuditLog
             | Self::Storage
             | Self::LogFile
-            | Self::ContentStore => false,
+            | Self::ContentStore
+            | Self::Syncs => false,
         }
     }
 }

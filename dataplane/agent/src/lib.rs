@@ -35,6 +35,7 @@ mod run;
 mod service_status;
 mod socket_buffers;
 mod supervisor;
+mod syncs;
 mod transfers;
 mod turns;
 mod view;

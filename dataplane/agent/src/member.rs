@@ -35,6 +35,7 @@ use crate::{
     host, profiles,
     records::LocalRecords,
     socket_buffers,
+    syncs::Syncer,
     transfers::{AmstConnector, Movers, Reports},
 };
 
@@ -71,6 +72,7 @@ pub(crate) struct Member {
     pub(crate) transfers: Transfers,
     pub(crate) movers: Movers,
     pub(crate) bencher: Bencher,
+    _syncer: Syncer,
     pub(crate) discovery: Discovery,
     /// Of the agent's state.
     dir: PathBuf,
@@ -162,10 +164,20 @@ impl Member {
             &tasks,
         )
         .map_err(unusable)?;
+        let syncer = Syncer::start(
+            &context.dir,
+            (transfers.clone(), movers.clone()),
+            control.clone(),
+            context.health.clone(),
+            context.clock.clone(),
+            &tasks,
+        );
+        let syncer = syncer.map_err(|source| MemberError::Transfers { path: context.dir.join("syncs"), source })?;
         context.health.healthy(Component::Transfers);
         context.health.healthy(Component::Identity);
         let dir = context.dir.clone();
-        let member = Arc::new(Self { identity, endpoint, control, transfers, movers, bencher, discovery, dir });
+        let member =
+            Arc::new(Self { identity, endpoint, control, transfers, movers, bencher, _syncer: syncer, discovery, dir });
         member.take_jobs(jobs, &tasks);
         member.bencher.follow(&member.control);
         member.keep_known(context, &tasks);

@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use proto_model::{
     DirectRequest, PublicKey, Traceparent, TransferError, TransferId, TransferReport, TransferRole, config::Limits,
 };
+use proto_wire::sync::OpenSync;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -269,6 +270,34 @@ impl Movers {
         }
     }
 
+    /// Sends one run of a sync: whoever runs it reports it. None where it was withdrawn before it began.
+    pub(crate) async fn send_run(
+        &self,
+        open: OpenSync,
+        reports: watch::Sender<TransferReport>,
+        withdrawn: &CancellationToken,
+    ) -> Option<Sent> {
+        let transfer = reports.borrow().transfer;
+        let turn = tokio::select! {
+            biased;
+            () = self.0.transfers.until_paused(transfer, TransferRole::Sender) => None,
+            turn = self.in_turn() => Some(turn?),
+            () = withdrawn.cancelled() => return None,
+            () = self.0.tasks.cancelled() => return None,
+        };
+        let connector = Arc::new(InTurn::new(Arc::clone(&self.0.connector), self.0.sending.clone(), turn));
+        let give_back = async {
+            self.0.transfers.until_paused(transfer, TransferRole::Sender).await;
+            connector.give_back();
+            std::future::pending().await
+        };
+        let job = SendJob { authority: SendAuthority::Sync(open), traceparent: own_traceparent() };
+        tokio::select! {
+            sent = self.0.transfers.send(job, connector.clone(), reports) => Some(sent),
+            never = give_back => never,
+        }
+    }
+
     /// A turn to send; who has to wait for it is counted.
     async fn in_turn(&self) -> Option<Turn> {
         match self.0.sending.try_next() {
@@ -351,11 +380,17 @@ impl Movers {
     async fn receive_transfer(&self, peer: PublicKey, link: Link) {
         let mut begun = Begun { movers: self.clone(), transfer: None };
         let began = |reports: watch::Receiver<TransferReport>| {
-            begun.begin(reports.borrow().transfer);
-            self.forward(reports);
+            let transfer = reports.borrow().transfer;
+            begun.begin(transfer);
+            if !self.0.transfers.is_sync_run(transfer) {
+                self.forward(reports);
+            }
         };
         let received = self.0.transfers.receive(link, began).await;
         match received {
+            // Its sender says how it went.
+            Received::Ended(report) | Received::Interrupted(report)
+                if self.0.transfers.is_sync_run(report.transfer) => {}
             Received::Ended(report) => {
                 self.0.transfers.forget_order(report.transfer, TransferRole::Receiver);
                 self.0.reports.end(report).await;
@@ -394,6 +429,12 @@ impl std::fmt::Debug for Movers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Movers").field("running", &self.running()).finish_non_exhaustive()
     }
+}
+
+/// The present span, for whoever continues it at the other end.
+fn own_traceparent() -> Option<Traceparent> {
+    let recorded = foundation_telemetry::propagation::traceparent(&tracing::Span::current());
+    recorded.and_then(|text| Traceparent::from_optional_text(&text))
 }
 
 /// A receiver's entry, from its beginning until its end is reported.

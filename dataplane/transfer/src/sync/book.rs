@@ -271,7 +271,7 @@ impl Kept {
         }
         if run < self.run {
             let message = format!("run {run} of the sync {name} is older than run {}, which was opened here", self.run);
-            return Err(Stop::final_(end::GRANT_INVALID, message));
+            return Err(Stop::final_(end::ALREADY_FINISHED, message));
         }
         // Who was told of a newer order than this host knows better.
         if self.paused && order <= self.order {
@@ -318,7 +318,7 @@ mod tests {
         let book = Book::open(dir.path().join("syncs")).unwrap();
         let (first, accepted_by) = (grant(1, 0), Digest::blake3(b"grant"));
         let run = book.begin(&first, 3, accepted_by, 0).unwrap();
-        assert_eq!(reason(book.check(&first, 2, 0)), end::GRANT_INVALID);
+        assert_eq!(reason(book.check(&first, 2, 0)), end::ALREADY_FINISHED);
         assert_eq!(reason(book.check(&first, 3, 0)), "fine");
         assert_eq!(book.other_run(first.sync(), 4), Some(first.sync().run(3)));
         book.finish(&run, true).unwrap();

@@ -4,7 +4,7 @@ use std::{io, ops::ControlFlow};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foundation_runtime::durable;
-use proto_model::{Digest, TransferError};
+use proto_model::{Digest, SyncGrant, TransferError, TransferId};
 use proto_wire::{Signed, manifest::Kind, sync, sync::SyncSource};
 
 use crate::{
@@ -31,6 +31,25 @@ pub struct Look {
 }
 
 impl Transfers {
+    /// The standing grant of a sync that this node sends, if it is good now.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn standing(&self, grant: &Signed) -> Result<SyncGrant, TransferError> {
+        let checked = crate::receiver::check_sync_grant(&self.0, grant, self.0.clock.utc(), |_| true);
+        let standing = checked.map_err(|stop| stop.to_error())?;
+        if standing.grant.source.key != self.0.key {
+            return Err(TransferError::new(end::GRANT_INVALID, "the grant names another node as the sender"));
+        }
+        Ok(standing)
+    }
+
+    /// Whether a transfer that is received here is a run of a sync: its sender reports it.
+    #[must_use]
+    pub fn is_sync_run(&self, transfer: TransferId) -> bool {
+        self.0.syncs.is_run(transfer)
+    }
+
     /// Looks at the source of a sync. Blocks on the disk.
     ///
     /// # Errors

@@ -1,0 +1,91 @@
+//! When a sync's next run is due. Pure: time and chance are arguments.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The first pause after a run that failed; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest: whoever mends what was wrong should not wait longer for the sync to see it. A longer interval counts as it is.
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// The longest wait at a start of the agent, so that all syncs of all agents do not begin at once.
+const MAX_JITTER: Duration = Duration::from_secs(30);
+
+/// What is known of the runs of a sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Schedule {
+    /// When the last run, or look, began.
+    pub(super) began: Option<DateTime<Utc>>,
+    /// Runs that failed, one after the other.
+    pub(super) failures: u32,
+    /// At a start of the agent nothing begins before this.
+    pub(super) not_before: Option<DateTime<Utc>>,
+}
+
+impl Schedule {
+    /// After a start of the agent: a share of the interval is waited for.
+    pub(super) fn after_start(self, every: Duration, share: f64, now: DateTime<Utc>) -> Self {
+        let most = (every / 10).min(MAX_JITTER);
+        Self { not_before: Some(later(now, most.mul_f64(share.clamp(0.0, 1.0)))), ..self }
+    }
+
+    /// When the next run is due: `every` after the last one began, so right after its end where it took longer; later where runs fail.
+    pub(super) fn next(&self, every: Duration, now: DateTime<Utc>) -> DateTime<Utc> {
+        let Some(began) = self.began else { return self.not_before.unwrap_or(now).max(now) };
+        let pause = match self.failures {
+            0 => every,
+            failures => every.max(backoff(failures)),
+        };
+        // A clock that was set back does not hold a sync up for longer than its interval.
+        let began = began.min(now);
+        self.not_before.map_or(later(began, pause), |not_before| later(began, pause).max(not_before))
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
+    doubled.min(MAX_BACKOFF)
+}
+
+fn later(time: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(by).ok().and_then(|by| time.checked_add_signed(by)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap()
+    }
+
+    const EVERY: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_run_is_due_an_interval_after_the_last_one_began_or_right_after_a_longer_one() {
+        let schedule = Schedule { began: Some(at(0)), ..Schedule::default() };
+        assert_eq!(schedule.next(EVERY, at(3)), at(10));
+        assert!(schedule.next(EVERY, at(25)) <= at(25));
+        assert_eq!(Schedule::default().next(EVERY, at(5)), at(5));
+        // The clock was set back.
+        assert_eq!(schedule.next(EVERY, at(-1000)), at(-990));
+    }
+
+    #[test]
+    fn runs_that_fail_come_ever_more_seldom_up_to_a_bound() {
+        let after = |failures| Schedule { began: Some(at(0)), failures, not_before: None };
+        let pauses: Vec<_> =
+            (0..12).map(|failures| (after(failures).next(EVERY, at(1)) - at(0)).num_seconds()).collect();
+        assert_eq!(pauses, [10, 10, 10, 10, 10, 16, 32, 64, 128, 256, 300, 300]);
+        let seldom = Duration::from_secs(3600);
+        assert_eq!(after(40).next(seldom, at(1)), at(3600));
+    }
+
+    #[test]
+    fn a_start_is_spread_over_a_share_of_the_interval() {
+        let schedule = Schedule::default();
+        assert_eq!(schedule.after_start(EVERY, 0.5, at(0)).next(EVERY, at(0)), at(0) + TimeDelta::milliseconds(500));
+        let hour = Duration::from_secs(36_000);
+        assert_eq!(schedule.after_start(hour, 1.0, at(0)).next(hour, at(0)), at(30));
+    }
+}

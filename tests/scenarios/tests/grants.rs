@@ -9,11 +9,14 @@ use dataplane_amst::{Endpoint, Limits, Options, Session, TransportSettings};
 use dataplane_identity::Identity;
 use ed25519_dalek::SigningKey;
 use foundation_runtime::{Clock, TaskGroup};
-use proto_model::{DirectRequest, Grant, GrantParty, NodeName, PublicKey, TransferId, TransferOptions};
+use proto_model::{
+    DirectRequest, Grant, GrantParty, NodeName, PublicKey, SyncGrant, SyncId, TransferId, TransferOptions,
+};
 use proto_wire::{
     Signed,
     frames::{Authority, Open, ReceiverFrame, SenderFrame},
     grant,
+    sync::{OpenSync, SyncSource},
 };
 use tests_harness::{Fleet, FleetOptions, digest_tree, eventually, fleet_keys};
 use tokio::time::timeout;
@@ -106,6 +109,95 @@ impl Thief {
     async fn present(&self, grant: &Grant, key: &SigningKey) -> Result<String> {
         self.open(grant.transfer, Authority::Grant(grant::sign(key, grant))).await
     }
+}
+
+/// A standing grant of a sync to the victim.
+fn standing(thief: &Thief, destination: &str, serial: u64) -> Result<SyncGrant> {
+    let mut grant = thief.grant(destination)?;
+    grant.options.delete = true;
+    Ok(SyncGrant { grant, name: "stolen".parse()?, serial, overwrite: 0 })
+}
+
+impl Thief {
+    async fn run(&self, grant: &Signed, sync: &SyncGrant, run: u64) -> Result<String> {
+        let opened = OpenSync { grant: grant.clone(), run, source: SyncSource::Contents };
+        self.open(sync.sync().run(run), Authority::Sync(opened)).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standing_grant_lets_in_only_the_runs_of_its_own_sync_in_order_and_by_the_newest_grant() -> Result<()> {
+    let mut fleet = Fleet::start(&FleetOptions::default())?;
+    let keys = fleet_keys(&fleet.control_plane).await?;
+    let cli = fleet.cli()?;
+    // A sync that has run, and its grant, which lies on the sender's disk.
+    let set = fleet.agents[0].root("data").join("set");
+    fs::create_dir_all(&set)?;
+    fs::write(set.join("file"), b"1")?;
+    cli.json(&[
+        "sync",
+        "create",
+        "--from",
+        "site-a",
+        "data:/set/",
+        "site-b:data:/real",
+        "--name",
+        "real",
+        "--every",
+        "1h",
+    ])?;
+    let ran = eventually("the first run", LIMIT, || {
+        let sync = cli.json(&["sync", "get", "real"])?;
+        Ok((sync["state"] == "IN_STEP").then_some(sync))
+    })?;
+    let sync: SyncId = ran["uid"].as_str().context("an uid")?.parse()?;
+    let kept = fs::read(fleet.agents[0].dir().join(format!("syncs/{sync}.json")))?;
+    let kept: serde_json::Value = serde_json::from_slice(foundation_runtime::checked::open(&kept)?)?;
+    let real = Signed::from_bytes(&hex::decode(kept["grant"].as_str().context("a grant")?)?)?;
+    let of_real = proto_wire::sync::open(&keys.grant().verifying_key(), &real)?;
+    let thief = thief(&mut fleet).await?;
+
+    // A run that has ended is refused again, and so is its transfer under another number, or as no run at all.
+    assert_eq!(thief.run(&real, &of_real, 1).await?, "ALREADY_FINISHED");
+    let opened = |run| Authority::Sync(OpenSync { grant: real.clone(), run, source: SyncSource::Contents });
+    assert_eq!(thief.open(sync.run(1), opened(2)).await?, "GRANT_INVALID");
+    assert_eq!(thief.open(TransferId::new(sync.uuid()), Authority::Grant(real.clone())).await?, "GRANT_INVALID");
+    // Altered, or signed by somebody else.
+    let mut altered = real.clone();
+    let last = altered.payload.last_mut().context("a payload")?;
+    *last ^= 1;
+    assert_eq!(thief.run(&altered, &of_real, 2).await?, "GRANT_INVALID");
+    let mine = proto_wire::sync::sign(&SigningKey::from_bytes(&[5; 32]), &of_real);
+    assert_eq!(thief.run(&mine, &of_real, 2).await?, "GRANT_INVALID");
+
+    // What the control plane would sign: for others, or for a time that is over.
+    let sign = |sync: &SyncGrant| proto_wire::sync::sign(keys.grant(), sync);
+    let mut foreign = standing(&thief, "data:/in", 1)?;
+    foreign.grant.source = stranger()?;
+    assert_eq!(thief.run(&sign(&foreign), &foreign, 1).await?, "GRANT_INVALID");
+    let mut elsewhere = standing(&thief, "data:/in", 1)?;
+    elsewhere.grant.destination = stranger()?;
+    assert_eq!(thief.run(&sign(&elsewhere), &elsewhere, 1).await?, "GRANT_INVALID");
+    let mut over = standing(&thief, "data:/in", 1)?;
+    over.grant.not_before -= TimeDelta::hours(9);
+    over.grant.not_after -= TimeDelta::hours(8);
+    assert_eq!(thief.run(&sign(&over), &over, 1).await?, "GRANT_EXPIRED");
+    // A grant for one transfer is none for runs.
+    let once = standing(&thief, "data:/in", 1)?;
+    assert_eq!(thief.run(&grant::sign(keys.grant(), &once.grant), &once, 1).await?, "GRANT_INVALID");
+
+    // Numbers only grow, and the newest grant counts.
+    let first = standing(&thief, "data:/in", 4)?;
+    assert_eq!(thief.run(&sign(&first), &first, 5).await?, "OPENED");
+    assert_eq!(thief.run(&sign(&first), &first, 4).await?, "ALREADY_FINISHED");
+    let older = SyncGrant { serial: 3, ..first.clone() };
+    assert_eq!(thief.run(&sign(&older), &older, 6).await?, "GRANT_SUPERSEDED");
+    fleet.agents[1].kill()?;
+    fleet.agents[1].restart()?;
+    let kept = fs::read_dir(fleet.agents[1].dir().join("transfers/syncs"))?.flatten();
+    let states: Vec<_> = kept.filter_map(|entry| fs::read_to_string(entry.path().join("state")).ok()).collect();
+    ensure!(states.iter().any(|state| state.contains("\"run\":5")), "{states:?}");
+    Ok(())
 }
 
 /// What a node could do to a victim's root must leave no trace there.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use control_plane_pki::not_after_of;
-use control_plane_store::{AuditKey, Cause, audit_log, backup as store_backup, nodes, operation, servers};
+use control_plane_store::{AuditKey, Cause, audit_log, backup as store_backup, nodes, operation, servers, syncs};
 use foundation_merkle::{Checkpoint, VerifierKey};
-use proto_model::{ComponentHealth, HealthStatus};
+use proto_model::{ComponentHealth, HealthStatus, SyncState};
 use proto_rpc::v1::{Check, CheckCategory};
 
 use super::host::Severity;
@@ -30,6 +30,9 @@ const EVENTS_LOOKED_AT: u32 = 100;
 /// Nodes that are counted.
 const MAX_NODES: u32 = 10_000;
 
+/// Syncs that are looked at: as many as a fleet has.
+const MAX_SYNCS: u32 = 10_000;
+
 pub(super) async fn run(state: &State) -> Vec<CheckCategory> {
     let mut categories = vec![
         category("postgres", postgres(state).await),
@@ -38,6 +41,7 @@ pub(super) async fn run(state: &State) -> Vec<CheckCategory> {
         category("certificates", certificates(state)),
         category("dht", dht(state).await),
         category("agents", agents(state).await),
+        category("syncs", vec![syncs_in_step(state).await]),
     ];
     for finding in state.server.host.now() {
         let found = match finding.trouble {
@@ -113,6 +117,27 @@ fn in_time(took: Duration) -> Found {
         error,
         "look at the load, the disk and the locks of PostgreSQL's host; `log_min_duration_statement` names what is slow",
     )
+}
+
+/// Syncs that are not in step, by name: how many more there are is said.
+async fn syncs_in_step(state: &State) -> Check {
+    const HINT: &str = "dwcp sync get NAME says why; dwcp sync list shows all of them";
+    let found = match syncs::page(&state.db, None, MAX_SYNCS).await {
+        Ok(found) => {
+            let now = state.clock.utc();
+            let ill = found.iter().map(|sync| (sync.name.resource_name(), sync.state(now))).filter(|(_, state)| {
+                matches!(state, SyncState::Failed | SyncState::WithIssues | SyncState::Waiting | SyncState::Ended)
+            });
+            let ill: Vec<_> = ill.map(|(name, state)| format!("{name} is {state}")).collect();
+            match ill.split_first() {
+                None => Found::Fine,
+                Some((first, [])) => Found::Warning(first.clone(), HINT),
+                Some((first, more)) => Found::Warning(format!("{first}, and {} more", more.len()), HINT),
+            }
+        }
+        Err(error) => Found::Error(error.chain(), "look at the server's log"),
+    };
+    check("syncs are in step", found)
 }
 
 /// A backup leaves a record in the audit log.

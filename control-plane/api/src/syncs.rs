@@ -292,7 +292,7 @@ enum Detail {
 }
 
 fn translate(sync: Sync, now: DateTime<Utc>, detail: Detail) -> rpc::Sync {
-    let (state, etag, lag) = (sync.state(now), sync.etag(), sync.lag(now));
+    let (state, etag, lag, run_request) = (sync.state(now), sync.etag(), sync.lag(now), sync.run_request());
     let mut status = rpc::SyncStatus::from(sync.status);
     if detail == Detail::WithoutRuns {
         status.runs.clear();
@@ -322,5 +322,6 @@ fn translate(sync: Sync, now: DateTime<Utc>, detail: Detail) -> rpc::Sync {
         create_time: timestamp(sync.create_time),
         update_time: timestamp(sync.update_time),
         grant_expire_time: timestamp(sync.grant_expire_time),
+        run_request,
     }
 }

@@ -96,6 +96,12 @@ impl Sync {
         Etag::of_number(self.version)
     }
 
+    /// How many runs were asked for.
+    #[must_use]
+    pub fn run_request(&self) -> u64 {
+        self.grant.run_request
+    }
+
     /// How it is, as it is shown.
     #[must_use]
     pub fn state(&self, now: DateTime<Utc>) -> SyncState {

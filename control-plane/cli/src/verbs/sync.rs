@@ -183,8 +183,6 @@ async fn run_now(
         output.message(&asked, |sync| sync.name.clone())?;
         return Ok(ExitCode::SUCCESS);
     };
-    // The run that was asked for comes after every one that was known then.
-    let before = asked.status.clone().unwrap_or_default().run;
     let ended = async {
         loop {
             let request = WatchSyncsRequest { filter: format!("name={}", short(&name)), resume_token: String::new() };
@@ -195,7 +193,7 @@ async fn run_now(
                 if event.r#type == i32::from(WatchType::Deleted) || sync.state() == State::Ended {
                     return Err(Failure::failed(format!("{name} does not run any more")));
                 }
-                if last_run(&sync).is_some_and(|run| run.number > before) {
+                if sync.status.as_ref().is_some_and(|status| status.met_run_request >= asked.run_request) {
                     return Ok(sync);
                 }
             }

@@ -31,8 +31,6 @@ pub(super) struct Kept {
     pub(super) wanted: Wanted,
     /// The run that is under way, and when it began.
     pub(super) under_way: Option<DateTime<Utc>>,
-    /// The newest request for a run that was met.
-    pub(super) request_met: u64,
     /// What the source looked like before the last run that left nothing out, where an equal look means that nothing changed.
     pub(super) look: Option<Digest>,
     /// When the last run or look began.
@@ -53,7 +51,6 @@ struct File {
     order: u64,
     run_request: u64,
     under_way_ms: Option<i64>,
-    request_met: u64,
     look: Option<Digest>,
     began_ms: Option<i64>,
     failures: u32,
@@ -62,15 +59,7 @@ struct File {
 
 impl Kept {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self {
-            wanted,
-            under_way: None,
-            request_met: 0,
-            look: None,
-            began: None,
-            failures: 0,
-            status: SyncStatus::default(),
-        }
+        Self { wanted, under_way: None, look: None, began: None, failures: 0, status: SyncStatus::default() }
     }
 
     fn to_bytes(&self) -> io::Result<Vec<u8>> {
@@ -83,7 +72,6 @@ impl Kept {
             order: wanted.order,
             run_request: wanted.run_request,
             under_way_ms: self.under_way.map(|time| time.timestamp_millis()),
-            request_met: self.request_met,
             look: self.look,
             began_ms: self.began.map(|time| time.timestamp_millis()),
             failures: self.failures,
@@ -106,7 +94,6 @@ impl Kept {
                 run_request: file.run_request,
             },
             under_way: time(file.under_way_ms),
-            request_met: file.request_met,
             look: file.look,
             began: time(file.began_ms),
             failures: file.failures,

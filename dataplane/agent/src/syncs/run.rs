@@ -87,7 +87,7 @@ impl Runner {
         loop {
             self.take_wanted().await;
             let now = self.syncer.0.clock.utc();
-            let asked = self.kept.wanted.run_request > self.kept.request_met;
+            let asked = self.kept.wanted.run_request > self.kept.status.met_run_request;
             let next = match (asked, self.kept.under_way) {
                 (true, _) => now,
                 // What a stop or a crash interrupted goes on.
@@ -135,7 +135,7 @@ impl Runner {
     async fn once(&mut self) {
         let began = self.syncer.0.clock.utc();
         let request = self.kept.wanted.run_request;
-        let asked = request > self.kept.request_met;
+        let asked = request > self.kept.status.met_run_request;
         let resumed = self.kept.under_way.is_some();
         let (transfers, grant) = (self.syncer.0.transfers.clone(), self.kept.wanted.grant.clone());
         let look = self.syncer.0.tasks.blocking("look at a sync's source", move || transfers.look(&grant)).await;
@@ -313,7 +313,7 @@ impl Runner {
         self.kept.status.runs.insert(0, run);
         self.kept.status.runs.truncate(SyncStatus::MAX_RUNS);
         self.kept.failures = if result == SyncResult::Failed { self.kept.failures.saturating_add(1) } else { 0 };
-        self.kept.request_met = self.kept.request_met.max(request);
+        self.kept.status.met_run_request = self.kept.status.met_run_request.max(request);
         self.compared = Some(now);
         metrics::counter!("dwcp_sync_runs_total", "sync" => self.name().to_owned(), "result" => result.word())
             .increment(1);

@@ -101,6 +101,8 @@ pub struct SyncStatus {
     pub bytes_encoded_in: u64,
     /// Bytes handed to the transport, of all runs.
     pub bytes_sent: u64,
+    /// The newest request for a run that was met.
+    pub met_run_request: u64,
 }
 
 /// What a sync's sender says to the control plane.
@@ -290,6 +292,7 @@ impl TryFrom<rpc::SyncStatus> for SyncStatus {
             looks_unchanged: status.looks_unchanged,
             bytes_encoded_in: status.bytes_encoded_in,
             bytes_sent: status.bytes_sent,
+            met_run_request: status.met_run_request,
         })
     }
 }
@@ -312,6 +315,7 @@ impl From<SyncStatus> for rpc::SyncStatus {
             looks_unchanged: status.looks_unchanged,
             bytes_encoded_in: status.bytes_encoded_in,
             bytes_sent: status.bytes_sent,
+            met_run_request: status.met_run_request,
         }
     }
 }

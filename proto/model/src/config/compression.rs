@@ -15,9 +15,9 @@ pub struct Compression {
     pub level: i32,
     /// Whether what the receiver holds is referred to.
     pub enable_delta_encoding: bool,
-    /// How often baselines are made equal at both ends.
+    /// How often a version of a file is copied into the content store.
     pub baseline_interval: Duration,
-    /// How many deltas may build on one another.
+    /// How many versions may refer to the one before, before one goes whole.
     pub max_delta_chain: u32,
     /// Below this ratio a baseline no longer pays.
     pub adaptive_threshold: f64,

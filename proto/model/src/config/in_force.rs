@@ -16,15 +16,12 @@ struct Idle {
 }
 
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 10] = [
+const IDLE: [Idle; 7] = [
     Idle {
         path: "transport.enable_rdma",
         when: When::Is(&["true"]),
         reason: "devices are found and reported, and QUIC serves: there is no RDMA path",
     },
-    Idle { path: "compression.baseline_interval", when: When::Set, reason: "baselines are not kept yet" },
-    Idle { path: "compression.max_delta_chain", when: When::Set, reason: "baselines are not kept yet" },
-    Idle { path: "compression.adaptive_threshold", when: When::Set, reason: "baselines are not kept yet" },
     Idle {
         path: "compression.enable_dictionary",
         when: When::Is(&["true"]),

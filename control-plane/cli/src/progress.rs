@@ -45,6 +45,31 @@ impl TransferBar {
     }
 }
 
+/// A bar over the bytes of one file; draws nothing where nobody looks.
+#[derive(Debug)]
+pub(crate) struct BytesBar(ProgressBar);
+
+impl BytesBar {
+    pub(crate) fn new(output: &Output, title: &str, bytes: u64) -> Self {
+        let target = if output.may_draw() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(bytes.max(1)), target);
+        let shape = "{prefix} {bar:24} {percent:>3}%  {binary_bytes_per_sec}  ETA {eta}";
+        if let Ok(style) = ProgressStyle::with_template(shape) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.set_prefix(title.to_owned());
+        Self(bar)
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 fn title(transfer: &Transfer) -> String {
     let spec = transfer.spec.clone().unwrap_or_default();
     match spec.source_paths.as_slice() {

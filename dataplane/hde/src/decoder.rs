@@ -2,10 +2,15 @@
 
 use std::{fmt, io};
 
-use proto_wire::hde::{Container, ContainerError, LiteralCodec, Op};
+use proto_wire::hde::{
+    Columns, ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, Op, Source, Stream, Streams, take_varint,
+};
 
-use crate::literals::Unpacker;
-use crate::sources::Sources;
+use crate::{
+    literals::Unpacker,
+    prefix::{Limits, Pieces, gather},
+    sources::Sources,
+};
 
 /// Why a segment cannot be decoded.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +43,15 @@ pub struct Decoded {
     pub history_bytes: u64,
 }
 
-/// Decodes segments, one after another; keeps its context and one buffer of at most a segment.
+/// Decodes segments, one after another. It keeps what it decompressed: at most three columns of a MiB, a segment of literals and
+/// changes, and a prefix of two segments; so it stays below 20 MB whatever it is given.
+#[derive(Default)]
 pub struct Decoder {
     unpacker: Unpacker,
+    columns: [Vec<u8>; 3],
+    changes: Vec<u8>,
     literals: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 impl fmt::Debug for Decoder {
@@ -50,21 +60,15 @@ impl fmt::Debug for Decoder {
     }
 }
 
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Decoder {
     /// A decoder.
     #[must_use]
     pub fn new() -> Self {
-        Self { unpacker: Unpacker::new(), literals: Vec::new() }
+        Self::default()
     }
 
-    /// Appends the segment to `out`: exactly `expected_len` bytes, or on error nothing. What it
-    /// refers to is read from `sources`. The result is not verified: that is the work of whoever knows the digest.
+    /// Appends the segment to `out`: exactly `expected_len` bytes, or on error nothing. What it refers to is read from `sources`.
+    /// The result is not verified: that is the work of whoever knows the digest.
     ///
     /// # Errors
     /// On bytes that are not an encoding of `expected_len` bytes, and where `sources` fail.
@@ -75,65 +79,166 @@ impl Decoder {
         sources: &mut dyn Sources,
         out: &mut Vec<u8>,
     ) -> Result<Decoded, DecodeError> {
-        let container = Container::parse(encoded)?;
-        let found = size(container.segment_bytes());
+        let (head, body) = Head::parse(encoded)?;
+        let found = size(head.segment_bytes);
         if found != expected_len {
             return Err(DecodeError::Length { expected: expected_len, found });
         }
         let before = out.len();
-        let result = self.decode_into(&container, sources, out);
-        if result.is_err() {
-            out.truncate(before);
+        let result = match head.kind {
+            Kind::Plain(codec) => self.plain(&head, codec, body, sources, out),
+            Kind::Delta => self.delta(&head, body, sources, out),
+            Kind::Typed => Err(ContainerError::Unknown(2).into()),
+        };
+        match result {
+            Ok(decoded) if out.len() - before == expected_len => Ok(decoded),
+            Ok(_) => {
+                out.truncate(before);
+                Err(DecodeError::Literals)
+            }
+            Err(error) => {
+                out.truncate(before);
+                Err(error)
+            }
         }
-        result
     }
 
-    fn decode_into(
+    fn plain(
         &mut self,
-        container: &Container<'_>,
+        head: &Head,
+        codec: LiteralCodec,
+        mut body: &[u8],
         sources: &mut dyn Sources,
         out: &mut Vec<u8>,
     ) -> Result<Decoded, DecodeError> {
         let mut decoded = Decoded::default();
-        let mut literals = self.unpack(container)?;
-        out.reserve(size(container.segment_bytes()));
-        let mut ops = container.ops().peekable();
-        if ops.peek().is_none() {
-            out.extend_from_slice(literals);
+        self.prefix.clear();
+        if head.flags.history {
+            let end = take_varint(&mut body).ok_or(ContainerError::CutOff)?;
+            let length = end.min(HISTORY_PREFIX_BYTES);
+            let piece = [(Source::History, end - length, end)];
+            gather(&piece, &mut self.prefix, &mut |_, at, room| sources.history(at, room))
+                .map_err(DecodeError::Source)?;
+            decoded.history_bytes = length;
         }
-        for op in ops {
-            let length = size(op.length());
-            match op {
-                Op::Literal { .. } => {
-                    let (stretch, rest) = literals.split_at_checked(length).ok_or(DecodeError::Literals)?;
-                    out.extend_from_slice(stretch);
-                    literals = rest;
-                }
-                Op::Zero { .. } => out.resize(out.len() + length, 0),
-                Op::Copy { offset, .. } => {
-                    let start = out.len();
-                    out.resize(start + length, 0);
-                    sources.basis(offset, &mut out[start..]).map_err(DecodeError::Source)?;
-                    decoded.basis_bytes += u64::from(op.length());
-                }
-            }
+        let stream = Stream { codec, decoded_bytes: size(head.segment_bytes), bytes: body };
+        if codec == LiteralCodec::Raw && body.len() != size(head.segment_bytes) {
+            return Err(DecodeError::Literals);
         }
+        let bytes = unpack(&mut self.unpacker, &stream, &self.prefix, &mut self.literals)?;
+        out.extend_from_slice(bytes);
         Ok(decoded)
     }
 
-    /// The literals, exactly as many as the operations ask for.
-    fn unpack<'a>(&'a mut self, container: &Container<'a>) -> Result<&'a [u8], DecodeError> {
-        let length = size(container.literal_bytes());
-        let packed = container.literals();
-        if container.codec() == LiteralCodec::Raw {
-            return if packed.len() == length { Ok(packed) } else { Err(DecodeError::Literals) };
+    fn delta(
+        &mut self,
+        head: &Head,
+        mut body: &[u8],
+        sources: &mut dyn Sources,
+        out: &mut Vec<u8>,
+    ) -> Result<Decoded, DecodeError> {
+        let limits = head.flags.prefix.then(|| take_limits(&mut body)).transpose()?;
+        let streams = Streams::parse(body, head.segment_bytes)?;
+        let [gaps, copies, moves] = &mut self.columns;
+        let [gap_stream, copy_stream, move_stream] = &streams.columns;
+        let gaps = unpack(&mut self.unpacker, gap_stream, &[], gaps)?;
+        let copies = unpack(&mut self.unpacker, copy_stream, &[], copies)?;
+        let moves = unpack(&mut self.unpacker, move_stream, &[], moves)?;
+        let columns = Columns::new([gaps, copies, moves], head.segment_bytes);
+        self.prefix.clear();
+        if let Some(limits) = limits {
+            let (mut pieces, mut ops) = (Pieces::new(limits), columns.clone());
+            while let Some(op) = ops.next_op()? {
+                pieces.push(op);
+            }
+            gather(&pieces.finish(), &mut self.prefix, &mut |source, at, room| read(sources, source, at, room))
+                .map_err(DecodeError::Source)?;
         }
-        if self.literals.len() < length {
-            self.literals.resize(length, 0);
+        let changes = unpack(&mut self.unpacker, &streams.changes, &[], &mut self.changes)?;
+        let literals = unpack(&mut self.unpacker, &streams.literals, &self.prefix, &mut self.literals)?;
+        let rest = Rest { changes, literals, differences: head.flags.differences };
+        out.reserve(size(head.segment_bytes));
+        build(columns, rest, sources, out)
+    }
+}
+
+fn take_limits(body: &mut &[u8]) -> Result<Limits, ContainerError> {
+    let basis = take_varint(body).ok_or(ContainerError::CutOff)?;
+    let history = take_varint(body).ok_or(ContainerError::CutOff)?;
+    Ok(Limits { basis, history })
+}
+
+/// A stream as it was; a raw one is not copied.
+fn unpack<'a>(
+    unpacker: &mut Unpacker,
+    stream: &Stream<'a>,
+    prefix: &[u8],
+    room: &'a mut Vec<u8>,
+) -> Result<&'a [u8], DecodeError> {
+    if stream.codec == LiteralCodec::Raw {
+        return Ok(stream.bytes);
+    }
+    if room.len() < stream.decoded_bytes {
+        room.resize(stream.decoded_bytes, 0);
+    }
+    let room = &mut room[..stream.decoded_bytes];
+    unpacker.unpack(stream.codec, stream.bytes, prefix, room).map_err(|_damaged| DecodeError::Literals)?;
+    Ok(room)
+}
+
+/// What the operations still take.
+struct Rest<'a> {
+    changes: &'a [u8],
+    literals: &'a [u8],
+    differences: bool,
+}
+
+fn build(
+    mut columns: Columns<'_>,
+    mut rest: Rest<'_>,
+    sources: &mut dyn Sources,
+    out: &mut Vec<u8>,
+) -> Result<Decoded, DecodeError> {
+    let mut decoded = Decoded::default();
+    while let Some(op) = columns.next_op()? {
+        let (length, start) = (size(op.length()), out.len());
+        match op {
+            Op::Literal { .. } => {
+                let (stretch, after) = rest.literals.split_at_checked(length).ok_or(DecodeError::Literals)?;
+                out.extend_from_slice(stretch);
+                rest.literals = after;
+            }
+            Op::Changed { source, offset, .. } => {
+                let (stretch, after) = rest.changes.split_at_checked(length).ok_or(DecodeError::Literals)?;
+                rest.changes = after;
+                if rest.differences {
+                    out.resize(start + length, 0);
+                    read(sources, source, offset, &mut out[start..]).map_err(DecodeError::Source)?;
+                    out[start..].iter_mut().zip(stretch).for_each(|(old, by)| *old = old.wrapping_add(*by));
+                } else {
+                    out.extend_from_slice(stretch);
+                }
+            }
+            Op::Copy { source, offset, .. } => {
+                out.resize(start + length, 0);
+                read(sources, source, offset, &mut out[start..]).map_err(DecodeError::Source)?;
+                match source {
+                    Source::Zeros => {}
+                    Source::Basis => decoded.basis_bytes += u64::from(op.length()),
+                    Source::History => decoded.history_bytes += u64::from(op.length()),
+                }
+            }
         }
-        let room = &mut self.literals[..length];
-        self.unpacker.unpack(container.codec(), packed, &[], room).map_err(|_damaged| DecodeError::Literals)?;
-        Ok(room)
+    }
+    if rest.changes.is_empty() && rest.literals.is_empty() { Ok(decoded) } else { Err(DecodeError::Literals) }
+}
+
+fn read(sources: &mut dyn Sources, source: Source, offset: u64, room: &mut [u8]) -> io::Result<()> {
+    match source {
+        // The room is made of zeros.
+        Source::Zeros => Ok(()),
+        Source::Basis => sources.basis(offset, room),
+        Source::History => sources.history(offset, room),
     }
 }
 

@@ -1,29 +1,41 @@
 //! Hybrid delta encoding: makes one segment small, and whole again.
 //!
-//! An [`Encoder`] takes for each stretch of a segment the cheapest of: zeros, a reference to chunks of what the
-//! receiver holds ([`SignatureIndex`]), literals by zstd, lz4 or snappy, literals as they are. What it writes is a container of
+//! An [`Encoder`] finds what of a segment stands in a [`Baseline`], also moved and changed in places, in chunks that only the receiver
+//! holds ([`SignatureIndex`]) or in earlier segments; the rest is literal, by zstd, lz4 or as it is. What it writes is a container of
 //! `proto_wire::hde`; it is never longer than the segment plus [`OVERHEAD_BYTES`]. A [`Decoder`] takes any bytes: it never
 //! panics, and neither its memory nor its output passes the length that the caller expects. [`encode_file`] and
 //! [`decode_file`] do the same for whole files. Pure but for the clock and the counters of a [`Meter`].
 
+mod anchors;
 mod baseline;
+mod candidates;
+mod compare;
 mod cost;
 mod decoder;
+mod delta;
 mod described;
 mod dictionary;
 mod encoder;
 mod file;
+mod history;
 mod literals;
+mod matcher;
 mod meter;
 mod options;
+mod plan;
+mod prefix;
 mod read_at;
+mod sampling;
 mod signature;
 mod sources;
+mod tree;
 mod typed;
 mod version;
+mod views;
 mod zeros;
 
-pub use baseline::{AnchorIndex, Baseline};
+pub use anchors::AnchorIndex;
+pub use baseline::Baseline;
 pub use cost::{Choice, Costs, Effort, Permille, Reason};
 pub use decoder::{DecodeError, Decoded, Decoder};
 pub use dictionary::{
@@ -31,7 +43,7 @@ pub use dictionary::{
     SmallDecoder, SmallEncoder, Trained, small_level,
 };
 pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands, Whole};
-pub use file::{FileError, FileOptions, FileSummary, ReadSeek, decode_file, encode_file};
+pub use file::{Against, Explain, FileError, FileOptions, FileOutput, FileSummary, WriteAt, decode_file, encode_file};
 pub use meter::{CodecTotals, Meter, Stats};
 pub use options::{Algorithm, Level, Options, UnknownAlgorithm};
 pub use proto_wire::hde::{LAG, MAX_SEGMENT_BYTES};

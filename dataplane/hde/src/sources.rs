@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use crate::read_at::ReadAt;
+use crate::{read_at::ReadAt, views::Views};
 
 /// What a decoder may read.
 pub trait Sources {
@@ -33,19 +33,26 @@ impl Sources for NoSources {
     }
 }
 
-/// A basis that is at hand, and what is decoded of the object so far.
-#[derive(Clone, Debug, Default)]
+/// A basis that is at hand, and what is decoded of the object so far; both read through small caches.
+#[derive(Debug, Default)]
 pub struct HeldSources {
-    /// The basis.
-    pub basis: Option<Arc<dyn ReadAt>>,
-    /// The object, readable as far as it has been decoded.
-    pub history: Option<Arc<dyn ReadAt>>,
+    basis: Option<Arc<dyn ReadAt>>,
+    history: Option<Arc<dyn ReadAt>>,
+    basis_views: Views,
+}
+
+impl HeldSources {
+    /// These; the history is readable as far as it has been decoded.
+    #[must_use]
+    pub fn new(basis: Option<Arc<dyn ReadAt>>, history: Option<Arc<dyn ReadAt>>) -> Self {
+        Self { basis, history, basis_views: Views::default() }
+    }
 }
 
 impl Sources for HeldSources {
     fn basis(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
         match &self.basis {
-            Some(basis) => basis.read_at(offset, room),
+            Some(basis) => self.basis_views.read(basis.as_ref(), offset, room),
             None => NoSources.basis(offset, room),
         }
     }

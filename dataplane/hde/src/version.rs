@@ -1,8 +1,13 @@
 //! One new version of one object, on its way.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use crate::{baseline::Baseline, options::Options, read_at::ReadAt, signature::SignatureIndex};
+use crate::{
+    baseline::Baseline, cost::Costs, history::History, options::Options, read_at::ReadAt, signature::SignatureIndex,
+};
 
 /// What the other end holds of the object, or of one like it.
 #[derive(Clone, Debug, Default)]
@@ -34,15 +39,27 @@ pub struct Version {
     basis: Basis,
     size: u64,
     segment_bytes: u32,
+    history: Option<History>,
     source: Option<Arc<dyn ReadAt>>,
+    link: Option<u64>,
+    id: u64,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Version {
     /// A version of `size` bytes, in segments of `segment_bytes`.
     #[must_use]
     pub fn new(options: Options, basis: Basis, size: u64, segment_bytes: u32, history: HistoryUse) -> Self {
-        drop(history);
-        Self { options, basis, size, segment_bytes, source: None }
+        let source = match &history {
+            HistoryUse::Whole(source) => Some(Arc::clone(source)),
+            HistoryUse::None => None,
+        };
+        let history = match history {
+            HistoryUse::Whole(source) if options.enabled => Some(History::new(source, segment_bytes)),
+            HistoryUse::Whole(_) | HistoryUse::None => None,
+        };
+        Self { options, basis, size, segment_bytes, history, source, link: None, id: NEXT_ID.fetch_add(1, Relaxed) }
     }
 
     /// The same, where what stands before and behind a segment can be read, too.
@@ -60,6 +77,17 @@ impl Version {
     #[must_use]
     pub fn plain(options: Options) -> Self {
         Self::new(options, Basis::Nothing, 0, crate::MAX_SEGMENT_BYTES, HistoryUse::None)
+    }
+
+    /// The same over a path that carries so many bytes a second for each encoding thread.
+    #[must_use]
+    pub const fn linked(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.link = bytes_per_second;
+        self
+    }
+
+    pub(crate) const fn costs(&self) -> Costs {
+        Costs::new(&self.options, self.link)
     }
 
     /// How it is encoded.
@@ -86,8 +114,19 @@ impl Version {
         self.segment_bytes
     }
 
+    pub(crate) const fn history(&self) -> Option<&History> {
+        self.history.as_ref()
+    }
+
+    /// No other version of this process has it.
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Segment `number` will not be encoded: no other waits for it.
     pub fn skip(&self, number: u64) {
-        let _ = number;
+        if let Some(history) = &self.history {
+            history.add(number, Vec::new());
+        }
     }
 }

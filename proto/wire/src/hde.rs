@@ -1,38 +1,38 @@
-//! The container of one segment as HDE encodes it: a head, operations, literals. Pure: it knows where things stand, not how
-//! literals are compressed.
+//! The container of one segment as HDE encodes it, version 2: a head and a body. Pure: it knows where things stand, not how
+//! streams are compressed. `docs/protocol/hde-container.md` describes it byte by byte, with examples that a test holds.
 //!
-//! ```text
-//! 0      version, 1
-//! 1      codec of the literals: 0 raw, 1 zstd, 2 lz4, 3 snappy
-//! 2..4   number of operations, u16 LE; 0 means one literal over the whole segment
-//! 4..8   length of the segment, u32 LE, at most MAX_SEGMENT_BYTES
-//!        operations, in the segment's order, one after another, lengths u32 LE and never 0:
-//!          0 literal  length
-//!          1 zero     length
-//!          2 copy     length, offset in the basis u64 LE
-//!        literals, all of them as one stream of the codec, to the end
-//! ```
-//!
-//! [`Container::parse`] takes any bytes and promises for what it returns: lengths of the operations add up to the segment's
-//! length, no operation is empty, no offset overflows, all within the bounds below.
+//! [`Head::parse`], [`Streams::parse`] and [`Columns`] take any bytes: none panics, no operation that they give is beyond the
+//! segment or overflows, and nothing is allocated.
+
+mod columns;
+mod file;
+mod varint;
+
+pub use columns::{ColumnWriter, Columns, Gap, Op, Source};
+pub use file::{
+    FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES, RECORD_DIGEST_BYTES, Record,
+};
+pub use varint::{put_varint, take_varint};
 
 /// Bytes of the head.
 pub const HEAD_BYTES: usize = 8;
 /// The longest segment (D19).
 pub const MAX_SEGMENT_BYTES: u32 = 4 << 20;
-/// The most operations: blocks of 1 KiB, the smallest there are, in the longest segment.
-pub const MAX_OPS: usize = 4096;
-
 /// A segment may refer to earlier segments of the same object that are at least so many before it: so many are encoded and
 /// decoded at once without waiting for one another.
 pub const LAG: u64 = 8;
+/// The most bytes of the basis that a segment's literals may lean on: two segments, so that a decoder stays below 20 MB.
+pub const MAX_PREFIX_BYTES: usize = 8 << 20;
+/// So many bytes of the basis on each side of a gap belong to the prefix.
+pub const PREFIX_MARGIN_BYTES: u64 = 256;
+/// A gap brings at most so many bytes of the basis from each of its ends into the prefix, besides the margins.
+pub const PREFIX_REACH_BYTES: u64 = 64 << 10;
+/// So many bytes of history are the prefix of a plain segment that uses history.
+pub const HISTORY_PREFIX_BYTES: u64 = 1 << 20;
 
-const VERSION: u8 = 1;
-const LITERAL: u8 = 0;
-const ZERO: u8 = 1;
-const COPY: u8 = 2;
+const VERSION: u8 = 2;
 
-/// How the literals are compressed.
+/// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LiteralCodec {
     /// Not at all.
@@ -66,42 +66,41 @@ impl LiteralCodec {
     }
 }
 
-/// A stretch of the segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// The next bytes of the literals.
-    Literal {
-        /// How many.
-        length: u32,
-    },
-    /// Zero bytes.
-    Zero {
-        /// How many.
-        length: u32,
-    },
-    /// Bytes that the receiver holds.
-    Copy {
-        /// How many.
-        length: u32,
-        /// Where in the basis.
-        offset: u64,
-    },
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// All of the segment as one stream.
+    Plain(LiteralCodec),
+    /// Operations and the bytes that they ask for.
+    Delta,
+    /// Fixed-width numbers against those at one place of the basis.
+    Typed,
 }
 
-impl Op {
-    /// How many bytes of the segment it makes.
-    #[must_use]
-    pub const fn length(self) -> u32 {
-        match self {
-            Self::Literal { length } | Self::Zero { length } | Self::Copy { length, .. } => length,
-        }
+/// What a body leans on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flags {
+    /// Reads the basis.
+    pub basis: bool,
+    /// Reads earlier segments of the same object.
+    pub history: bool,
+    /// Bytes of changed stretches are differences from those of the source, not the new ones.
+    pub differences: bool,
+    /// Literals are compressed with bytes of the sources as prefix.
+    pub prefix: bool,
+}
+
+impl Flags {
+    fn byte(self) -> u8 {
+        u8::from(self.basis)
+            | u8::from(self.history) << 1
+            | u8::from(self.differences) << 2
+            | u8::from(self.prefix) << 3
     }
 
-    const fn encoded_bytes(self) -> usize {
-        match self {
-            Self::Literal { .. } | Self::Zero { .. } => 5,
-            Self::Copy { .. } => 13,
-        }
+    fn of(byte: u8) -> Option<Self> {
+        let bit = |number: u8| byte >> number & 1 == 1;
+        (byte < 16).then(|| Self { basis: bit(0), history: bit(1), differences: bit(2), prefix: bit(3) })
     }
 }
 
@@ -112,10 +111,10 @@ pub enum ContainerError {
     #[error("the encoded segment is cut off")]
     CutOff,
     /// Another version.
-    #[error("the encoded segment has version {0}, known is 1")]
+    #[error("the encoded segment has version {0}, known is 2")]
     Version(u8),
-    /// A codec or an operation that is not known.
-    #[error("the encoded segment names codec or operation {0}, which is not known")]
+    /// A kind, codec or flag that is not known.
+    #[error("the encoded segment names kind, codec or flag {0}, which is not known")]
     Unknown(u8),
     /// More, or longer, than the bounds allow.
     #[error("the encoded segment is beyond its bounds")]
@@ -125,197 +124,138 @@ pub enum ContainerError {
     Inconsistent,
 }
 
-/// A parsed container.
-#[derive(Clone, Copy, Debug)]
-pub struct Container<'a> {
-    codec: LiteralCodec,
-    segment_bytes: u32,
-    literal_bytes: u32,
-    ops: &'a [u8],
-    literals: &'a [u8],
+/// The head of an encoded segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What follows.
+    pub kind: Kind,
+    /// What it leans on.
+    pub flags: Flags,
+    /// The length of the decoded segment, at most [`MAX_SEGMENT_BYTES`].
+    pub segment_bytes: u32,
 }
 
-impl<'a> Container<'a> {
-    /// Parses and checks.
+impl Head {
+    /// The head and what follows it.
     ///
     /// # Errors
-    /// On whatever breaks the form described above.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, ContainerError> {
+    /// On whatever is none.
+    pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), ContainerError> {
         let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(ContainerError::CutOff)?;
-        let [version, codec, ops_low, ops_high, l0, l1, l2, l3] = *head;
+        let [version, kind, flags, codec, l0, l1, l2, l3] = *head;
         if version != VERSION {
             return Err(ContainerError::Version(version));
         }
-        let codec = LiteralCodec::of(codec).ok_or(ContainerError::Unknown(codec))?;
-        let count = usize::from(u16::from_le_bytes([ops_low, ops_high]));
+        let literals = LiteralCodec::of(codec).ok_or(ContainerError::Unknown(codec))?;
+        let kind = match kind {
+            0 => Kind::Plain(literals),
+            1 => Kind::Delta,
+            2 => Kind::Typed,
+            other => return Err(ContainerError::Unknown(other)),
+        };
+        if codec != 0 && !matches!(kind, Kind::Plain(_)) {
+            return Err(ContainerError::Unknown(codec));
+        }
+        let flags = Flags::of(flags).ok_or(ContainerError::Unknown(flags))?;
         let segment_bytes = u32::from_le_bytes([l0, l1, l2, l3]);
-        if segment_bytes > MAX_SEGMENT_BYTES || count > MAX_OPS {
+        if segment_bytes > MAX_SEGMENT_BYTES {
             return Err(ContainerError::TooLarge);
         }
-        let mut after = rest;
-        let mut total = 0_u64;
-        let mut literal_bytes = 0_u64;
-        for _ in 0..count {
-            let op = next_op(&mut after)?;
-            let length = u64::from(op.length());
-            total += length;
-            match op {
-                Op::Literal { .. } => literal_bytes += length,
-                Op::Zero { .. } => {}
-                Op::Copy { offset, .. } if offset.checked_add(length).is_none() => {
-                    return Err(ContainerError::Inconsistent);
-                }
-                Op::Copy { .. } => {}
-            }
-            if length == 0 {
-                return Err(ContainerError::Inconsistent);
-            }
-        }
-        if count == 0 {
-            literal_bytes = u64::from(segment_bytes);
-        } else if total != u64::from(segment_bytes) {
-            return Err(ContainerError::Inconsistent);
-        }
-        let ops = &rest[..rest.len() - after.len()];
-        let literal_bytes = u32::try_from(literal_bytes).map_err(|_over| ContainerError::TooLarge)?;
-        Ok(Self { codec, segment_bytes, literal_bytes, ops, literals: after })
+        Ok((Self { kind, flags, segment_bytes }, rest))
     }
 
-    /// How the literals are compressed.
+    /// As it is written.
     #[must_use]
-    pub const fn codec(&self) -> LiteralCodec {
-        self.codec
-    }
-
-    /// The length of the decoded segment; at most [`MAX_SEGMENT_BYTES`].
-    #[must_use]
-    pub const fn segment_bytes(&self) -> u32 {
-        self.segment_bytes
-    }
-
-    /// The length of the decoded literals; at most that of the segment.
-    #[must_use]
-    pub const fn literal_bytes(&self) -> u32 {
-        self.literal_bytes
-    }
-
-    /// The compressed literals.
-    #[must_use]
-    pub const fn literals(&self) -> &'a [u8] {
-        self.literals
-    }
-
-    /// The operations, in order; a segment of one literal may have none.
-    pub fn ops(&self) -> impl Iterator<Item = Op> + 'a {
-        let mut rest = self.ops;
-        std::iter::from_fn(move || next_op(&mut rest).ok())
+    pub fn bytes(&self) -> [u8; HEAD_BYTES] {
+        let (kind, codec) = match self.kind {
+            Kind::Plain(codec) => (0, codec.number()),
+            Kind::Delta => (1, 0),
+            Kind::Typed => (2, 0),
+        };
+        let [l0, l1, l2, l3] = self.segment_bytes.to_le_bytes();
+        [VERSION, kind, self.flags.byte(), codec, l0, l1, l2, l3]
     }
 }
 
-fn next_op(bytes: &mut &[u8]) -> Result<Op, ContainerError> {
-    let (&kind, rest) = bytes.split_first().ok_or(ContainerError::CutOff)?;
-    let (length, rest) = rest.split_first_chunk::<4>().ok_or(ContainerError::CutOff)?;
-    let length = u32::from_le_bytes(*length);
-    let (op, rest) = match kind {
-        LITERAL => (Op::Literal { length }, rest),
-        ZERO => (Op::Zero { length }, rest),
-        COPY => {
-            let (offset, rest) = rest.split_first_chunk::<8>().ok_or(ContainerError::CutOff)?;
-            (Op::Copy { length, offset: u64::from_le_bytes(*offset) }, rest)
+/// A stream of a delta, as it stands in the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream<'a> {
+    /// How it is compressed.
+    pub codec: LiteralCodec,
+    /// Its length when it is decompressed; at most that of the longest segment for literals and changed bytes, and what its
+    /// operations can need for columns.
+    pub decoded_bytes: usize,
+    /// What it is compressed to.
+    pub bytes: &'a [u8],
+}
+
+/// The streams of a delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams<'a> {
+    /// What [`Columns`] reads: gaps, copies, moves.
+    pub columns: [Stream<'a>; 3],
+    /// Bytes of changed stretches.
+    pub changes: Stream<'a>,
+    /// Literals; to the end of the container.
+    pub literals: Stream<'a>,
+}
+
+/// The longest column: a longest segment of records of eight bytes each, at two bytes a record. What would need more is not
+/// worth a delta.
+pub const MAX_COLUMN_BYTES: usize = 1 << 20;
+
+impl<'a> Streams<'a> {
+    /// The streams of a body.
+    ///
+    /// # Errors
+    /// On lengths beyond the bounds, and on what is cut off.
+    pub fn parse(mut body: &'a [u8], segment_bytes: u32) -> Result<Self, ContainerError> {
+        let most = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
+        let gaps = take_stream(&mut body, MAX_COLUMN_BYTES)?;
+        let copies = take_stream(&mut body, MAX_COLUMN_BYTES)?;
+        let moves = take_stream(&mut body, MAX_COLUMN_BYTES)?;
+        let changes = take_stream(&mut body, most)?;
+        let literals = take_stream(&mut body, most)?;
+        if changes.decoded_bytes + literals.decoded_bytes > most {
+            return Err(ContainerError::TooLarge);
         }
-        other => return Err(ContainerError::Unknown(other)),
+        if body.is_empty() {
+            Ok(Self { columns: [gaps, copies, moves], changes, literals })
+        } else {
+            Err(ContainerError::Inconsistent)
+        }
+    }
+}
+
+fn take_stream<'a>(body: &mut &'a [u8], most: usize) -> Result<Stream<'a>, ContainerError> {
+    let both = take_varint(body).ok_or(ContainerError::CutOff)?;
+    let number = u8::try_from(both & 3).unwrap_or(0);
+    let codec = LiteralCodec::of(number).ok_or(ContainerError::Unknown(number))?;
+    let length = usize::try_from(both >> 2).map_err(|_over| ContainerError::TooLarge)?;
+    let decoded = match codec {
+        LiteralCodec::Raw => length,
+        LiteralCodec::Zstd | LiteralCodec::Lz4 | LiteralCodec::Snappy => {
+            let decoded = take_varint(body).ok_or(ContainerError::CutOff)?;
+            usize::try_from(decoded).map_err(|_over| ContainerError::TooLarge)?
+        }
     };
-    *bytes = rest;
-    Ok(op)
-}
-
-/// Appends head and operations; the literals are to follow.
-///
-/// # Errors
-/// Where the operations are more than [`MAX_OPS`], or make more than [`MAX_SEGMENT_BYTES`].
-pub fn write_head(
-    codec: LiteralCodec,
-    segment_bytes: u32,
-    ops: &[Op],
-    out: &mut Vec<u8>,
-) -> Result<(), ContainerError> {
-    let count = u16::try_from(ops.len()).map_err(|_over| ContainerError::TooLarge)?;
-    if ops.len() > MAX_OPS || segment_bytes > MAX_SEGMENT_BYTES {
+    if decoded > most || length > decoded {
         return Err(ContainerError::TooLarge);
     }
-    out.extend_from_slice(&[VERSION, codec.number()]);
-    out.extend_from_slice(&count.to_le_bytes());
-    out.extend_from_slice(&segment_bytes.to_le_bytes());
-    for op in ops {
-        match *op {
-            Op::Literal { length } => write_op(LITERAL, length, out),
-            Op::Zero { length } => write_op(ZERO, length, out),
-            Op::Copy { length, offset } => {
-                write_op(COPY, length, out);
-                out.extend_from_slice(&offset.to_le_bytes());
-            }
-        }
+    let (bytes, rest) = body.split_at_checked(length).ok_or(ContainerError::CutOff)?;
+    *body = rest;
+    Ok(Stream { codec, decoded_bytes: decoded, bytes })
+}
+
+/// Appends a stream of a delta. A compressed one is shorter than `decoded_bytes`.
+pub fn put_stream(codec: LiteralCodec, decoded_bytes: usize, bytes: &[u8], out: &mut Vec<u8>) {
+    let wide = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    put_varint(wide(bytes.len()) << 2 | u64::from(codec.number()), out);
+    if codec != LiteralCodec::Raw {
+        put_varint(wide(decoded_bytes), out);
     }
-    Ok(())
-}
-
-fn write_op(kind: u8, length: u32, out: &mut Vec<u8>) {
-    out.push(kind);
-    out.extend_from_slice(&length.to_le_bytes());
-}
-
-/// Bytes of head and operations.
-#[must_use]
-pub fn head_bytes(ops: &[Op]) -> usize {
-    HEAD_BYTES + ops.iter().map(|op| op.encoded_bytes()).sum::<usize>()
+    out.extend_from_slice(bytes);
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            (1..5000_u32).prop_map(|length| Op::Literal { length }),
-            (1..5000_u32).prop_map(|length| Op::Zero { length }),
-            (1..5000_u32, 0..u64::MAX / 2).prop_map(|(length, offset)| Op::Copy { length, offset }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn reads_what_it_wrote(ops in prop::collection::vec(op(), 0..40), tail in prop::collection::vec(any::<u8>(), 0..40)) {
-            let total = ops.iter().map(|op| op.length()).sum();
-            let mut bytes = Vec::new();
-            write_head(LiteralCodec::Lz4, total, &ops, &mut bytes).expect("within the bounds");
-            prop_assert_eq!(bytes.len(), head_bytes(&ops));
-            bytes.extend_from_slice(&tail);
-            let read = Container::parse(&bytes).expect("our own bytes");
-            prop_assert_eq!(read.ops().collect::<Vec<_>>(), ops);
-            prop_assert_eq!(read.segment_bytes(), total);
-            prop_assert_eq!(read.literals(), &tail[..]);
-        }
-
-        #[test]
-        fn takes_any_bytes_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), first in 0..2_u8, ops in 0..9_u16) {
-            let mut bytes = bytes;
-            if bytes.len() > 4 {
-                bytes[0] = first;
-                bytes[2..4].copy_from_slice(&ops.to_le_bytes());
-            }
-            if let Ok(read) = Container::parse(&bytes) {
-                prop_assert!(read.segment_bytes() <= MAX_SEGMENT_BYTES);
-                prop_assert!(read.literal_bytes() <= read.segment_bytes());
-            }
-        }
-    }
-
-    #[test]
-    fn refuses_operations_that_do_not_add_up() {
-        let mut bytes = Vec::new();
-        write_head(LiteralCodec::Raw, 7, &[Op::Zero { length: 6 }], &mut bytes).expect("within the bounds");
-        assert_eq!(Container::parse(&bytes).err(), Some(ContainerError::Inconsistent));
-    }
-}
+mod tests;

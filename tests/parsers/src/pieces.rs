@@ -9,7 +9,7 @@ use dataplane_hde::{
     SignatureIndex, SmallDecoder, SmallEncoder, Typed, Version,
 };
 use proto_wire::{
-    hde::{Container, MAX_SEGMENT_BYTES},
+    hde::{Columns, Head, MAX_SEGMENT_BYTES, Streams},
     piece::{HEADER_BYTES, Header, read_bundle, read_known, write_bundle, write_known},
 };
 
@@ -42,10 +42,16 @@ pub(crate) fn known(bytes: &[u8]) {
 }
 
 pub(crate) fn container(bytes: &[u8]) {
-    let Ok(container) = Container::parse(bytes) else { return };
-    let made: u64 = container.ops().map(|op| u64::from(op.length())).sum();
-    assert!(made == 0 || made == u64::from(container.segment_bytes()));
-    assert!(container.literal_bytes() <= container.segment_bytes());
+    let Ok((head, body)) = Head::parse(bytes) else { return };
+    assert!(head.segment_bytes <= MAX_SEGMENT_BYTES);
+    assert_eq!(head.bytes(), bytes[..8]);
+    let Ok(streams) = Streams::parse(body, head.segment_bytes) else { return };
+    let mut columns = Columns::new(streams.columns.map(|column| column.bytes), head.segment_bytes);
+    let mut made = 0;
+    while let Ok(Some(op)) = columns.next_op() {
+        made += op.length();
+    }
+    assert!(made <= head.segment_bytes);
 }
 
 /// What a receiver holds, then the container; decoded to the length that the container claims, and to one byte less. And what is
@@ -53,10 +59,10 @@ pub(crate) fn container(bytes: &[u8]) {
 pub(crate) fn decoder(bytes: &[u8]) {
     let Some((length, rest)) = bytes.split_first() else { return };
     let (basis, encoded) = rest.split_at(rest.len().min(usize::from(*length) * 16));
-    let mut sources = HeldSources { basis: Some(Arc::new(basis.to_vec())), history: None };
+    let mut sources = HeldSources::new(Some(Arc::new(basis.to_vec())), None);
     let mut decoder = Decoder::new();
-    if let Ok(container) = Container::parse(encoded) {
-        let claimed = usize::try_from(container.segment_bytes()).unwrap_or(usize::MAX);
+    if let Ok((head, _)) = Head::parse(encoded) {
+        let claimed = usize::try_from(head.segment_bytes).unwrap_or(usize::MAX);
         for expected in [claimed, claimed.saturating_sub(1)] {
             let mut out = Vec::new();
             match decoder.decode(encoded, expected, &mut sources, &mut out) {

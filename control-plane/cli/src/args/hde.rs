@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use proto_model::BitRate;
+
 use clap::Subcommand;
 
 /// `dwcp hde`.
@@ -19,20 +21,16 @@ pub(crate) enum Hde {
         /// Where to write
         #[arg(short = 'O', long = "out")]
         out: PathBuf,
+        /// Threads [default: as many as there are cores]
+        #[arg(long)]
+        threads: Option<usize>,
     },
     /// Says how a file would be encoded, segment by segment
     Explain {
         /// The file
         file: PathBuf,
-        /// What the receiver holds
-        #[arg(long)]
-        baseline: Option<PathBuf>,
-        /// The algorithm
-        #[arg(long, default_value = "zstd")]
-        algorithm: String,
-        /// Its level
-        #[arg(long, default_value_t = 3)]
-        level: i32,
+        #[command(flatten)]
+        how: HdeHow,
     },
 }
 
@@ -41,16 +39,32 @@ pub(crate) enum Hde {
 pub(crate) struct HdeEncode {
     /// The file
     pub(crate) file: PathBuf,
-    /// What the receiver holds
-    #[arg(long)]
-    pub(crate) baseline: Option<PathBuf>,
     /// Where to write
     #[arg(short = 'O', long = "out")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: HdeHow,
+}
+
+/// How to encode.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HdeHow {
+    /// What the receiver holds
+    #[arg(long)]
+    pub(crate) baseline: Option<PathBuf>,
     /// zstd, lz4 or snappy
     #[arg(long, default_value = "zstd")]
     pub(crate) algorithm: String,
-    /// Its level
+    /// Level of zstd, 1 to 22; 19 is the strongest that is worth its time
     #[arg(long, default_value_t = 3)]
     pub(crate) level: i32,
+    /// What the path carries, as 1Gbit: a fast one is given less compression
+    #[arg(long)]
+    pub(crate) link: Option<BitRate>,
+    /// Threads; the bytes are the same by any number [default: as many as there are cores]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Where the baseline's index is kept: read where it is there, else made; it is taken on trust that it is of this baseline
+    #[arg(long, requires = "baseline")]
+    pub(crate) index: Option<PathBuf>,
 }

@@ -1,41 +1,47 @@
 //! `dwcp hde`: what transfers do to data, on files.
 
 use std::{
-    fs::File,
-    io::{self, BufReader, BufWriter, Read, Write},
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Write},
     path::Path,
+    sync::Arc,
+    thread,
 };
 
 use dataplane_hde::{
-    Algorithm, Codec, Encoding, FileError, FileOptions, FileSummary, Level, Options, ReadSeek, decode_file, encode_file,
+    Against, Algorithm, AnchorIndex, Baseline, Codec, Encoding, FileAt, FileError, FileOptions, FileOutput,
+    FileSummary, Level, Options, ReadAt, WriteAt, decode_file, encode_file,
 };
 use serde::Serialize;
 
 use crate::{
-    args::Hde as Verb,
+    args::{Hde as Verb, HdeHow},
     failure::Failure,
     output::{Output, fields, table},
     part::Part,
+    progress::BytesBar,
     units,
 };
+
+/// Bytes of the baseline's BLAKE3, at the head of a kept index.
+const ROOT_BYTES: usize = 32;
 
 pub(super) fn run(output: &Output, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Encode(encode) => {
-            let how = options(&encode.algorithm, encode.level)?;
-            write_whole(&encode.out, |out| {
-                let summary = encode_with(&encode.file, encode.baseline.as_deref(), out, &how, &mut |_, _| {})?;
-                output.plain(&Summary::from(&summary), |_| summary_lines(&summary))
-            })
-        }
-        Verb::Decode { file, baseline, out } => write_whole(&out, |out| {
-            let summary = decode(&file, baseline.as_deref(), out)?;
+            let part = Part::create(&encode.out, 0o666)?;
+            let mut out = BufWriter::with_capacity(1 << 20, &part.file);
+            let summary = encode_with(output, &encode.file, &mut out, &encode.how, &mut |_, _| {})?;
+            out.flush().map_err(|error| cannot("write", &encode.out, &error))?;
+            drop(out);
+            part.keep(&encode.out)?;
             output.plain(&Summary::from(&summary), |_| summary_lines(&summary))
-        }),
-        Verb::Explain { file, baseline, algorithm, level } => {
-            let how = options(&algorithm, level)?;
-            explain(output, &file, baseline.as_deref(), &how)
         }
+        Verb::Decode { file, baseline, out, threads } => {
+            let summary = decode(&file, baseline.as_deref(), &out, threads)?;
+            output.plain(&Summary::from(&summary), |_| summary_lines(&summary))
+        }
+        Verb::Explain { file, how } => explain(output, &file, &how),
     }
 }
 
@@ -75,6 +81,8 @@ struct Segment {
     output_bytes: u64,
     ops: u32,
     referenced_bytes: u64,
+    changed_bytes: u64,
+    history_bytes: u64,
     zero_bytes: u64,
     literal_bytes: u64,
 }
@@ -88,15 +96,17 @@ impl Segment {
             output_bytes: encoding.output_bytes,
             ops: encoding.ops,
             referenced_bytes: encoding.referenced_bytes,
+            changed_bytes: encoding.changed_bytes,
+            history_bytes: encoding.history_bytes,
             zero_bytes: encoding.zero_bytes,
             literal_bytes: encoding.literal_bytes,
         }
     }
 }
 
-fn explain(output: &Output, file: &Path, baseline: Option<&Path>, how: &FileOptions) -> Result<(), Failure> {
+fn explain(output: &Output, file: &Path, how: &HdeHow) -> Result<(), Failure> {
     let mut segments = Vec::new();
-    let summary = encode_with(file, baseline, &mut io::sink(), how, &mut |number, encoding| {
+    let summary = encode_with(output, file, &mut io::sink(), how, &mut |number, encoding| {
         segments.push(Segment::new(number, encoding));
     })?;
     let explanation = Explanation { summary: Summary::from(&summary), segments };
@@ -107,11 +117,15 @@ fn explain(output: &Output, file: &Path, baseline: Option<&Path>, how: &FileOpti
                 segment.codec.to_owned(),
                 units::bytes(segment.input_bytes),
                 units::bytes(segment.output_bytes),
-                units::bytes(segment.referenced_bytes),
+                units::bytes(segment.referenced_bytes - segment.history_bytes),
+                units::bytes(segment.history_bytes),
+                units::bytes(segment.changed_bytes),
+                units::bytes(segment.zero_bytes),
                 units::bytes(segment.literal_bytes),
             ]
         });
-        let mut text = table(["SEGMENT", "CODEC", "BYTES", "ENCODED", "REFERENCED", "LITERAL"], rows);
+        let mut text =
+            table(["SEGMENT", "CODEC", "BYTES", "ENCODED", "BASELINE", "EARLIER", "CHANGED", "ZEROS", "LITERAL"], rows);
         text.push_str("\n\n");
         text.push_str(&summary_lines(&summary));
         text
@@ -119,46 +133,98 @@ fn explain(output: &Output, file: &Path, baseline: Option<&Path>, how: &FileOpti
 }
 
 fn encode_with(
+    output: &Output,
     file: &Path,
-    baseline: Option<&Path>,
     out: &mut dyn Write,
-    how: &FileOptions,
+    how: &HdeHow,
     explain: &mut dyn FnMut(u64, &Encoding),
 ) -> Result<FileSummary, Failure> {
-    let mut input = open(file)?;
-    let mut baseline = baseline.map(open).transpose()?;
-    encode_file(&mut input, baseline.as_mut().map(|file| file as &mut dyn Read), out, how, explain)
-        .map_err(|error| failure(file, &error))
+    let options = options(how)?;
+    let input = open(file)?;
+    let against = match &how.baseline {
+        Some(baseline) => Some(against(baseline, how.index.as_deref(), options.threads)?),
+        None => None,
+    };
+    let bar = BytesBar::new(output, &file.display().to_string(), input.size());
+    let mut told = |number: u64, encoding: &Encoding| {
+        bar.add(encoding.input_bytes);
+        explain(number, encoding);
+    };
+    let made = encode_file(&input, against.as_ref(), out, &options, &mut told);
+    bar.finish();
+    let summary = made.map_err(|error| failure(file, &error))?;
+    if let (Some(index), Some(against)) = (&how.index, &against)
+        && !index.exists()
+    {
+        keep_index(index, against, options.threads)?;
+    }
+    Ok(summary)
 }
 
-fn decode(file: &Path, baseline: Option<&Path>, out: &mut dyn Write) -> Result<FileSummary, Failure> {
-    let mut input = open(file)?;
-    let mut baseline = baseline.map(open).transpose()?;
-    decode_file(&mut input, baseline.as_mut().map(|file| file as &mut dyn ReadSeek), out, u64::MAX)
-        .map_err(|error| failure(file, &error))
+/// The baseline with the index that was kept of it, or else its digest.
+fn against(path: &Path, index: Option<&Path>, threads: usize) -> Result<Against, Failure> {
+    let bytes = open(path)?;
+    if let Some(index) = index.filter(|index| index.exists()) {
+        let kept = fs::read(index).map_err(|error| cannot("read", index, &error))?;
+        let (root, kept) = kept.split_first_chunk::<ROOT_BYTES>().unwrap_or((&[0; ROOT_BYTES], &[]));
+        let kept = AnchorIndex::from_bytes(kept).filter(|kept| kept.size() == bytes.size());
+        let kept = kept.ok_or_else(|| {
+            Failure::usage(format!("{} is no index of {}; remove it", index.display(), path.display()))
+        })?;
+        return Ok(Against { baseline: Arc::new(Baseline::new(bytes, Some(kept))), root: *root });
+    }
+    let baseline = Arc::new(Baseline::new(bytes, None));
+    let root = baseline.root(threads).map_err(|error| cannot("read", path, &error))?;
+    Ok(Against { baseline, root })
 }
 
-/// Nothing stands at `path` until it is whole.
-fn write_whole(path: &Path, work: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
-    let fail = |error: io::Error| Failure::chain(format!("cannot write {}", path.display()), &error);
+fn keep_index(path: &Path, against: &Against, threads: usize) -> Result<(), Failure> {
+    let index = against.baseline.built_by(threads).map_err(|error| cannot("index", path, &error))?;
     let part = Part::create(path, 0o666)?;
-    let mut out = BufWriter::new(&part.file);
-    work(&mut out)?;
-    out.flush().map_err(fail)?;
-    drop(out);
+    let bytes = index.to_bytes();
+    let written = (&part.file).write_all(&against.root).and_then(|()| (&part.file).write_all(&bytes));
+    written.map_err(|error| cannot("write", path, &error))?;
     part.keep(path)
 }
 
-fn open(path: &Path) -> Result<BufReader<File>, Failure> {
-    let file = File::open(path).map_err(|error| Failure::chain(format!("cannot read {}", path.display()), &error))?;
-    Ok(BufReader::with_capacity(1 << 20, file))
+/// Nothing stands at `out` until it is whole and verified.
+fn decode(file: &Path, baseline: Option<&Path>, out: &Path, threads: Option<usize>) -> Result<FileSummary, Failure> {
+    let input = File::open(file).map_err(|error| cannot("read", file, &error))?;
+    let mut input = BufReader::with_capacity(1 << 20, input);
+    let baseline = baseline.map(open).transpose()?;
+    let part = Part::create(out, 0o666)?;
+    let whole = File::options().read(true).write(true).open(&part.path);
+    let whole: Arc<dyn WriteAt> = Arc::new(FileOutput(whole.map_err(|error| cannot("write", out, &error))?));
+    let summary = decode_file(&mut input, baseline, &whole, count(threads), u64::MAX);
+    let summary = summary.map_err(|error| failure(file, &error))?;
+    part.keep(out)?;
+    Ok(summary)
 }
 
-fn options(algorithm: &str, level: i32) -> Result<FileOptions, Failure> {
+fn open(path: &Path) -> Result<Arc<dyn ReadAt>, Failure> {
+    let opened = File::open(path).and_then(FileAt::new);
+    Ok(Arc::new(opened.map_err(|error| cannot("read", path, &error))?))
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::chain(format!("cannot {what} {}", path.display()), error)
+}
+
+fn count(threads: Option<usize>) -> usize {
+    threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+}
+
+fn options(how: &HdeHow) -> Result<FileOptions, Failure> {
     let algorithm: Algorithm =
-        algorithm.parse().map_err(|error: dataplane_hde::UnknownAlgorithm| Failure::usage(error.to_string()))?;
-    let level = Level::new(i64::from(level)).ok_or_else(|| Failure::usage("a level is 1 to 22"))?;
-    Ok(FileOptions { options: Options { algorithm, level, ..Options::default() }, ..FileOptions::default() })
+        how.algorithm.parse().map_err(|error: dataplane_hde::UnknownAlgorithm| Failure::usage(error.to_string()))?;
+    let level = Level::new(i64::from(how.level)).ok_or_else(|| Failure::usage("a level is 1 to 22"))?;
+    let threads = count(how.threads);
+    Ok(FileOptions {
+        options: Options { algorithm, level, ..Options::default() },
+        link: how.link.map(|link| link.bits_per_second() / 8 / u64::try_from(threads).unwrap_or(1)),
+        threads,
+        ..FileOptions::default()
+    })
 }
 
 fn summary_lines(summary: &FileSummary) -> String {

@@ -1,0 +1,191 @@
+//! Where contents stand in a baseline: anchors of its whole length, in at most 64 MB.
+
+use std::{io, sync::Arc, thread};
+
+use crate::{
+    read_at::ReadAt,
+    sampling::{Rate, WINDOW, sample},
+};
+
+/// The most anchors that are aimed at; the table has room for twice as many.
+const MAX_ANCHORS: u64 = 4 << 20;
+/// The densest sampling: one of 2^6 places.
+const DENSEST: u32 = 6;
+/// Entries of a bucket: half a cache line.
+const WAYS: usize = 4;
+/// An entry is a place plus one, in its low bits …
+const PLACE_BITS: u32 = 40;
+const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
+/// The same window is kept at most so often.
+const REPEATS: usize = 2;
+/// What a thread samples at once while an index is built.
+const PIECE_BYTES: u64 = 4 << 20;
+const MAGIC: [u8; 8] = *b"DWCPHDX\x01";
+const HEAD_BYTES: usize = 24;
+
+/// Where contents stand in a baseline. At most 64 MB, whatever the baseline's size.
+#[derive(Clone)]
+pub struct AnchorIndex {
+    table: Table,
+    rate: Rate,
+    size: u64,
+}
+
+impl std::fmt::Debug for AnchorIndex {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("AnchorIndex").field("rate", &self.rate).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl AnchorIndex {
+    /// The index of `bytes`; the same at any number of threads.
+    ///
+    /// # Errors
+    /// Where the bytes cannot be read.
+    pub fn build(bytes: &Arc<dyn ReadAt>, threads: usize) -> io::Result<Self> {
+        let size = bytes.size();
+        let rate = Rate(rate_for(size));
+        let mut table = Table::new(size >> rate.0);
+        let threads = threads.clamp(1, 64);
+        let pieces = size.div_ceil(PIECE_BYTES);
+        let mut rooms: Vec<Piece> = (0..threads).map(|_| Piece::default()).collect();
+        let mut next = 0;
+        while next < pieces {
+            thread::scope(|scope| -> io::Result<()> {
+                let mut running = Vec::new();
+                for (number, room) in (next..pieces).zip(&mut rooms) {
+                    if threads == 1 {
+                        room.sample(bytes.as_ref(), number * PIECE_BYTES, rate)?;
+                    } else {
+                        running.push(scope.spawn(move || room.sample(bytes.as_ref(), number * PIECE_BYTES, rate)));
+                    }
+                }
+                running
+                    .into_iter()
+                    .try_for_each(|thread| thread.join().map_err(|_panic| io::Error::other("a thread"))?)
+            })?;
+            for (number, room) in (next..pieces).zip(&rooms) {
+                let first = number * PIECE_BYTES;
+                room.anchors.iter().for_each(|(place, hash)| table.insert(*hash, first + u64::from(*place)));
+            }
+            next += u64::try_from(threads).unwrap_or(1);
+        }
+        Ok(Self { table, rate, size })
+    }
+
+    /// The baseline's size.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) const fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    pub(crate) const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// As it is kept beside a baseline.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.table.entries.len() * 8);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&self.size.to_le_bytes());
+        bytes.extend_from_slice(&self.rate.0.to_le_bytes());
+        bytes.extend_from_slice(&self.table.shift.to_le_bytes());
+        self.table.entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.to_le_bytes()));
+        bytes
+    }
+
+    /// What [`Self::to_bytes`] made; none for other bytes. A damaged index makes deltas larger, never wrong.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (head, entries) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+        let (magic, rest) = head.split_first_chunk::<8>()?;
+        let (size, rest) = rest.split_first_chunk::<8>()?;
+        let (rate, rest) = rest.split_first_chunk::<4>()?;
+        let (shift, _) = rest.split_first_chunk::<4>()?;
+        let size = u64::from_le_bytes(*size);
+        let rate = Rate(u32::from_le_bytes(*rate));
+        let empty = Table::shape(size >> rate.0.min(63));
+        let expected = (rate.0 == rate_for(size)).then_some(empty)?;
+        let (words, rest) = entries.as_chunks::<8>();
+        let sound = *magic == MAGIC && (words.len(), u32::from_le_bytes(*shift)) == expected && rest.is_empty();
+        let entries = sound.then(|| words.iter().map(|word| u64::from_le_bytes(*word)).collect())?;
+        Some(Self { table: Table { entries, shift: expected.1 }, rate, size })
+    }
+}
+
+fn rate_for(size: u64) -> u32 {
+    let mut rate = DENSEST;
+    while size >> rate > MAX_ANCHORS {
+        rate += 1;
+    }
+    rate
+}
+
+/// A part of a baseline while an index is built.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    anchors: Vec<(u32, u64)>,
+}
+
+impl Piece {
+    fn sample(&mut self, source: &dyn ReadAt, first: u64, rate: Rate) -> io::Result<()> {
+        let behind = u64::try_from(WINDOW).unwrap_or(0) - 1;
+        let length = (source.size() - first).min(PIECE_BYTES + behind);
+        self.bytes.resize(usize::try_from(length).unwrap_or(0), 0);
+        source.read_at(first, &mut self.bytes)?;
+        self.anchors.clear();
+        sample(&self.bytes, usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX), rate, &mut self.anchors);
+        Ok(())
+    }
+}
+
+/// A hash table of places: buckets of four, filled in order, never evicting.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    entries: Vec<u64>,
+    /// How far a hash is shifted to be a bucket's number.
+    shift: u32,
+}
+
+impl Table {
+    /// A table for so many anchors.
+    pub(crate) fn new(anchors: u64) -> Self {
+        let (length, shift) = Self::shape(anchors);
+        Self { entries: vec![0; length], shift }
+    }
+
+    fn shape(anchors: u64) -> (usize, u32) {
+        let buckets = (anchors.min(MAX_ANCHORS) / 2).next_power_of_two().max(64);
+        (usize::try_from(buckets).unwrap_or(64) * WAYS, 64 - buckets.trailing_zeros())
+    }
+
+    fn bucket(&self, hash: u64) -> usize {
+        usize::try_from(hash >> self.shift).unwrap_or(0) * WAYS
+    }
+
+    /// Adds a place, unless its bucket is full or has the window twice. Without a branch that waits for memory.
+    pub(crate) fn insert(&mut self, hash: u64, place: u64) {
+        let at = self.bucket(hash);
+        let Some(bucket) = self.entries.get_mut(at..at + WAYS) else { return };
+        let tag = hash << PLACE_BITS;
+        let used = bucket.iter().filter(|entry| **entry != 0).count();
+        let same = bucket.iter().filter(|entry| **entry != 0 && **entry & !PLACE_MASK == tag).count();
+        let free = used < WAYS && same < REPEATS && place < PLACE_MASK;
+        let slot = &mut bucket[used.min(WAYS - 1)];
+        *slot = if free { tag | (place + 1) } else { *slot };
+    }
+
+    /// The places of windows that may have this hash.
+    pub(crate) fn find(&self, hash: u64) -> impl Iterator<Item = u64> + '_ {
+        let at = self.bucket(hash);
+        let tag = hash << PLACE_BITS;
+        let bucket = self.entries.get(at..at + WAYS).unwrap_or_default();
+        bucket.iter().filter(move |entry| **entry != 0 && **entry & !PLACE_MASK == tag).map(|e| (e & PLACE_MASK) - 1)
+    }
+}

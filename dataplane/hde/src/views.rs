@@ -1,0 +1,88 @@
+//! Reads a source here and there, through a small cache.
+
+use std::io;
+
+use crate::read_at::ReadAt;
+
+/// Bytes that are read at once: a few pages, so that a look at a candidate costs little.
+const BLOCK_BYTES: usize = 16 << 10;
+/// Blocks that are kept: 4 MB.
+const BLOCKS: usize = 256;
+
+/// The cache of one source; for the next one it is [`Self::forget`] first.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    blocks: Vec<Block>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Block {
+    /// Its number plus one; 0 for none.
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+impl Views {
+    /// What was read is of another source, or may have changed.
+    pub(crate) fn forget(&mut self) {
+        self.blocks.iter_mut().for_each(|block| block.number = 0);
+    }
+
+    /// Bytes from `offset` on: at least one, unless the source ends there.
+    pub(crate) fn at(&mut self, source: &dyn ReadAt, offset: u64) -> io::Result<&[u8]> {
+        if offset >= source.size() {
+            return Ok(&[]);
+        }
+        let (number, within) = split(offset);
+        Ok(self.block(source, number)?.get(within..).unwrap_or_default())
+    }
+
+    /// Bytes before `offset`, at most the source's size: at least one, unless it is 0.
+    pub(crate) fn before(&mut self, source: &dyn ReadAt, offset: u64) -> io::Result<&[u8]> {
+        if offset == 0 || offset > source.size() {
+            return Ok(&[]);
+        }
+        let (number, within) = split(offset - 1);
+        Ok(self.block(source, number)?.get(..=within).unwrap_or_default())
+    }
+
+    /// Fills `room` from `offset` on: long ones past the cache.
+    pub(crate) fn read(&mut self, source: &dyn ReadAt, offset: u64, room: &mut [u8]) -> io::Result<()> {
+        if room.len() >= BLOCK_BYTES {
+            return source.read_at(offset, room);
+        }
+        let mut filled = 0;
+        while filled < room.len() {
+            let held = self.at(source, offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX)))?;
+            let length = held.len().min(room.len() - filled);
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            room[filled..filled + length].copy_from_slice(&held[..length]);
+            filled += length;
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, source: &dyn ReadAt, number: u64) -> io::Result<&[u8]> {
+        if self.blocks.is_empty() {
+            self.blocks.resize(BLOCKS, Block::default());
+        }
+        let place = usize::try_from(number % u64::try_from(BLOCKS).unwrap_or(1)).unwrap_or(0);
+        let block = &mut self.blocks[place];
+        if block.number != number + 1 {
+            block.number = 0;
+            let first = number * u64::try_from(BLOCK_BYTES).unwrap_or(1);
+            let length = usize::try_from(source.size() - first).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            block.bytes.resize(length, 0);
+            source.read_at(first, &mut block.bytes)?;
+            block.number = number + 1;
+        }
+        Ok(&block.bytes)
+    }
+}
+
+fn split(offset: u64) -> (u64, usize) {
+    let block = u64::try_from(BLOCK_BYTES).unwrap_or(1);
+    (offset / block, usize::try_from(offset % block).unwrap_or(0))
+}

@@ -19,7 +19,7 @@ use clap_complete::Shell;
 pub(crate) use audit::{Audit, AuditFilter};
 pub(crate) use bench::Bench;
 pub(crate) use config::Config;
-pub(crate) use hde::Hde;
+pub(crate) use hde::{Hde, HdeHow};
 pub(crate) use node::Node;
 pub(crate) use operator::{Operator, Role};
 pub(crate) use send::Send;

@@ -1,6 +1,12 @@
 //! Encodes and decodes one pair of files and prints bytes and CPU seconds: `pair OLD NEW [level] [threads] [kept|pf]`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a tool for measuring")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    reason = "a tool for measuring"
+)]
 
 use std::{collections::BTreeMap, fs::File, io::Cursor, sync::Arc};
 

@@ -64,7 +64,7 @@ impl Decoder {
     /// A decoder.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self { unpacker: Unpacker::new(), ..Self::default() }
     }
 
     /// Appends the segment to `out`: exactly `expected_len` bytes, or on error nothing. What it refers to is read from `sources`.

@@ -8,7 +8,7 @@ use crate::{
     cost::{Costs, Effort},
     literals::Literals,
     plan::Plan,
-    prefix::{Limits, Pieces, gather},
+    prefix::{Limits, Pieces, Read, gather},
 };
 
 /// Columns are compressed like this: they are short.
@@ -45,7 +45,7 @@ impl DeltaWriter {
         plan: &Plan,
         new: &[u8],
         how: DeltaUse<'_>,
-        read: &mut dyn FnMut(Source, u64, &mut [u8]) -> io::Result<()>,
+        read: &mut Read<'_>,
         out: &mut Vec<u8>,
     ) -> io::Result<Option<Flags>> {
         let mut flags = self.divide(plan, new);

@@ -333,21 +333,22 @@ impl<'a> Work<'a> {
     /// Writes the smallest form that is worth trying; none where the segment as it is is that.
     fn choose(&mut self, length: u32) -> Option<Kind> {
         let mut best = None;
-        if !self.encoder.matcher.plan.is_literal() {
-            if let Ok(Some(flags)) = self.delta() {
-                best = Some(Kind::Delta);
-                self.head(Kind::Delta, flags, length);
-            }
+        if !self.encoder.matcher.plan.is_literal()
+            && let Ok(Some(flags)) = self.delta()
+        {
+            best = Some(Kind::Delta);
+            self.head(Kind::Delta, flags, length);
         }
         let literal_bytes = self.encoder.matcher.plan.literal_bytes;
         // Matches that leave most of a segment literal may only have torn apart what compresses better as a whole.
         let most = best.map_or(self.segment.len() + HEAD_BYTES, |_| self.encoder.container.len());
-        if best.is_none() || literal_bytes > self.segment.len() / 2 && most > self.segment.len() / 64 {
-            if let Some((kind, flags)) = self.plain(most) {
-                self.head(kind, flags, length);
-                self.nothing();
-                best = Some(kind);
-            }
+        let torn = literal_bytes > self.segment.len() / 2 && most > self.segment.len() / 64;
+        if (best.is_none() || torn)
+            && let Some((kind, flags)) = self.plain(most)
+        {
+            self.head(kind, flags, length);
+            self.nothing();
+            best = Some(kind);
         }
         best.filter(|_| self.encoder.container.len() < self.segment.len() + HEAD_BYTES)
     }

@@ -97,12 +97,11 @@ impl Pieces {
     }
 }
 
+/// Fills room with the bytes of a source from an offset on.
+pub(crate) type Read<'a> = dyn FnMut(Source, u64, &mut [u8]) -> io::Result<()> + 'a;
+
 /// Reads the pieces, one after another.
-pub(crate) fn gather(
-    pieces: &[(Source, u64, u64)],
-    into: &mut Vec<u8>,
-    read: &mut dyn FnMut(Source, u64, &mut [u8]) -> io::Result<()>,
-) -> io::Result<()> {
+pub(crate) fn gather(pieces: &[(Source, u64, u64)], into: &mut Vec<u8>, read: &mut Read<'_>) -> io::Result<()> {
     into.clear();
     for (source, from, to) in pieces {
         let begin = into.len();

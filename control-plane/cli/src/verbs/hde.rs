@@ -221,7 +221,7 @@ fn options(how: &HdeHow) -> Result<FileOptions, Failure> {
     let threads = count(how.threads);
     Ok(FileOptions {
         options: Options { algorithm, level, ..Options::default() },
-        link: how.link.map(|link| link.bits_per_second() / 8 / u64::try_from(threads).unwrap_or(1)),
+        link: how.link.map(|link| link.bits() / 8 / u64::try_from(threads).unwrap_or(1)),
         threads,
         ..FileOptions::default()
     })

@@ -7,7 +7,7 @@
 //! baseline the symbol is the number's own exponent.
 //!
 //! ```text
-//! 0      bits 0 and 1: binary logarithm of the width (1 to 3); bit 2: alone; bit 3: tables also by whether the number before changed
+//! 0      bits 0 and 1: binary logarithm of the width (1 to 3); bit 2: alone; bit 3: tables also by whether the fourth number before changed
 //! 1      phase: so many bytes stand before the first number, as they are
 //!        those bytes, and the last ones that are no whole number
 //!        tables (see `tables.rs`), words of rANS: their number LEB128, four states u32 LE, then u16 LE each; raw bits to the end
@@ -22,7 +22,12 @@ use std::fmt;
 
 use proto_wire::hde::MAX_SEGMENT_BYTES;
 
-use self::{bits::BitWriter, coder::Scratch, number::Split, tables::Counts};
+use self::{
+    bits::BitWriter,
+    coder::{STATES, Scratch},
+    number::Split,
+    tables::Counts,
+};
 use crate::cost::Permille;
 
 /// A sample is so many pieces …
@@ -108,10 +113,11 @@ impl Typed {
         scratch.counts.get_or_insert_default().clear();
         let counts = scratch.counts.get_or_insert_default();
         let mut raw = BitWriter::new(std::mem::take(&mut scratch.raw));
-        let mut after_change = false;
+        let (mut changed, mut at) = ([false; STATES], 0);
         let mut count = |split: Split, context: usize| {
-            counts.add(context, after_change, split.symbol);
-            after_change = split.symbol != 0;
+            counts.add(context, changed[at % STATES], split.symbol);
+            changed[at % STATES] = split.symbol != 0;
+            at += 1;
             scratch.symbols.push(split.symbol);
             raw.put(split.rest, split.bits);
         };

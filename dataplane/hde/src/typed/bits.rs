@@ -40,50 +40,45 @@ impl BitWriter {
 /// Reads bits.
 pub(super) struct BitReader<'a> {
     bytes: &'a [u8],
-    held: u64,
-    bits: u32,
+    /// Of the next bit.
+    at: usize,
 }
 
 impl<'a> BitReader<'a> {
     pub(super) const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, held: 0, bits: 0 }
+        Self { bytes, at: 0 }
     }
 
-    /// The next `bits` bits, at most 61; None at the end.
+    /// The next `bits` bits, at most 61; zeros behind the end, which [`Self::is_at_end`] then denies.
     #[inline]
-    pub(super) fn take(&mut self, bits: u32) -> Option<u64> {
-        if bits <= self.bits {
-            let value = self.held & mask(bits);
-            self.held >>= bits;
-            self.bits -= bits;
-            return Some(value);
+    pub(super) fn take(&mut self, bits: u32) -> u64 {
+        let (byte, shift) = (self.at >> 3, self.at & 7);
+        self.at += usize::try_from(bits).unwrap_or(0);
+        match self.bytes.get(byte..).and_then(<[u8]>::first_chunk::<8>) {
+            Some(word) if bits <= 56 => u64::from_le_bytes(*word) >> shift & mask(bits),
+            Some(_) | None => self.take_slowly(byte, shift, bits),
         }
-        self.refill(bits)
     }
 
-    fn refill(&mut self, bits: u32) -> Option<u64> {
-        let mut word = [0; 8];
-        let length = self.bytes.len().min(8);
-        word[..length].copy_from_slice(&self.bytes[..length]);
-        self.bytes = &self.bytes[length..];
-        let (more, word) = (u32::try_from(length * 8).unwrap_or(0), u64::from_le_bytes(word));
-        let missing = bits - self.bits;
-        if missing > more {
-            return None;
-        }
-        let value = self.held | (word & mask(missing)) << self.bits;
-        self.held = word.checked_shr(missing).unwrap_or(0);
-        self.bits = more - missing;
-        Some(value)
+    /// Near the end, or many bits.
+    #[cold]
+    fn take_slowly(&self, byte: usize, shift: usize, bits: u32) -> u64 {
+        let mut word = [0; 16];
+        let rest = self.bytes.get(byte..).unwrap_or_default();
+        let length = rest.len().min(16);
+        word[..length].copy_from_slice(&rest[..length]);
+        let word = u128::from_le_bytes(word) >> shift & u128::from(mask(bits));
+        u64::try_from(word).unwrap_or(0)
     }
 
     /// Whether nothing but less than a byte of zeros is left.
-    pub(super) const fn is_at_end(&self) -> bool {
-        self.bytes.is_empty() && self.bits < 8 && self.held == 0
+    pub(super) fn is_at_end(&self) -> bool {
+        let last = self.bytes.last().copied().unwrap_or(0);
+        self.at.div_ceil(8) == self.bytes.len() && (self.at & 7 == 0 || last >> (self.at & 7) == 0)
     }
 }
 
 const fn mask(bits: u32) -> u64 {
-    // At most 63.
+    // At most 61.
     (1 << bits) - 1
 }

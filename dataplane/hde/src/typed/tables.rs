@@ -5,14 +5,15 @@
 //!   context   u16 LE, in rising order; the last table has none
 //!   symbols   u8: how many less one, then for each in rising order: symbol u8, frequency LEB128 of at most two bytes
 //! ```
-//! Frequencies of a table add up to 4,096. A context is the number's, times two, plus one where the number before changed (if the head says so).
+//! Frequencies of a table add up to 4,096. A context is the number's, times two, plus one where the fourth number before it changed
+//! (if the head says so): the one before it by the same state, so that states need not wait for one another.
 
 use super::DamagedNumbers;
 
 /// Binary logarithm of what the frequencies of a table add up to.
 pub(super) const SCALE_BITS: u32 = 12;
 const SCALE: u16 = 1 << SCALE_BITS;
-/// Contexts: an exponent, and whether the number before changed.
+/// Contexts: an exponent, and whether the fourth number before changed.
 const CONTEXTS: usize = 512;
 /// The most tables: 1 MiB for the decoder.
 const MAX_TABLES: usize = 64;
@@ -86,7 +87,7 @@ pub(super) struct Tables {
     contexts: Vec<usize>,
     shares: Vec<[Share; 256]>,
     /// The table of each context.
-    numbers: Vec<u8>,
+    numbers: [u8; CONTEXTS],
 }
 
 impl Tables {
@@ -100,7 +101,7 @@ impl Tables {
         }
         counted.sort_by_key(|(context, _)| *context);
         let last = u8::try_from(counted.len()).expect("at most 63");
-        let (mut numbers, mut contexts) = (vec![last; CONTEXTS], Vec::new());
+        let (mut numbers, mut contexts) = ([last; CONTEXTS], Vec::new());
         for (number, (context, _)) in (0..).zip(&counted) {
             contexts.push(*context);
             numbers[*context] = number;
@@ -117,7 +118,7 @@ impl Tables {
     #[inline]
     pub(super) fn share(&self, context: usize, after_change: bool, symbol: u8) -> Share {
         let context = context << 1 | usize::from(after_change && self.by_change);
-        self.shares[usize::from(self.numbers[context])][usize::from(symbol)]
+        self.shares[usize::from(self.numbers[context % CONTEXTS])][usize::from(symbol)]
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {
@@ -176,25 +177,35 @@ fn normalised(counts: &[u32; 256]) -> [Share; 256] {
 
 /// What a place in a table says: symbol, frequency less one (12 bits), place less the symbol's first place (12 bits).
 type Slot = u32;
+/// Slots of a table.
+const SLOTS: usize = 1 << SCALE_BITS;
 
 /// Tables of a decoder.
-#[derive(Default)]
 pub(super) struct Slots {
     by_change: bool,
-    /// Each table has 4,096 slots.
-    slots: Vec<Slot>,
-    numbers: Vec<u8>,
+    tables: Vec<[Slot; SLOTS]>,
+    numbers: [u8; CONTEXTS],
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { by_change: false, tables: Vec::new(), numbers: [0; CONTEXTS] }
+    }
 }
 
 impl Slots {
+    /// Whether a context is also a matter of the fourth number before.
+    pub(super) const fn by_change(&self) -> bool {
+        self.by_change
+    }
+
     /// Takes tables from the beginning of `bytes`, and gives what follows.
     pub(super) fn read<'a>(&mut self, bytes: &'a [u8], by_change: bool) -> Result<&'a [u8], DamagedNumbers> {
         let (&count, mut rest) = bytes.split_first().ok_or(DamagedNumbers)?;
         let last = count.checked_sub(1).filter(|last| usize::from(*last) < MAX_TABLES).ok_or(DamagedNumbers)?;
         self.by_change = by_change;
-        self.numbers.clear();
-        self.numbers.resize(CONTEXTS, last);
-        self.slots.clear();
+        self.numbers = [last; CONTEXTS];
+        self.tables.clear();
         let mut least = 0;
         for number in 0..count {
             if number < last {
@@ -213,7 +224,8 @@ impl Slots {
 
     fn read_table<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], DamagedNumbers> {
         let (&symbols, mut rest) = bytes.split_first().ok_or(DamagedNumbers)?;
-        let (mut left, mut least) = (SCALE, 0);
+        let (mut left, mut least, mut filled) = (SCALE, 0, 0);
+        let mut table = [0; SLOTS];
         for _ in 0..=symbols {
             let (&[symbol, low], after) = rest.split_first_chunk::<2>().ok_or(DamagedNumbers)?;
             let mut frequency = u16::from(low & 0x7f);
@@ -228,17 +240,20 @@ impl Slots {
             }
             (left, least) = (left - frequency, u16::from(symbol) + 1);
             let fixed = u32::from(symbol) | u32::from(frequency - 1) << 8;
-            self.slots.extend((0..u32::from(frequency)).map(|place| fixed | place << 20));
+            let slots = &mut table[filled..filled + usize::from(frequency)];
+            slots.iter_mut().zip(0..).for_each(|(slot, place)| *slot = fixed | place << 20);
+            filled += slots.len();
         }
+        self.tables.push(table);
         if left == 0 { Ok(rest) } else { Err(DamagedNumbers) }
     }
 
     /// Symbol, frequency and place of a state.
     #[inline]
-    pub(super) fn slot(&self, context: usize, after_change: bool, state: u32) -> (u8, u32, u32) {
-        let context = context << 1 | usize::from(after_change && self.by_change);
-        let place = usize::try_from(state & (u32::from(SCALE) - 1)).unwrap_or(0);
-        let slot = self.slots[usize::from(self.numbers[context]) << SCALE_BITS | place];
+    pub(super) fn slot<const BY_CHANGE: bool>(&self, context: usize, after_change: bool, state: u32) -> (u8, u32, u32) {
+        let context = context << 1 | usize::from(BY_CHANGE && after_change);
+        let table = &self.tables[usize::from(self.numbers[context % CONTEXTS])];
+        let slot = table[usize::try_from(state).unwrap_or(0) & (SLOTS - 1)];
         (slot.to_le_bytes()[0], (slot >> 8 & 0xfff) + 1, slot >> 20)
     }
 }

@@ -41,7 +41,7 @@ fn layout() -> impl Strategy<Value = Layout> {
 fn tried<T>(_outcome: T) {}
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
     fn gives_back_what_it_took(

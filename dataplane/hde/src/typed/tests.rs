@@ -124,3 +124,16 @@ fn tables_from_a_peer_are_bounded() {
     assert!(slots.read(&[1, 0, 5, 0x7f], true).is_err());
     assert!(slots.read(&[1, 1, 5, 0x80, 0x20, 6, 1], true).is_err());
 }
+
+/// The vector of docs/protocol/hde-numbers.md.
+#[test]
+fn the_test_vector_holds() {
+    let bytes = |numbers: [u16; 5]| [&[9][..], &numbers.map(u16::to_le_bytes).concat()].concat();
+    let old = bytes([0x3f80, 0x3f80, 0x4000, 0xc000, 0x3f80]);
+    let new = bytes([0x3f80, 0x3f81, 0x4000, 0xbfe9, 0x3f80]);
+    let (mut typed, mut out) = (Typed::default(), Vec::new());
+    typed.encode(&new, &old, Layout { width: 2, phase: 1, kept: Permille(0) }, &mut out);
+    let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = "0101090102009a1302b30611b306007eb90200aa0905005ca60100dd0c050005";
+    assert_eq!(hex, expected);
+}

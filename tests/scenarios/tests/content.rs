@@ -1,10 +1,16 @@
 //! The content store of a real agent: made at the start, found damaged where it is, and gone without harm.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests_harness::{Fleet, FleetOptions, binary, digest_tree, eventually, write_sample_tree};
+use tests_harness::{Fleet, FleetOptions, binary, digest_tree, eventually, fill_random, write_sample_tree};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -88,5 +94,77 @@ fn a_content_store_that_is_damaged_or_removed_is_named_and_stops_nothing() -> Re
     says(&fleet, "healthy")?;
     let stats = get(&fleet.agents[0].http(), "/api/v1/dwcp/hde/stats")?;
     ensure!(stats["content"]["objects"].is_u64() && stats["baselines_synced"].is_u64(), "{stats:#}");
+    fleet.agents[0].check_alive()
+}
+
+/// What the sending agent says of what it keeps: versions, and objects.
+fn kept(fleet: &Fleet) -> Result<(u64, u64)> {
+    let stats = get(&fleet.agents[0].http(), "/api/v1/dwcp/hde/stats")?;
+    let number = |value: &Value| value.as_u64().with_context(|| format!("{stats:#}"));
+    Ok((number(&stats["baselines_synced"])?, number(&stats["content"]["objects"])?))
+}
+
+/// Objects of an agent's content store, as they lie there.
+fn objects(store: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in fs::read_dir(store.join("objects"))? {
+        for object in fs::read_dir(folder?.path())? {
+            found.push(object?.path());
+        }
+    }
+    Ok(found.into_iter().filter(|path| path.extension().is_none()).collect())
+}
+
+#[test]
+fn versions_that_were_sent_are_kept_and_losing_or_damaging_them_costs_only_bytes() -> Result<()> {
+    let mut fleet = Fleet::start(&FleetOptions::default())?;
+    let config = fleet.scratch.path().join("quick.yaml");
+    fs::write(&config, "monitoring:\n  health_check_interval: 1s\ncompression:\n  baseline_interval: 1s\n")?;
+    let agent = &mut fleet.agents[0];
+    agent.stop()?;
+    agent.options_mut().arguments = vec!["--config".to_owned(), config.display().to_string()];
+    agent.restart()?;
+    fleet.all_ready()?;
+    let (source, target) = (fleet.agents[0].root("data"), fleet.agents[1].root("data"));
+    let store = fleet.agents[0].dir().join("content");
+    fs::create_dir_all(source.join("set"))?;
+    let file = source.join("set/file");
+    fill_random(&file, 4 << 20, 7)?;
+    // Each changes a little more, and each is there as it was sent.
+    let send = |version: u8| -> Result<()> {
+        let mut bytes = fs::read(&file)?;
+        bytes[1_000_000 * usize::from(version % 4)..][..100].fill(version);
+        fs::write(&file, &bytes)?;
+        fleet.cli()?.ok(&["send", "--from", "site-a", "data:/set", "site-b:data:/in"])?;
+        ensure!(digest_tree(&source.join("set"))? == digest_tree(&target.join("in/set"))?, "version {version}");
+        Ok(())
+    };
+    // One that replaced an older one is kept: the next is likely. Two are kept of each file, a second apart where they are copied. A send
+    // waits for what the one before it keeps.
+    let mut version = 0;
+    eventually("two versions to be kept", LIMIT, || {
+        version += 1;
+        send(version)?;
+        let soon =
+            eventually("this one to be kept", Duration::from_secs(3), || Ok((kept(&fleet)?.0 == 2).then_some(())));
+        Ok(soon.ok())
+    })?;
+    ensure!(kept(&fleet)?.1 == 2, "{:?}", kept(&fleet));
+    // Damaged on the disk: found before it is used, and the send goes on without it.
+    for object in objects(&store)? {
+        let mut bytes = fs::read(&object)?;
+        bytes[2_000_000] ^= 1;
+        fs::write(&object, bytes)?;
+    }
+    send(version + 1)?;
+    eventually("the damage to be found", LIMIT, || {
+        let health = get(&fleet.agents[0].http(), "/health?verbose=true")?;
+        Ok((health["components"]["content_store"]["status"] == "degraded").then_some(()))
+    })?;
+    // All of it gone, and the rows that name it.
+    fs::remove_dir_all(&store)?;
+    send(version + 2)?;
+    fs::remove_file(fleet.agents[0].dir().join("agent.db"))?;
+    send(version + 3)?;
     fleet.agents[0].check_alive()
 }

@@ -15,6 +15,7 @@ mod interrupts;
 mod jobs;
 mod keep;
 mod known;
+mod link_rate;
 mod manifest;
 mod segment;
 mod session;

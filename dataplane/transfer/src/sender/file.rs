@@ -218,7 +218,8 @@ async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemapho
 fn version(sending: &Sending, basis: Basis, segments: Segments, source: &File) -> io::Result<Arc<Version>> {
     let options = sending.shared.settings.load().hde;
     let version = Version::new(options, basis, segments.file_bytes, segments.segment_bytes, HistoryUse::None);
-    Ok(Arc::new(version.read_from(Arc::new(FileAt::new(source.try_clone()?)?))))
+    let version = version.read_from(Arc::new(FileAt::new(source.try_clone()?)?));
+    Ok(Arc::new(version.linked(sending.link.of_each(sending.thread_count))))
 }
 
 /// Sends a segment again, all of it.

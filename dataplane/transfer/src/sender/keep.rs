@@ -15,7 +15,7 @@ use dataplane_content::{
 use foundation_runtime::OnEnd;
 use proto_model::{Digest, PublicKey};
 use proto_wire::manifest::Entry;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::state::{Seen, Sending};
 use crate::{
@@ -28,6 +28,8 @@ use crate::{
 const AT_ONCE: usize = 256;
 /// What is smaller costs more to keep than it saves.
 const LEAST_BYTES: u64 = 256;
+/// How long the end of a transfer waits for what it keeps: a file that changes before it is kept is not.
+const AT_THE_END: Duration = Duration::from_secs(1);
 /// How long a transfer waits for what the one before it keeps.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,15 +62,18 @@ pub(super) async fn begin(sending: &Arc<Sending>) {
     }
     let turn = sending.shared.keepers.turn(sending.peer).await;
     let (keeping, tasks) = (Arc::clone(sending), sending.shared.tasks.clone());
+    let (done, is_done) = oneshot::channel::<()>();
     let run = async move {
         let (at, tasks) = (Arc::clone(&keeping), keeping.shared.tasks.clone());
         let kept = tasks.blocking("keep versions", move || keep(&at)).await;
         if let Ok(Err(error)) = kept {
             tracing::warn!(error = %error.message, "versions that a peer has are not kept");
         }
-        drop(turn);
+        drop((turn, done));
     };
     tasks.spawn("keep versions", OnEnd::Expected, run);
+    // Whoever changes the files after the end most often finds them kept.
+    drop(tokio::time::timeout(AT_THE_END, is_done).await);
 }
 
 fn keep(sending: &Sending) -> Result<(), Stop> {

@@ -22,6 +22,7 @@ use super::{
     board::Board,
     jobs::Jobs,
     keep,
+    link_rate::Seen,
     manifest::walk_sources,
     state::{Parts, Sending},
 };
@@ -341,8 +342,18 @@ impl Part<'_> {
     }
 
     async fn report(&self, reporter: &Reporter, path: &PathOf) -> Result<(), Stop> {
+        let (sending, clock) = (self.sending, &self.sending.shared.clock);
+        let (mut sent, mut at) = (0, clock.now());
         loop {
             reporter.say(TransferState::Running, &self.sending.tally, path(), None);
+            let (now_sent, now) = (sending.tally.bytes_sent.load(Relaxed), clock.now());
+            sending.link.see(Seen {
+                sent_bytes: now_sent.saturating_sub(sent),
+                over: now.saturating_duration_since(at),
+                window_full: sending.window_is_full(),
+                encoding: sending.tally.encoding.count() >= sending.thread_count,
+            });
+            (sent, at) = (now_sent, now);
             self.sending.blocking("transfer spent", keep_spent).await?;
             tokio::time::sleep(EVERY).await;
         }

@@ -25,6 +25,7 @@ use super::{
     answers::Answers,
     buffers::{Buffer, Buffers},
     keep::Basis,
+    link_rate::LinkRate,
 };
 use crate::{
     bit_set::BitSet,
@@ -73,6 +74,9 @@ pub(super) struct Sending {
     bases: Mutex<HashMap<u64, Basis>>,
     /// Files that the receiver has put in place.
     published: Mutex<BitSet>,
+    /// What the path carries.
+    pub(super) link: LinkRate,
+    pub(super) thread_count: usize,
     /// Files that were read a second time.
     pub(super) second: Mutex<HashSet<u64>>,
     /// Something came from the receiver, or was taken by it.
@@ -175,6 +179,8 @@ impl Sending {
             threads: Semaphore::new(threads),
             workers: Mutex::default(),
             buffers: Buffers::default(),
+            link: LinkRate::default(),
+            thread_count: threads,
             second: Mutex::default(),
             alive: AtomicBool::new(true),
         })

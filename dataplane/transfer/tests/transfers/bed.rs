@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use chrono::TimeDelta;
 use dataplane_content::{
-    Baselines, ContentStore, Limits, References,
+    Baselines, ContentStore, Limits, Place, References,
     policy::{Copying, Policy},
 };
 use dataplane_identity::{Identity, testing::TestFleet};
@@ -98,6 +98,22 @@ impl Host {
         let settings = dataplane_content::Settings { policy, ..dataplane_content::Settings::default() };
         self.versions = Some(Baselines::new(references, clock, settings));
         self.restart().await;
+    }
+
+    /// Waits until it keeps what is at this path as the newest version that the peer has at the same.
+    pub(crate) async fn keeps(&self, peer: &Self, path: &str) {
+        let place = Place { root: "data".to_owned(), path: path.as_bytes().to_vec() };
+        let now = *blake3::hash(&fs::read(self.root.join(path)).unwrap()).as_bytes();
+        let kept = async {
+            loop {
+                let newest = self.versions.as_ref().unwrap().newest(peer.identity.uid(), &place).await.unwrap();
+                if newest.first().is_some_and(|kept| kept.digest.as_bytes() == &now) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, kept).await.unwrap();
     }
 
     /// Where it remembers versions.

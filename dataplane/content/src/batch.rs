@@ -16,6 +16,7 @@ use crate::{
     copy::{FromStart, copy, hash, reflink},
     folders::{Opened, occupied, place, stat_in},
     room::Promised,
+    shards::Shard,
     store::{ContentError, ContentStore},
 };
 
@@ -248,16 +249,15 @@ impl Batch {
     fn put_all(&self, by_shard: BTreeMap<u8, Vec<Staged>>) -> Result<(), ContentError> {
         for (number, staged) in by_shard {
             let folder = self.opened.shard(number)?;
-            let locked = self.opened.shards.counted(&self.opened, number)?;
+            let mut shard = self.opened.shards.counted(&self.opened, number)?;
             for staged in staged {
-                self.put(&folder, &staged)?;
+                self.put(&folder, &mut shard, &staged)?;
             }
-            drop(locked);
         }
         Ok(())
     }
 
-    fn put(&self, folder: &OwnedFd, staged: &Staged) -> Result<(), ContentError> {
+    fn put(&self, folder: &OwnedFd, shard: &mut Shard, staged: &Staged) -> Result<(), ContentError> {
         let (_shard, name) = place(staged.digest);
         if let Some(present) = stat_in(folder, &name)? {
             if u64::try_from(present.st_size).is_ok_and(|size| size == staged.size) {
@@ -265,11 +265,11 @@ impl Batch {
                 return Ok(());
             }
             // It is not what its name says: this one is.
-            self.opened.remove(staged.digest, folder)?;
+            self.opened.remove(staged.digest, folder, shard)?;
         }
         let bytes = occupied(&self.opened.begun(&staged.name)?);
         self.opened.put(&staged.name, folder, &name)?;
-        self.opened.shards.put(1, bytes);
+        self.opened.shards.put(shard, 1, bytes);
         Ok(())
     }
 

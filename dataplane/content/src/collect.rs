@@ -40,9 +40,10 @@ impl ContentStore {
         Collection(self.clone())
     }
 
-    /// What lies in a folder: objects, and indexes, the first also where only the second is there.
+    /// What lies in a folder, which is counted again: objects, and indexes, the first also where only the second is there.
     pub(crate) fn names(&self, number: u8) -> Result<Vec<Digest>, ContentError> {
         let opened = self.opened()?;
+        opened.shards.count_again(&opened, number)?;
         let mut found = Vec::new();
         if let Some(folder) = opened.present_shard(number)? {
             for_each(&folder, number, |listed, _name| {
@@ -79,12 +80,12 @@ impl Collection {
     fn remove_one(&self, opened: &Opened, digest: Digest) -> Result<Collected, ContentError> {
         let (number, _name) = place(digest);
         let Some(folder) = opened.present_shard(number)? else { return Ok(Collected::default()) };
-        let locked = opened.shards.counted(opened, number)?;
+        let mut locked = opened.shards.counted(opened, number)?;
         if self.0.0.pins.holds(digest) {
             return Ok(Collected::default());
         }
         let objects = u64::from(opened.stat(digest)?.is_some());
-        let bytes = opened.remove(digest, &folder)?;
+        let bytes = opened.remove(digest, &folder, &mut locked)?;
         drop(locked);
         self.0.verified().remove(&digest);
         Ok(Collected { objects, bytes })

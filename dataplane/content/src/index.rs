@@ -55,15 +55,15 @@ impl ContentStore {
         let name = format!("{name}{INDEX_END}");
         let put = written.and_then(|()| {
             let folder = opened.shard(number)?;
-            let _locked = opened.shards.counted(&opened, number)?;
+            let mut shard = opened.shards.counted(&opened, number)?;
             if opened.stat(digest)?.is_none() {
                 return opened.abandon(&begun);
             }
             let before = stat_in(&folder, &name)?.map_or(0, |stat| occupied(&stat));
             let bytes = occupied(&opened.begun(&begun)?);
             opened.put(&begun, &folder, &name)?;
-            opened.shards.removed(0, before);
-            opened.shards.put(0, bytes);
+            opened.shards.removed(&mut shard, 0, before);
+            opened.shards.put(&mut shard, 0, bytes);
             Ok(())
         });
         if put.is_err() {

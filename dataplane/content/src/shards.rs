@@ -28,7 +28,13 @@ pub(crate) struct Shards {
 /// One folder, as far as it is known.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
-    is_counted: bool,
+    counts: Option<Counts>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    objects: u64,
+    bytes: u64,
 }
 
 /// What a file is that lies among objects.
@@ -65,22 +71,34 @@ impl Shards {
     /// The same of a folder that is counted from now on.
     pub(crate) fn counted<'a>(&'a self, opened: &Opened, number: u8) -> io::Result<MutexGuard<'a, Shard>> {
         let mut shard = self.lock(number);
-        if !shard.is_counted {
-            let (mut objects, mut bytes) = (0_u64, 0_u64);
-            if let Some(folder) = opened.present_shard(number)? {
-                for_each(&folder, number, |listed, name| {
-                    if let Some(stat) = stat_in(&folder, name)? {
-                        objects += u64::from(matches!(listed, Listed::Object(_)));
-                        bytes += occupied(&stat);
-                    }
-                    Ok(())
-                })?;
-            }
-            self.objects.fetch_add(objects, Relaxed);
-            self.bytes.fetch_add(bytes, Relaxed);
-            shard.is_counted = true;
+        if shard.counts.is_none() {
+            self.count_one(opened, number, &mut shard)?;
         }
         Ok(shard)
+    }
+
+    /// Counts a folder again: others may have removed things from it, or put them there.
+    pub(crate) fn count_again(&self, opened: &Opened, number: u8) -> io::Result<()> {
+        self.count_one(opened, number, &mut self.lock(number))
+    }
+
+    fn count_one(&self, opened: &Opened, number: u8, shard: &mut Shard) -> io::Result<()> {
+        let (mut objects, mut bytes) = (0_u64, 0_u64);
+        if let Some(folder) = opened.present_shard(number)? {
+            for_each(&folder, number, |listed, name| {
+                if let Some(stat) = stat_in(&folder, name)? {
+                    objects += u64::from(matches!(listed, Listed::Object(_)));
+                    bytes += occupied(&stat);
+                }
+                Ok(())
+            })?;
+        }
+        let before = shard.counts.take().unwrap_or_default();
+        self.objects.fetch_sub(before.objects, Relaxed);
+        self.bytes.fetch_sub(before.bytes, Relaxed);
+        shard.counts = Some(Counts::default());
+        self.put(shard, objects, bytes);
+        Ok(())
     }
 
     /// Counts all folders.
@@ -95,31 +113,37 @@ impl Shards {
     }
 
     /// Something was put into a counted folder.
-    pub(crate) fn put(&self, objects: u64, bytes: u64) {
+    pub(crate) fn put(&self, shard: &mut Shard, objects: u64, bytes: u64) {
+        let counts = shard.counts.get_or_insert_default();
+        counts.objects += objects;
+        counts.bytes += bytes;
         self.objects.fetch_add(objects, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Something was removed from a counted folder. What was written to behind our back may count for less than it did.
-    pub(crate) fn removed(&self, objects: u64, bytes: u64) {
-        let less = |by: u64| move |held: u64| Some(held.saturating_sub(by));
-        // Both closures always give a number.
-        let _objects = self.objects.fetch_update(Relaxed, Relaxed, less(objects));
-        let _bytes = self.bytes.fetch_update(Relaxed, Relaxed, less(bytes));
+    pub(crate) fn removed(&self, shard: &mut Shard, objects: u64, bytes: u64) {
+        let counts = shard.counts.get_or_insert_default();
+        let (objects, bytes) = (objects.min(counts.objects), bytes.min(counts.bytes));
+        counts.objects -= objects;
+        counts.bytes -= bytes;
+        // What all folders hold is the sum of what each holds.
+        self.objects.fetch_sub(objects, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
     }
 }
 
 impl Opened {
     /// Removes an object, and what lies beside it. Gives the bytes that are free now. The folder is locked and counted.
-    pub(crate) fn remove(&self, digest: Digest, folder: &OwnedFd) -> io::Result<u64> {
-        let (_shard, name) = place(digest);
+    pub(crate) fn remove(&self, digest: Digest, folder: &OwnedFd, shard: &mut Shard) -> io::Result<u64> {
+        let (_number, name) = place(digest);
         let mut freed = 0;
         // The index first: without an object it is a leftover, without an index an object is whole.
         for (end, is_object) in [(INDEX_END, false), ("", true)] {
             let name = format!("{name}{end}");
             if let Some(stat) = stat_in(folder, &name)? {
                 unlink(folder, &name)?;
-                self.shards.removed(u64::from(is_object), occupied(&stat));
+                self.shards.removed(shard, u64::from(is_object), occupied(&stat));
                 freed += occupied(&stat);
             }
         }

@@ -129,7 +129,7 @@ impl ContentStore {
         let opened = self.opened()?;
         let (number, name) = place(digest);
         let Some(folder) = opened.present_shard(number)? else { return Ok(Verdict::Absent) };
-        let locked = opened.shards.counted(&opened, number)?;
+        let mut locked = opened.shards.counted(&opened, number)?;
         let Some(stat) = stat_in(&folder, &name)? else { return Ok(Verdict::Absent) };
         if let Some(seen) = seen {
             let seen = seen.file().metadata()?;
@@ -141,12 +141,12 @@ impl ContentStore {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let index = stat_in(&folder, &format!("{name}{INDEX_END}"))?;
         if size > MAX_ASIDE_BYTES || !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-            opened.remove(digest, &folder)?;
+            opened.remove(digest, &folder, &mut locked)?;
         } else {
             opened.set_aside(digest, &folder, &name)?;
-            opened.shards.removed(1, occupied(&stat));
+            opened.shards.removed(&mut locked, 1, occupied(&stat));
             if index.is_some() {
-                opened.remove(digest, &folder)?;
+                opened.remove(digest, &folder, &mut locked)?;
             }
             drop(locked);
             let mut aside = opened.aside()?;

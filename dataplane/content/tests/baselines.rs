@@ -186,6 +186,7 @@ async fn without_its_rows_nobody_needs_an_object_and_without_its_object_a_row_is
     assert!(matches!(host.baselines.open(gone), Err(ContentError::Absent(_))));
     assert_eq!(host.baselines.clean().await.unwrap().objects, 0);
     assert_eq!(host.baselines.count().await.unwrap(), 4);
+    assert_eq!(host.content.stats().unwrap().objects, 4, "counted again");
     fs::remove_file(host.rows.path()).unwrap();
     assert_eq!(host.baselines.count().await.unwrap(), 0);
     assert_eq!(host.baselines.clean().await.unwrap().objects, 4);

@@ -8,6 +8,7 @@ mod configs;
 mod nodes;
 mod rights;
 mod sessions;
+mod syncs;
 mod system;
 mod transfers;
 pub(crate) mod world;

@@ -26,12 +26,12 @@ async fn finds_what_is_wrong_with_it() {
     let found = client.run_checks(RunChecksRequest {}).await.unwrap().into_inner();
     assert!(found.success);
     let names: Vec<_> = found.categories.iter().map(|category| category.category_name.as_str()).collect();
-    assert_eq!(names, ["postgres", "audit", "backup", "certificates", "dht", "agents"]);
+    assert_eq!(names, ["postgres", "audit", "backup", "certificates", "dht", "agents", "syncs"]);
     let results: Vec<_> =
         found.categories.iter().flat_map(|category| &category.checks).map(|check| check.result.as_str()).collect();
     // All is well but the ring, which nobody is in.
     let bad: Vec<_> = results.iter().enumerate().filter(|(_, result)| **result != "success").collect();
-    assert_eq!((results.len(), bad), (15, vec![(9, &"warning")]));
+    assert_eq!((results.len(), bad), (16, vec![(9, &"warning")]));
     world.sql(
         "ALTER TABLE audit_events DISABLE TRIGGER ALL; UPDATE audit_events SET actor = 'nobody' WHERE sequence = 1",
     );

@@ -4,7 +4,7 @@
 //! ```text
 //! 0      version, 1
 //! 1      binary logarithm of the average chunk, 10 to 20
-//! 2      bytes of a digest, 6 to 16
+//! 2      bytes of a digest, 5 to 16
 //! 3..    entries in the object's order, to the end; lengths are LEB128 in the fewest bytes:
 //!          chunk  length, never 0, at most 4 averages; the first bytes of the chunk's BLAKE3 digest
 //!          zeros  0; how many zero bytes, never 0
@@ -21,7 +21,7 @@ pub const MIN_AVERAGE_LOG: u8 = 10;
 /// The largest average, as a binary logarithm, so that no chunk is longer than a segment may be.
 pub const MAX_AVERAGE_LOG: u8 = 20;
 /// The shortest digest. It needs only make mistakes rare (the length is compared too): the bytes are verified at their receiver.
-pub const MIN_DIGEST_BYTES: usize = 6;
+pub const MIN_DIGEST_BYTES: usize = 5;
 /// The longest digest.
 pub const MAX_DIGEST_BYTES: usize = 16;
 /// A chunk is at most this many averages long.

@@ -5,6 +5,7 @@ use std::{io, sync::Arc, thread};
 use crate::{
     read_at::ReadAt,
     sampling::{Rate, WINDOW, sample},
+    tree::{PART_BYTES, Tree, part_value},
 };
 
 /// The most anchors that are aimed at; the table has room for twice as many.
@@ -43,12 +44,18 @@ impl AnchorIndex {
     /// # Errors
     /// Where the bytes cannot be read.
     pub fn build(bytes: &Arc<dyn ReadAt>, threads: usize) -> io::Result<Self> {
+        Self::survey(bytes, threads, false).map(|(index, _)| index)
+    }
+
+    /// The same, and in the same reading the BLAKE3 of the bytes where `hashed`.
+    pub(crate) fn survey(bytes: &Arc<dyn ReadAt>, threads: usize, hashed: bool) -> io::Result<(Self, [u8; 32])> {
         let size = bytes.size();
         let rate = Rate(rate_for(size));
         let mut table = Table::new(size >> rate.0);
         let threads = threads.clamp(1, 64);
         let pieces = size.div_ceil(PIECE_BYTES);
-        let mut rooms: Vec<Piece> = (0..threads).map(|_| Piece::default()).collect();
+        let mut rooms: Vec<Piece> = (0..threads).map(|_| Piece { hashed, ..Piece::default() }).collect();
+        let mut tree = Tree::default();
         let mut next = 0;
         while next < pieces {
             thread::scope(|scope| -> io::Result<()> {
@@ -66,11 +73,12 @@ impl AnchorIndex {
             })?;
             for (number, room) in (next..pieces).zip(&rooms) {
                 let first = number * PIECE_BYTES;
+                room.values.iter().for_each(|value| tree.push(*value));
                 room.anchors.iter().for_each(|(place, hash)| table.insert(*hash, first + u64::from(*place)));
             }
             next += u64::try_from(threads).unwrap_or(1);
         }
-        Ok(Self { table, rate, size })
+        Ok((Self { table, rate, size }, tree.root()))
     }
 
     /// The baseline's size.
@@ -130,17 +138,34 @@ fn rate_for(size: u64) -> u32 {
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
+    hashed: bool,
+    values: Vec<[u8; 32]>,
     anchors: Vec<(u32, u64)>,
 }
 
 impl Piece {
+    /// Reads a piece in parts that stay in the processor's cache while they are hashed and sampled.
     fn sample(&mut self, source: &dyn ReadAt, first: u64, rate: Rate) -> io::Result<()> {
         let behind = u64::try_from(WINDOW).unwrap_or(0) - 1;
-        let length = (source.size() - first).min(PIECE_BYTES + behind);
-        self.bytes.resize(usize::try_from(length).unwrap_or(0), 0);
-        source.read_at(first, &mut self.bytes)?;
+        self.values.clear();
         self.anchors.clear();
-        sample(&self.bytes, usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX), rate, &mut self.anchors);
+        let end = (first + PIECE_BYTES).min(source.size());
+        let mut at = first;
+        while at < end {
+            let part = PART_BYTES.min(end - at);
+            let length = (source.size() - at).min(part + behind);
+            let (part, length) = (usize::try_from(part).unwrap_or(0), usize::try_from(length).unwrap_or(0));
+            self.bytes.resize(length, 0);
+            source.read_at(at, &mut self.bytes)?;
+            if self.hashed {
+                self.values.push(part_value(&self.bytes[..part], at, source.size() <= PART_BYTES));
+            }
+            let known = self.anchors.len();
+            sample(&self.bytes, part, rate, &mut self.anchors);
+            let shift = u32::try_from(at - first).unwrap_or(0);
+            self.anchors[known..].iter_mut().for_each(|(place, _)| *place += shift);
+            at += PART_BYTES;
+        }
         Ok(())
     }
 }

@@ -60,6 +60,20 @@ impl Baseline {
         &self.bytes
     }
 
+    /// Its BLAKE3; and in the same reading its index, where a new version of `size` bytes is likely to need one: contents have moved
+    /// unless it is as long.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn root_for(&self, size: u64, threads: usize) -> io::Result<[u8; 32]> {
+        if self.index.get().is_some() || size == self.bytes.size() {
+            return self.root(threads);
+        }
+        let (index, root) = AnchorIndex::survey(&self.bytes, threads, true)?;
+        self.index.get_or_init(|| index);
+        Ok(root)
+    }
+
     /// Its BLAKE3.
     ///
     /// # Errors

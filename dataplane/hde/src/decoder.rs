@@ -10,6 +10,7 @@ use crate::{
     literals::Unpacker,
     prefix::{Limits, Pieces, gather},
     sources::Sources,
+    typed::Typed,
 };
 
 /// Why a segment cannot be decoded.
@@ -48,6 +49,7 @@ pub struct Decoded {
 #[derive(Default)]
 pub struct Decoder {
     unpacker: Unpacker,
+    typed: Typed,
     columns: [Vec<u8>; 3],
     changes: Vec<u8>,
     literals: Vec<u8>,
@@ -88,7 +90,7 @@ impl Decoder {
         let result = match head.kind {
             Kind::Plain(codec) => self.plain(&head, codec, body, sources, out),
             Kind::Delta => self.delta(&head, body, sources, out),
-            Kind::Typed => Err(ContainerError::Unknown(2).into()),
+            Kind::Typed => self.numbers(&head, body, sources, out),
         };
         match result {
             Ok(decoded) if out.len() - before == expected_len => Ok(decoded),
@@ -128,6 +130,27 @@ impl Decoder {
         let bytes = unpack(&mut self.unpacker, &stream, &self.prefix, &mut self.literals)?;
         out.extend_from_slice(bytes);
         Ok(decoded)
+    }
+
+    fn numbers(
+        &mut self,
+        head: &Head,
+        mut body: &[u8],
+        sources: &mut dyn Sources,
+        out: &mut Vec<u8>,
+    ) -> Result<Decoded, DecodeError> {
+        let offset = take_varint(&mut body).ok_or(ContainerError::CutOff)?;
+        let length = size(head.segment_bytes);
+        self.prefix.clear();
+        if head.flags.basis {
+            self.prefix.resize(length, 0);
+            sources.basis(offset, &mut self.prefix).map_err(DecodeError::Source)?;
+        }
+        let start = out.len();
+        out.resize(start + length, 0);
+        let made = self.typed.decode(body, &self.prefix, &mut out[start..]);
+        made.map_err(|_damaged| DecodeError::Literals)?;
+        Ok(Decoded { basis_bytes: u64::from(head.segment_bytes), history_bytes: 0 })
     }
 
     fn delta(

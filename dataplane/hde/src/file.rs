@@ -9,7 +9,7 @@ pub use decode::{FileOutput, WriteAt, decode_file};
 pub use encode::{Against, encode_file};
 use proto_wire::hde::MAX_SEGMENT_BYTES;
 
-use crate::{decoder::DecodeError, encoder::Encoding, meter::Meter, options::Options};
+use crate::{decoder::DecodeError, encoding::Encoding, meter::Meter, options::Options};
 
 /// Why a file cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,7 @@ mod delta;
 mod described;
 mod dictionary;
 mod encoder;
+mod encoding;
 mod file;
 mod history;
 mod literals;
@@ -32,6 +33,7 @@ mod tree;
 mod typed;
 mod version;
 mod views;
+mod work;
 mod zeros;
 
 pub use anchors::AnchorIndex;
@@ -42,7 +44,8 @@ pub use dictionary::{
     Class, Classes, DamagedObject, Dictionary, DictionaryError, Lean, MAX_DICTIONARY_BYTES, MAX_SMALL_BYTES,
     SmallDecoder, SmallEncoder, Trained, small_level,
 };
-pub use encoder::{Codec, Encoder, Encoding, MAX_ENCODED_BYTES, OVERHEAD_BYTES, SegmentTooLong, Stands, Whole};
+pub use encoder::{Encoder, MAX_ENCODED_BYTES, OVERHEAD_BYTES};
+pub use encoding::{Codec, Encoding, SegmentTooLong, Stands, Whole};
 pub use file::{Against, Explain, FileError, FileOptions, FileOutput, FileSummary, WriteAt, decode_file, encode_file};
 pub use meter::{CodecTotals, Meter, Stats};
 pub use options::{Algorithm, Level, Options, UnknownAlgorithm};

@@ -9,7 +9,7 @@ use std::{
 use foundation_runtime::Clock;
 use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
 
-use crate::encoder::{Codec, Encoding};
+use crate::encoding::{Codec, Encoding};
 
 /// The ratios are taken over the last minute in which there was data.
 const WINDOW: Duration = Duration::from_secs(60);

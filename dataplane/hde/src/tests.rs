@@ -351,6 +351,31 @@ proptest! {
     }
 }
 
+fn unhex(line: &str) -> Vec<u8> {
+    line.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+#[test]
+fn the_vectors_of_the_description_decode() {
+    let description = include_str!("../../../docs/protocol/hde-container.md");
+    let examples = description.split_once("## Examples").unwrap().1;
+    let basis: Vec<u8> = (0..200).collect();
+    let mut containers = 0;
+    let lines: Vec<&str> = examples.lines().collect();
+    for pair in lines.windows(2) {
+        let Some(made) = pair[1].strip_prefix("= ") else { continue };
+        let made = made.strip_prefix("zeros ").map_or_else(|| unhex(made), |count| vec![0; count.parse().unwrap()]);
+        assert_eq!(decode(&unhex(pair[0]), made.len(), &basis).unwrap(), made);
+        containers += 1;
+    }
+    assert_eq!(containers, 3);
+    let file = examples.rsplit("```text").next().unwrap().split("```").next().unwrap();
+    let (encoded, _) = encode_whole(b"abc", None, &FileOptions::default());
+    let hex: Vec<String> = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(file.split_whitespace().collect::<Vec<_>>().join(" "), hex.join(" "));
+    assert_eq!(decode_whole(&encoded, None, 1, 3).unwrap(), b"abc");
+}
+
 #[test]
 fn an_index_that_was_kept_makes_the_same() {
     let old = text(3 << 20);

@@ -6,8 +6,8 @@ use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, me
 
 use crate::read_at::ReadAt;
 
-/// Parts that are read and hashed at once, where nothing else divides the bytes.
-const PART_BYTES: u64 = 1 << 20;
+/// Parts that are read and hashed at once, where nothing else divides the bytes: they stay in the processor's cache.
+pub(crate) const PART_BYTES: u64 = 256 << 10;
 
 /// The value of one part: its chaining value, or its BLAKE3 where it is all there is. `offset` is a multiple of the parts' size,
 /// which is a power of two of at least 1,024.

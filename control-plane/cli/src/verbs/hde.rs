@@ -142,7 +142,7 @@ fn encode_with(
     let options = options(how)?;
     let input = open(file)?;
     let against = match &how.baseline {
-        Some(baseline) => Some(against(baseline, how.index.as_deref(), options.threads)?),
+        Some(baseline) => Some(against(baseline, how.index.as_deref(), input.size(), options.threads)?),
         None => None,
     };
     let bar = BytesBar::new(output, &file.display().to_string(), input.size());
@@ -162,7 +162,7 @@ fn encode_with(
 }
 
 /// The baseline with the index that was kept of it, or else its digest.
-fn against(path: &Path, index: Option<&Path>, threads: usize) -> Result<Against, Failure> {
+fn against(path: &Path, index: Option<&Path>, size: u64, threads: usize) -> Result<Against, Failure> {
     let bytes = open(path)?;
     if let Some(index) = index.filter(|index| index.exists()) {
         let kept = fs::read(index).map_err(|error| cannot("read", index, &error))?;
@@ -174,7 +174,7 @@ fn against(path: &Path, index: Option<&Path>, threads: usize) -> Result<Against,
         return Ok(Against { baseline: Arc::new(Baseline::new(bytes, Some(kept))), root: *root });
     }
     let baseline = Arc::new(Baseline::new(bytes, None));
-    let root = baseline.root(threads).map_err(|error| cannot("read", path, &error))?;
+    let root = baseline.root_for(size, threads).map_err(|error| cannot("read", path, &error))?;
     Ok(Against { baseline, root })
 }
 

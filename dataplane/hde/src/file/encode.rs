@@ -15,7 +15,8 @@ use proto_wire::hde::{FileHead, FileTail, MAX_SEGMENT_BYTES, RECORD_DIGEST_BYTES
 use super::{Bytes, Explain, FileError, FileOptions, FileSummary, panicked};
 use crate::{
     baseline::Baseline,
-    encoder::{Encoder, Encoding, Whole},
+    encoder::Encoder,
+    encoding::{Encoding, Whole},
     tree::{Tree, part_value},
     version::{Basis, HistoryUse, Version},
 };
@@ -65,7 +66,7 @@ pub fn encode_file(
         let (send, made) = sync_channel(threads);
         for _ in 0..threads {
             let (send, version, turns) = (send.clone(), &version, &turns);
-            let mut worker = Worker { input, version, encoder: Encoder::new(), segments };
+            let mut worker = Worker { input, version, encoder: Encoder::new(), segments, segment: Vec::new() };
             if let Some(meter) = &how.meter {
                 worker.encoder = worker.encoder.metered(meter.clone());
             }
@@ -107,18 +108,20 @@ struct Worker<'a> {
     version: &'a Version,
     encoder: Encoder,
     segments: u64,
+    segment: Vec<u8>,
 }
 
 impl Worker<'_> {
     fn encode(&mut self, number: u64) -> Result<Made, FileError> {
         let offset = number * u64::from(self.version.segment_bytes());
         let length = (self.version.size() - offset).min(self.version.segment_bytes().into());
-        let mut segment = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.input.read_at(offset, &mut segment).map_err(FileError::Input)?;
+        let segment = &mut self.segment;
+        segment.resize(usize::try_from(length).unwrap_or(0), 0);
+        self.input.read_at(offset, segment).map_err(FileError::Input)?;
         let mut container = Vec::new();
-        let encoding = self.encoder.encode(self.version, number, &segment, &mut container);
+        let encoding = self.encoder.encode(self.version, number, segment, &mut container);
         let encoding = encoding.map_err(|error| FileError::Input(std::io::Error::other(error)))?;
-        let value = part_value(&segment, offset, self.segments == 1);
+        let value = part_value(segment, offset, self.segments == 1);
         Ok(Made { encoding, container, value })
     }
 }

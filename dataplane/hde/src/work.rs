@@ -1,0 +1,307 @@
+//! One segment on its way into its container: divided, written in the ways that are worth trying, remembered.
+
+use std::{io, sync::Arc};
+
+use proto_wire::hde::{Flags, HEAD_BYTES, HISTORY_PREFIX_BYTES, Head, Kind, Op, Source, put_varint};
+
+use crate::{
+    anchors::AnchorIndex,
+    baseline::Baseline,
+    cost::{Effort, Permille},
+    delta::{DeltaUse, DeltaWriter},
+    described::Described,
+    literals::Literals,
+    matcher::{Field, Matcher},
+    options::Algorithm,
+    plan::Plan,
+    prefix::Limits,
+    read_at::ReadAt,
+    sampling::sample,
+    signature::Run,
+    typed::{Layout, Typed},
+    version::{Basis, Version},
+    zeros::all_zero,
+};
+
+/// A segment that has more literals than this at its old place is searched for elsewhere; below, no index is needed.
+const IN_PLACE_LITERALS: usize = 16 << 10;
+/// Beside chunks of a signature, zeros are looked for in units of this size …
+const ZERO_UNIT_BYTES: usize = 4 << 10;
+/// … and a shorter one is a literal.
+const MIN_ZEROS: usize = 64;
+/// Numbers that keep at most so much are not searched for elsewhere …
+const SURE_NUMBERS: Permille = Permille(600);
+/// … if zstd alone leaves so much of them: other data that look like numbers have zeros, and may have moved.
+const DENSE: Permille = Permille(700);
+/// Shorter literals bring no anchors into the history.
+const MIN_REMEMBERED_BYTES: usize = 256;
+
+/// What segments are encoded with, one after another.
+#[derive(Default)]
+pub(crate) struct Tools {
+    pub(crate) literals: Literals,
+    pub(crate) matcher: Matcher,
+    writer: DeltaWriter,
+    described: Described,
+    typed: Typed,
+    /// What stands in the baseline where the segment does.
+    base: Vec<u8>,
+    prefix: Vec<u8>,
+    /// Head and body of the present segment.
+    pub(crate) container: Vec<u8>,
+}
+
+/// One segment in work.
+pub(crate) struct Work<'a> {
+    pub(crate) tools: &'a mut Tools,
+    version: &'a Version,
+    number: u64,
+    segment: &'a [u8],
+    /// The end of the history that may be referred to.
+    limit: u64,
+    /// The segment looks like changed numbers of the base.
+    numbers: Option<Layout>,
+}
+
+impl<'a> Work<'a> {
+    /// Waits until all is there that the segment may refer to.
+    pub(crate) fn begin(tools: &'a mut Tools, version: &'a Version, number: u64, segment: &'a [u8]) -> Self {
+        let limit = version.history().map_or(0, |history| history.wait(number));
+        Self { tools, version, number, segment, limit, numbers: None }
+    }
+
+    fn start(&self) -> u64 {
+        self.number.saturating_mul(self.version.segment_bytes().into())
+    }
+
+    /// Refers to nothing.
+    pub(crate) fn nothing(&mut self) {
+        self.tools.matcher.plan.clear();
+        self.tools.matcher.plan.literal(self.segment.len());
+    }
+
+    /// Divides the segment into what stands elsewhere and what does not.
+    pub(crate) fn plan(&mut self) -> io::Result<()> {
+        let references = self.version.options().references;
+        match self.version.basis() {
+            Basis::Signature(index) if references => {
+                let runs = self.tools.described.runs(self.version, index, self.number, self.segment);
+                by_signature(&mut self.tools.matcher.plan, self.segment, runs);
+                Ok(())
+            }
+            Basis::Baseline(baseline) if references => self.by_baseline(baseline),
+            Basis::Nothing | Basis::Signature(_) | Basis::Baseline(_) => {
+                let field = self.field(None, None);
+                self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
+            }
+        }
+    }
+
+    fn field<'f>(&self, baseline: Option<&'f Baseline>, index: Option<&'f AnchorIndex>) -> Field<'f>
+    where
+        'a: 'f,
+    {
+        Field {
+            basis: baseline.map(|baseline| baseline.bytes().as_ref()),
+            index,
+            history: self.version.history(),
+            limit: self.limit,
+            most_literals: usize::MAX,
+        }
+    }
+
+    /// First at its old place, so that a baseline that is only changed in place needs no index.
+    fn by_baseline(&mut self, baseline: &'a Arc<Baseline>) -> io::Result<()> {
+        let field = self.field(Some(baseline), None);
+        let in_place = Field { most_literals: IN_PLACE_LITERALS, history: None, limit: 0, ..field };
+        let explained = self.tools.matcher.run(self.segment, self.start(), &in_place)?;
+        let changed = self.tools.matcher.plan.replaced.len() + self.tools.matcher.plan.literal_bytes;
+        if !explained || changed > self.segment.len() / 16 {
+            self.sample_numbers(baseline)?;
+        }
+        if explained {
+            return Ok(());
+        }
+        let sure = self.numbers.is_some_and(|layout| layout.kept <= SURE_NUMBERS);
+        if sure && self.tools.literals.probe(self.segment) >= DENSE {
+            self.nothing();
+            return Ok(());
+        }
+        let index = baseline.built()?;
+        let field = Field { index: Some(index), ..field };
+        self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
+    }
+
+    /// Whether the segment looks like numbers that stand, changed, at its place in the baseline.
+    fn sample_numbers(&mut self, baseline: &Baseline) -> io::Result<()> {
+        let (start, length) = (self.start(), wide(self.segment.len()));
+        if self.version.options().algorithm != Algorithm::Zstd || start + length > baseline.bytes().size() {
+            return Ok(());
+        }
+        self.tools.base.resize(self.segment.len(), 0);
+        baseline.bytes().read_at(start, &mut self.tools.base)?;
+        self.numbers = Typed::sample(self.segment, &self.tools.base);
+        Ok(())
+    }
+
+    /// As numbers, where a sample promises that to be shorter than what a delta would take.
+    fn typed(&mut self) -> Option<Layout> {
+        let layout = self.numbers?;
+        let plan = &self.tools.matcher.plan;
+        let promised = self.segment.len() / 1000 * usize::from(layout.kept.0);
+        // Bytes that a delta spells out keep at least a third.
+        let delta = plan.replaced.len() + plan.literal_bytes;
+        if promised > delta {
+            return None;
+        }
+        let (start, segment) = (self.start(), self.segment);
+        let Tools { typed, base, container, .. } = &mut *self.tools;
+        container.clear();
+        container.resize(HEAD_BYTES, 0);
+        put_varint(start, container);
+        typed.encode(segment, base, layout, container);
+        Some(layout).filter(|_| container.len() < segment.len())
+    }
+
+    /// Writes the smallest form that is worth trying; none where the segment as it is is that.
+    pub(crate) fn choose(&mut self, length: u32) -> Option<Kind> {
+        let mut best = None;
+        if self.typed().is_some() {
+            let flags = Flags { basis: true, ..Flags::default() };
+            self.head(Kind::Typed, flags, length);
+            let plan = &self.tools.matcher.plan;
+            // A third of what a delta spells out is the least that it can come to.
+            if self.tools.container.len() * 3 <= plan.replaced.len() + plan.literal_bytes {
+                return Some(Kind::Typed);
+            }
+            best = Some(std::mem::take(&mut self.tools.container));
+        }
+        let numbers = best;
+        let mut best = None;
+        // Where nearly all is literal, the whole is tried first.
+        let mostly = self.tools.matcher.plan.literal_bytes > self.segment.len() / 8 * 7;
+        if !mostly && let Ok(Some(flags)) = self.delta() {
+            best = Some(Kind::Delta);
+            self.head(Kind::Delta, flags, length);
+        }
+        let literal_bytes = self.tools.matcher.plan.literal_bytes;
+        // Matches that leave most of a segment literal may only have torn apart what compresses better as a whole.
+        let most = best.map_or(self.segment.len() + HEAD_BYTES, |_| self.tools.container.len());
+        let torn = numbers.is_none() && literal_bytes > self.segment.len() / 2 && most > self.segment.len() / 64;
+        if (best.is_none() && numbers.is_none() || torn)
+            && let Some((kind, flags)) = self.plain(most)
+        {
+            self.head(kind, flags, length);
+            self.nothing();
+            best = Some(kind);
+        }
+        if best.is_none()
+            && mostly
+            && !self.tools.matcher.plan.is_literal()
+            && let Ok(Some(flags)) = self.delta()
+        {
+            best = Some(Kind::Delta);
+            self.head(Kind::Delta, flags, length);
+        }
+        if let Some(numbers) = numbers.filter(|numbers| best.is_none() || numbers.len() < self.tools.container.len()) {
+            self.tools.container = numbers;
+            return Some(Kind::Typed);
+        }
+        best.filter(|_| self.tools.container.len() < self.segment.len() + HEAD_BYTES)
+    }
+
+    /// Puts the head before the body that stands in the container after room for it.
+    fn head(&mut self, kind: Kind, flags: Flags, segment_bytes: u32) {
+        let head = Head { kind, flags, segment_bytes }.bytes();
+        self.tools.container[..HEAD_BYTES].copy_from_slice(&head);
+    }
+
+    fn delta(&mut self) -> io::Result<Option<Flags>> {
+        let Tools { matcher, literals, writer, container, .. } = &mut *self.tools;
+        container.clear();
+        container.resize(HEAD_BYTES, 0);
+        let basis = match self.version.basis() {
+            Basis::Baseline(baseline) => Some(baseline.bytes().as_ref()),
+            Basis::Nothing | Basis::Signature(_) => None,
+        };
+        let history = self.version.history();
+        let field = Field { basis, index: None, history, limit: self.limit, most_literals: 0 };
+        let limits = Limits { basis: basis.map_or(0, ReadAt::size), history: self.limit };
+        let limits = (limits != Limits::default()).then_some(limits);
+        let how = DeltaUse { literals, costs: self.version.costs(), limits };
+        let mut read = |source: Source, offset: u64, room: &mut [u8]| match field.source(source) {
+            Some(source) => source.read_at(offset, room),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        writer.write(&matcher.plan, self.segment, how, &mut read, container)
+    }
+
+    /// The whole segment as one stream, where that makes less than `most`.
+    fn plain(&mut self, most: usize) -> Option<(Kind, Flags)> {
+        let Tools { literals, prefix, container, .. } = &mut *self.tools;
+        let kept = literals.probe(self.segment);
+        let effort = self.version.costs().plain(kept).effort;
+        prefix.clear();
+        let history = self.version.history().filter(|_| self.limit > 0 && matches!(effort, Effort::Zstd(_)));
+        if let Some(history) = history {
+            let length = self.limit.min(HISTORY_PREFIX_BYTES);
+            prefix.resize(usize::try_from(length).ok()?, 0);
+            history.source().read_at(self.limit - length, prefix).ok()?;
+        }
+        let (codec, packed) = literals.compress(self.segment, prefix, effort)?;
+        let flags = Flags { history: !prefix.is_empty(), ..Flags::default() };
+        if packed.len() + HEAD_BYTES + 10 >= most {
+            return None;
+        }
+        container.clear();
+        container.resize(HEAD_BYTES, 0);
+        if flags.history {
+            put_varint(self.limit, container);
+        }
+        container.extend_from_slice(packed);
+        Some((Kind::Plain(codec), flags))
+    }
+
+    /// Lets later segments refer to what is new in this one.
+    pub(crate) fn remember(&mut self) {
+        let Some(history) = self.version.history() else { return };
+        let (mut anchors, mut found, mut position) = (Vec::new(), Vec::new(), 0);
+        for op in &self.tools.matcher.plan.ops {
+            let length = usize::try_from(op.length()).unwrap_or(0);
+            if let (Op::Literal { .. }, true) = (op, length >= MIN_REMEMBERED_BYTES) {
+                found.clear();
+                sample(&self.segment[position..position + length], usize::MAX, history.rate(), &mut found);
+                let first = self.start() + wide(position);
+                anchors.extend(found.iter().map(|(place, hash)| (first + u64::from(*place), *hash)));
+            }
+            position += length;
+        }
+        history.add(self.number, anchors);
+    }
+}
+
+/// Chunks that the receiver says it holds; zeros between them.
+fn by_signature(plan: &mut Plan, segment: &[u8], runs: &[Run]) {
+    plan.clear();
+    let mut at = 0;
+    for run in runs {
+        unless_zero(plan, &segment[at..run.start]);
+        plan.copy(run.length, Source::Basis, run.offset);
+        at = run.start + run.length;
+    }
+    unless_zero(plan, &segment[at..]);
+}
+
+fn unless_zero(plan: &mut Plan, bytes: &[u8]) {
+    for unit in bytes.chunks(ZERO_UNIT_BYTES) {
+        if unit.len() >= MIN_ZEROS && all_zero(unit) {
+            plan.copy(unit.len(), Source::Zeros, 0);
+        } else {
+            plan.literal(unit.len());
+        }
+    }
+}
+
+fn wide(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -15,7 +15,7 @@ enum Plane {
     Tests,
 }
 
-const LEVELS: [(&str, Plane, u8); 36] = [
+const LEVELS: [(&str, Plane, u8); 37] = [
     // Level 0 has an order of its own: foundation and rpc, then model, then wire.
     ("proto-rpc", Plane::Shared, 0),
     ("foundation-runtime", Plane::Shared, 0),
@@ -50,6 +50,7 @@ const LEVELS: [(&str, Plane, u8); 36] = [
     ("tests-dht", Plane::Tests, 70),
     ("tests-congestion", Plane::Tests, 70),
     ("tests-bench-wan", Plane::Tests, 70),
+    ("tests-bench-hde", Plane::Tests, 70),
     ("tests-parsers", Plane::Tests, 70),
     ("tests-robustness", Plane::Tests, 70),
     ("tests-storm", Plane::Tests, 70),

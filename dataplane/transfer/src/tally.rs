@@ -26,6 +26,9 @@ pub(crate) struct Tally {
     pub(crate) bytes_done: AtomicU64,
     pub(crate) bytes_reused: AtomicU64,
     pub(crate) bytes_encoded_in: AtomicU64,
+    /// Of these, what is referred to but for changes in places, and what is literal.
+    pub(crate) bytes_changed: AtomicU64,
+    pub(crate) bytes_literal: AtomicU64,
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) files_deleted: AtomicU64,
     pub(crate) totals_final: AtomicBool,

@@ -11,6 +11,9 @@ use proto_model::{Digest, PublicKey, RootName, RootPath};
 use proto_wire::TreePath;
 use tokio::runtime::Handle;
 
+/// What is smaller is indexed when it is needed.
+const INDEX_FROM_BYTES: u64 = 4 << 20;
+
 /// What is remembered of versions.
 #[derive(Clone, Debug)]
 pub(crate) struct Versions {
@@ -62,10 +65,32 @@ impl Versions {
     pub(crate) fn open(&self, digest: Digest) -> Option<(Arc<dyn ReadAt>, Option<AnchorIndex>)> {
         let baselines = self.baselines.as_ref()?;
         match baselines.open(digest) {
-            Ok(bytes) => Some((bytes, None)),
+            Ok(bytes) => Some((bytes, self.index(digest))),
             Err(error) => {
                 tracing::warn!(%digest, %error, "a version that was kept cannot be used; it is not referred to");
                 None
+            }
+        }
+    }
+
+    /// The index that is kept of a version.
+    fn index(&self, digest: Digest) -> Option<AnchorIndex> {
+        let bytes = self.baselines.as_ref()?.index(digest).ok().flatten()?;
+        AnchorIndex::from_bytes(&bytes)
+    }
+
+    /// Makes indexes of large versions that were kept just now, where these pay, so that the next transfer need not.
+    pub(crate) fn keep_indexes(&self, peer: &PublicKey, root: &RootName, paths: Vec<Vec<u8>>) {
+        let Some(baselines) = &self.baselines else { return };
+        for kept in self.newest(peer, root, paths).into_iter().flatten() {
+            let wanted = kept.indexes && kept.size >= INDEX_FROM_BYTES && self.index(kept.digest).is_none();
+            let Some((bytes, _)) = wanted.then(|| self.open(kept.digest)).flatten() else { continue };
+            let made = AnchorIndex::build(&bytes, 1).map(|index| index.to_bytes());
+            // One that is not kept is made when it is needed.
+            if let Ok(index) = made
+                && let Err(error) = baselines.keep_index(kept.digest, &index)
+            {
+                tracing::debug!(digest = %kept.digest, %error, "an index is not kept");
             }
         }
     }

@@ -114,27 +114,22 @@ impl Sending {
             }
         }
         let Some(root) = self.sources.root() else { return };
-        let here = |wanted: bool| -> (Vec<usize>, Vec<(Vec<u8>, FileStat)>) {
-            let of = numbers.iter().zip(&kept).filter(|(_, kept)| kept.is_some() == wanted);
-            let place = |number: &usize| {
-                let (entry, stat) = entries.get(*number)?;
-                Some((*number, (self.sources.place(&entry.path)?.1, (*stat)?)))
-            };
-            of.filter_map(|(number, _)| place(number)).unzip()
-        };
-        let (known, unknown) = (here(true), here(false));
-        // One that did not change since costs no bytes: the receiver has it, or describes what it has.
-        for (number, held) in known.0.into_iter().zip(self.shared.versions.held_all(root, &known.1)) {
-            if let (Some((entry, _)), Some(held)) = (entries.get_mut(number), held)
-                && Versions::brief(held.digest.as_bytes()) == entry.versions.baseline
-            {
+        let here = numbers.iter().filter_map(|number| {
+            let (entry, stat) = entries.get(*number)?;
+            Some((*number, (self.sources.place(&entry.path)?.1, (*stat)?)))
+        });
+        let (numbers, files): (Vec<usize>, Vec<_>) = here.unzip();
+        let held = self.shared.versions.held_all(root, &files);
+        let renamed = self.shared.versions.renamed(root, &files);
+        for ((number, held), renamed) in numbers.into_iter().zip(held).zip(renamed) {
+            let Some((entry, _)) = entries.get_mut(number) else { continue };
+            let brief = held.map(|held| Versions::brief(held.digest.as_bytes()));
+            if brief.is_some_and(|brief| brief == entry.versions.baseline) {
+                // One that did not change since costs no bytes: the receiver has it, or describes what it has.
                 entry.versions.baseline = 0;
-            }
-        }
-        // Of one that was renamed the receiver may have it under its other name.
-        for (number, digest) in unknown.0.into_iter().zip(self.shared.versions.renamed(root, &unknown.1)) {
-            if let Some((entry, _)) = entries.get_mut(number) {
-                entry.versions.root = digest.map(|digest| *digest.as_bytes());
+            } else {
+                // Of one that was renamed the receiver may have it under its other name.
+                entry.versions.root = renamed.map(|digest| *digest.as_bytes());
             }
         }
     }

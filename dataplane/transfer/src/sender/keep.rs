@@ -130,7 +130,9 @@ impl Batch {
         if let Some(root) = sending.sources.root() {
             sending.shared.versions.published(root, self.here);
         }
+        let paths = self.acknowledged.iter().map(|one| one.place.path.clone()).collect();
         sending.shared.versions.keep(&sending.peer, self.acknowledged);
+        sending.shared.versions.keep_indexes(&sending.peer, &sending.destination.root, paths);
     }
 }
 

@@ -83,7 +83,14 @@ impl Attempt<'_> {
         let part = Part { sending: &sending, board: &board };
         let (control_in, control_out) = (link.control_in.as_mut(), link.control_out.as_mut());
         // One span for all encoding, with its sums.
-        let span = tracing::info_span!("hde encode", dwcp.hde.input_bytes = Empty, dwcp.hde.output_bytes = Empty);
+        let span = tracing::info_span!(
+            "hde encode",
+            dwcp.hde.input_bytes = Empty,
+            dwcp.hde.output_bytes = Empty,
+            dwcp.hde.reused_bytes = Empty,
+            dwcp.hde.changed_bytes = Empty,
+            dwcp.hde.literal_bytes = Empty,
+        );
         let parts = async {
             tokio::try_join!(
                 part.write_frames(control_out, frames),
@@ -100,6 +107,9 @@ impl Attempt<'_> {
         };
         span.record("dwcp.hde.input_bytes", self.tally.bytes_encoded_in.load(Relaxed));
         span.record("dwcp.hde.output_bytes", self.tally.bytes_sent.load(Relaxed));
+        span.record("dwcp.hde.reused_bytes", self.tally.bytes_reused.load(Relaxed));
+        span.record("dwcp.hde.changed_bytes", self.tally.bytes_changed.load(Relaxed));
+        span.record("dwcp.hde.literal_bytes", self.tally.bytes_literal.load(Relaxed));
         if result.is_ok() {
             keep::begin(&sending).await;
         }

@@ -321,6 +321,8 @@ impl Sending {
     /// Counts what was encoded.
     pub(super) fn count(&self, encoding: &Encoding) {
         add(&self.tally.bytes_encoded_in, encoding.input_bytes);
+        add(&self.tally.bytes_changed, encoding.changed_bytes);
+        add(&self.tally.bytes_literal, encoding.literal_bytes);
         self.tally.reused(encoding.referenced_bytes);
     }
 

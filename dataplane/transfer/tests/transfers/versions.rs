@@ -134,6 +134,13 @@ async fn what_is_renamed_costs_no_data_and_what_only_seems_so_arrives_as_it_is()
     assert_eq!(wires.bytes(), [0]);
     assert!(tree(&a) == tree(&b));
     assert_eq!(report.progress.bytes_reused, report.progress.bytes_total);
+    // And back again.
+    fs::rename(a.join("elsewhere/larger"), a.join("large")).unwrap();
+    let (_, wires) = bed.send(&["data:/"], "data:/", delete.clone()).await;
+    assert_eq!(wires.bytes(), [0]);
+    assert!(tree(&a) == tree(&b));
+    fs::rename(a.join("large"), a.join("elsewhere/larger")).unwrap();
+    bed.send(&["data:/"], "data:/", delete.clone()).await;
 
     // Other contents behind the same inode, size and time: the sender reads before it confirms.
     let modified = fs::metadata(a.join("elsewhere/larger")).unwrap().modified().unwrap();

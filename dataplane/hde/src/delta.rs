@@ -53,9 +53,8 @@ impl DeltaWriter {
         if too_long {
             return Ok(None);
         }
-        let effort = how.costs.little(self.literals.len(), new.len() / LITTLE_PART).effort;
         self.prefix.clear();
-        if let Some(limits) = how.limits.filter(|_| matches!(effort, Effort::Zstd(_))) {
+        if let Some(limits) = how.limits.filter(|_| matches!(how.costs.configured(), Effort::Zstd(_))) {
             let mut pieces = Pieces::new(limits);
             plan.ops.iter().for_each(|op| pieces.push(*op));
             let pieces = pieces.finish();
@@ -75,6 +74,9 @@ impl DeltaWriter {
         let changes = if flags.differences { &self.differences } else { &self.changes };
         let changes_effort = how.costs.little(changes.len(), new.len() / LITTLE_PART).effort;
         put(how.literals, changes, &[], changes_effort, out);
+        // A prefix is gone through as well before the first literal.
+        let worked = self.literals.len() + self.prefix.len();
+        let effort = how.costs.little(worked, new.len() / LITTLE_PART).effort;
         put(how.literals, &self.literals, &self.prefix, effort, out);
         Ok(Some(flags))
     }

@@ -123,7 +123,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let sure = self.numbers.is_some_and(|layout| layout.kept <= SURE_NUMBERS);
-        if sure && self.tools.literals.probe(self.segment) >= DENSE {
+        if sure && self.few_are_equal() && self.tools.literals.probe(self.segment) >= DENSE {
             self.nothing();
             return Ok(());
         }
@@ -142,6 +142,12 @@ impl<'a> Work<'a> {
         baseline.bytes().read_at(start, &mut self.tools.base)?;
         self.numbers = Typed::sample(self.segment, &self.tools.base);
         Ok(())
+    }
+
+    /// Whether next to nothing stands unchanged where it stood: what does is better told by copies.
+    fn few_are_equal(&self) -> bool {
+        let (new, old) = (self.segment.as_chunks::<8>().0, self.tools.base.as_chunks::<8>().0);
+        new.iter().zip(old).filter(|(new, old)| new == old).count() < new.len() / 4
     }
 
     /// As numbers, where a sample promises that to be shorter than what a delta would take.

@@ -21,6 +21,8 @@ const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 const REPEATS: usize = 2;
 /// What a thread samples at once while an index is built.
 const PIECE_BYTES: u64 = 4 << 20;
+/// Anchors whose buckets are read together: more than a processor has loads under way.
+const TOGETHER: usize = 32;
 const MAGIC: [u8; 8] = *b"DWCPHDX\x01";
 const HEAD_BYTES: usize = 24;
 
@@ -74,7 +76,10 @@ impl AnchorIndex {
             for (number, room) in (next..pieces).zip(&rooms) {
                 let first = number * PIECE_BYTES;
                 room.values.iter().for_each(|value| tree.push(*value));
-                room.sorted.iter().for_each(|(place, hash)| table.insert(*hash, first + u64::from(*place)));
+                for anchors in room.anchors.chunks(TOGETHER) {
+                    table.touch(anchors);
+                    anchors.iter().for_each(|(place, hash)| table.insert(*hash, first + u64::from(*place)));
+                }
             }
             next += u64::try_from(threads).unwrap_or(1);
         }
@@ -141,7 +146,6 @@ struct Piece {
     hashed: bool,
     values: Vec<[u8; 32]>,
     anchors: Vec<(u32, u64)>,
-    sorted: Vec<(u32, u64)>,
 }
 
 impl Piece {
@@ -167,25 +171,7 @@ impl Piece {
             self.anchors[known..].iter_mut().for_each(|(place, _)| *place += shift);
             at += PART_BYTES;
         }
-        self.sort();
         Ok(())
-    }
-
-    /// Puts anchors of one part of the table together, in order: so they are added without a wait for memory at each.
-    fn sort(&mut self) {
-        let part = |hash: u64| usize::try_from(hash >> 56).unwrap_or(0);
-        let mut places = [0_usize; 257];
-        self.anchors.iter().for_each(|(_, hash)| places[part(*hash) + 1] += 1);
-        for number in 1..places.len() {
-            places[number] += places[number - 1];
-        }
-        self.sorted.clear();
-        self.sorted.resize(self.anchors.len(), (0, 0));
-        for anchor in &self.anchors {
-            let place = &mut places[part(anchor.1)];
-            self.sorted[*place] = *anchor;
-            *place += 1;
-        }
     }
 }
 
@@ -211,6 +197,12 @@ impl Table {
 
     fn bucket(&self, hash: u64) -> usize {
         usize::try_from(hash >> self.shift).unwrap_or(0) * WAYS
+    }
+
+    /// Reads the buckets of some anchors, so that waits for memory overlap.
+    fn touch(&self, anchors: &[(u32, u64)]) {
+        let entry = |hash: u64| self.entries.get(self.bucket(hash)).copied().unwrap_or(0);
+        std::hint::black_box(anchors.iter().fold(0, |all, (_, hash)| all ^ entry(*hash)));
     }
 
     /// Adds a place, unless its bucket is full or has the window twice. Without a branch that waits for memory.

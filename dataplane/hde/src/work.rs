@@ -29,9 +29,9 @@ const IN_PLACE_LITERALS: usize = 16 << 10;
 const ZERO_UNIT_BYTES: usize = 4 << 10;
 /// … and a shorter one is a literal.
 const MIN_ZEROS: usize = 64;
-/// Numbers that keep at most so much are not searched for elsewhere …
+/// Numbers that keep at most so much are not searched for elsewhere.
 const SURE_NUMBERS: Permille = Permille(600);
-/// … if zstd alone leaves so much of them: other data that look like numbers have zeros, and may have moved.
+/// Of numbers zstd alone leaves so much; of what else looks like them less.
 const DENSE: Permille = Permille(700);
 /// Shorter literals bring no anchors into the history.
 const MIN_REMEMBERED_BYTES: usize = 256;
@@ -123,7 +123,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let sure = self.numbers.is_some_and(|layout| layout.kept <= SURE_NUMBERS);
-        if sure && self.few_are_equal() && self.tools.literals.probe(self.segment) >= DENSE {
+        if sure && self.few_are_equal() {
             self.nothing();
             return Ok(());
         }
@@ -141,6 +141,10 @@ impl<'a> Work<'a> {
         self.tools.base.resize(self.segment.len(), 0);
         baseline.bytes().read_at(start, &mut self.tools.base)?;
         self.numbers = Typed::sample(self.segment, &self.tools.base);
+        // Pages and text look like numbers, too; zstd makes them smaller than that.
+        if self.numbers.is_some() && self.tools.literals.probe(self.segment) < DENSE {
+            self.numbers = None;
+        }
         Ok(())
     }
 
@@ -193,7 +197,9 @@ impl<'a> Work<'a> {
         let literal_bytes = self.tools.matcher.plan.literal_bytes;
         // Matches that leave most of a segment literal may only have torn apart what compresses better as a whole.
         let most = best.map_or(self.segment.len() + HEAD_BYTES, |_| self.tools.container.len());
-        let torn = numbers.is_none() && literal_bytes > self.segment.len() / 2 && most > self.segment.len() / 64;
+        let whole = self.segment.len();
+        let shreds = self.tools.matcher.plan.ops.len() > whole / 64 && literal_bytes > whole / 5;
+        let torn = numbers.is_none() && (literal_bytes > whole / 2 || shreds) && most > whole / 64;
         if (best.is_none() && numbers.is_none() || torn)
             && let Some((kind, flags)) = self.plain(most)
         {

@@ -28,13 +28,17 @@ pub(crate) struct Cost {
     pub(crate) resident: u64,
     /// Most anonymous memory that was seen (`RssAnon`, every 2 ms): heap, stacks, and no mapped file.
     pub(crate) heap: u64,
+    /// Processor time for reading its inputs, which is not in `cpu_seconds`.
+    #[serde(default)]
+    pub(crate) reading_cpu_seconds: f64,
 }
 
 impl Cost {
     /// Without what a program says that it spent on reading its inputs: `CPU TIME`, in seconds.
     pub(crate) fn without_reading(mut self, said: &str) -> Result<Self> {
         let (cpu, wall) = said.trim().split_once(' ').context("what reading took")?;
-        self.cpu_seconds -= cpu.parse::<f64>()?;
+        self.reading_cpu_seconds = cpu.parse()?;
+        self.cpu_seconds -= self.reading_cpu_seconds;
         self.wall_seconds -= wall.parse::<f64>()?;
         Ok(self)
     }
@@ -46,6 +50,7 @@ impl Cost {
             wall_seconds: self.wall_seconds.min(other.wall_seconds),
             resident: self.resident.max(other.resident),
             heap: self.heap.max(other.heap),
+            reading_cpu_seconds: self.reading_cpu_seconds.min(other.reading_cpu_seconds),
         }
     }
 }
@@ -80,7 +85,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(Cost, String)> {
     let (resident, heap) = watcher.join().ok().context("the watcher of memory")?;
     let (said, errors) = (text(said)?, text(errors)?);
     ensure!(status.success(), "{name}: {status}: {said}{errors}");
-    Ok((Cost { cpu_seconds, wall_seconds, resident, heap }, said))
+    Ok((Cost { cpu_seconds, wall_seconds, resident, heap, reading_cpu_seconds: 0.0 }, said))
 }
 
 fn text(mut file: fs::File) -> Result<String> {

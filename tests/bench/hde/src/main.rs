@@ -152,11 +152,11 @@ fn measure(options: &Sets) -> Result<()> {
     let limits =
         Limits { slow_bytes: options.slow_limit * 1_000_000, hdiffpatch_bytes: options.hdiffpatch_limit * 1_000_000 };
     let mut json = common.json.as_ref().map(|file| File::options().create(true).append(true).open(file)).transpose()?;
-    let mut all = Vec::new();
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
     let runs = if options.quick { 1 } else { options.runs };
     print_line(&format!("{}; least of {runs} interleaved runs\n", machine()?));
     for pair in pairs(&common.data.join("pairs"), &options.sets)? {
-        let rows = on(&pair, &who, runs, &known, &limits, &places)?;
+        let rows = on(&pair, &who, runs, &known, &limits, &places, &mut failed)?;
         for row in &rows {
             row.print();
             if let Some(json) = &mut json {
@@ -166,10 +166,11 @@ fn measure(options: &Sets) -> Result<()> {
         all.extend(rows);
     }
     summary(&all);
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// Every contestant on one pair.
+/// Every contestant on one pair; `failed` gets those that did not do as promised.
 fn on(
     pair: &Pair,
     who: &[Contestant],
@@ -177,6 +178,7 @@ fn on(
     known: &[Row],
     limits: &Limits,
     places: &Places,
+    failed: &mut Vec<String>,
 ) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     pair.warm()?;
@@ -194,7 +196,14 @@ fn on(
             if one.is_slow() && run > 0 {
                 continue;
             }
-            let row = once(*one, pair, places).with_context(|| format!("{name} on {}", pair.name))?;
+            let row = match once(*one, pair, places) {
+                Ok(row) => row,
+                Err(error) => {
+                    print_line(&format!("{}: {name}: {error:#}", pair.name));
+                    failed.push(format!("{name} on {}", pair.name));
+                    continue;
+                }
+            };
             match rows.iter_mut().find(|row| row.contestant == name) {
                 Some(there) => there.merge(&row),
                 None => rows.push(row),

@@ -158,6 +158,8 @@ impl Updates {
         let (line, target) = match way {
             Way::Dwcp => {
                 bed.hosts.one.ok(dwcp)?;
+                // Who changes a file takes a while; until then what was sent is kept.
+                bed.hosts.one.ok("sleep 3")?;
                 (dwcp.to_owned(), "/srv/dwcp/data/in/update")
             }
             Way::Rsync => {

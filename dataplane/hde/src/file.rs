@@ -26,6 +26,9 @@ pub enum FileError {
     /// The input was not made by `encode_file`.
     #[error("the input is no HDE file, or is cut off")]
     NotEncoded,
+    /// Its bytes are not those that were written.
+    #[error("the input is damaged: it was changed since it was encoded")]
+    Damaged,
     /// It was encoded against a baseline.
     #[error("the input was encoded against a baseline; give it as well")]
     BaselineNeeded,

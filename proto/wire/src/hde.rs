@@ -10,7 +10,8 @@ mod varint;
 
 pub use columns::{ColumnWriter, Columns, Gap, Op, Source};
 pub use file::{
-    FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES, RECORD_DIGEST_BYTES, Record,
+    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES, RECORD_DIGEST_BYTES,
+    Record,
 };
 pub use varint::{put_varint, take_varint};
 

@@ -12,7 +12,9 @@ use std::{
     thread,
 };
 
-use proto_wire::hde::{FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, Head, LAG, RECORD_DIGEST_BYTES, Record};
+use proto_wire::hde::{
+    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, Head, LAG, RECORD_DIGEST_BYTES, Record,
+};
 
 use super::{Bytes, FileError, FileSummary, panicked};
 use crate::{
@@ -85,7 +87,9 @@ pub fn decode_file(
         given => given.filter(|_| head.baseline_bytes > 0),
     };
     let summary = FileSummary { encoded_bytes: wide(FILE_HEAD_BYTES), ..FileSummary::default() };
-    let mut records = Records { input, head, max_bytes, summary };
+    let mut taken = blake3::Hasher::new();
+    taken.update(&bytes);
+    let mut records = Records { input, head, max_bytes, summary, taken };
     let done = Done::default();
     let threads = threads.clamp(1, 64);
     let (send, jobs) = sync_channel(threads);
@@ -141,6 +145,8 @@ struct Records<'a> {
     head: FileHead,
     max_bytes: u64,
     summary: FileSummary,
+    /// Of all that was read.
+    taken: blake3::Hasher,
 }
 
 impl Records<'_> {
@@ -177,6 +183,11 @@ impl Records<'_> {
         }
         let mut tail = [0; FILE_TAIL_BYTES];
         self.fill(&mut tail)?;
+        let (expected, mut check) = (self.taken.finalize(), [0; FILE_CHECK_BYTES]);
+        self.fill(&mut check)?;
+        if expected.as_bytes()[..FILE_CHECK_BYTES] != check {
+            return Err(FileError::Damaged);
+        }
         Ok(FileTail::parse(&tail))
     }
 
@@ -223,7 +234,9 @@ impl Records<'_> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), FileError> {
         self.summary.encoded_bytes += wide(bytes.len());
-        read_exact(self.input, bytes)
+        read_exact(self.input, bytes)?;
+        self.taken.update(bytes);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use proto_wire::hde::{FileHead, FileTail, MAX_SEGMENT_BYTES, RECORD_DIGEST_BYTES, Record};
+use proto_wire::hde::{FILE_CHECK_BYTES, FileHead, FileTail, MAX_SEGMENT_BYTES, RECORD_DIGEST_BYTES, Record};
 
 use super::{Bytes, Explain, FileError, FileOptions, FileSummary, panicked};
 use crate::{
@@ -51,7 +51,13 @@ pub fn encode_file(
     let basis = against.map_or(Basis::Nothing, |against| Basis::Baseline(Arc::clone(&against.baseline)));
     let version = Version::new(how.options, basis, size, segment_bytes, HistoryUse::Whole(Arc::clone(input)));
     let version = version.linked(how.link);
-    let mut writer = Writer { output, summary: FileSummary::default(), tree: Tree::default(), run: None };
+    let mut writer = Writer {
+        output,
+        summary: FileSummary::default(),
+        tree: Tree::default(),
+        run: None,
+        written: blake3::Hasher::new(),
+    };
     let head = FileHead {
         segment_bytes,
         size: Some(size),
@@ -148,6 +154,8 @@ struct Writer<'a> {
     summary: FileSummary,
     tree: Tree,
     run: Option<Record>,
+    /// Of all that was written.
+    written: blake3::Hasher,
 }
 
 impl Writer<'_> {
@@ -215,12 +223,15 @@ impl Writer<'_> {
         let root = std::mem::take(&mut self.tree).root();
         end.extend_from_slice(&FileTail { size, root }.bytes());
         self.write(&end)?;
+        let written = self.written.finalize();
+        self.write(&written.as_bytes()[..FILE_CHECK_BYTES])?;
         self.output.flush().map_err(FileError::Output)?;
         Ok(self.summary)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.summary.encoded_bytes += u64::try_from(bytes.len()).unwrap_or(0);
+        self.written.update(bytes);
         self.output.write_all(bytes).map_err(FileError::Output)
     }
 }

@@ -8,7 +8,8 @@
 //!           kind 1  a run: that many whole segments that are the baseline's bytes from a place on: varint, the place
 //!           kind 2  a run of that many whole segments of zeros
 //!         varint 3  the end
-//! tail    u64 LE bytes of the file; 32 bytes its BLAKE3 root
+//! tail    u64 LE bytes of the file; 32 bytes its BLAKE3 root; 16 bytes: of the BLAKE3 of all bytes before these, head and records
+//!         included, so that no bit of it changes unseen
 //! ```
 
 use super::varint::{put_varint, take_varint};
@@ -17,6 +18,8 @@ use super::varint::{put_varint, take_varint};
 pub const FILE_HEAD_BYTES: usize = 60;
 /// Bytes of the tail.
 pub const FILE_TAIL_BYTES: usize = 40;
+/// Bytes of the digest of all that stands before it, behind the tail.
+pub const FILE_CHECK_BYTES: usize = 16;
 /// The longest a record is without its container.
 pub const MAX_RECORD_HEAD_BYTES: usize = 20;
 /// Bytes of a segment's digest.

@@ -2,7 +2,7 @@
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message;
-use proto_model::{InvalidField, SyncGrant, TransferId};
+use proto_model::{InvalidField, SyncGrant, SyncRun, TransferId};
 use proto_rpc::{agent, peer as rpc, peer::open_sync::Source};
 
 use crate::{
@@ -77,7 +77,8 @@ impl TryFrom<rpc::OpenSync> for OpenSync {
         if open.run == 0 {
             return Err(InvalidField::missing("sync.run").into());
         }
-        Ok(Self { grant: grant.try_into()?, run: open.run, source: SyncSource::from_number(open.source)? })
+        let run = SyncRun::check_number(open.run).map_err(|error| InvalidField::new("sync.run", error))?;
+        Ok(Self { grant: grant.try_into()?, run, source: SyncSource::from_number(open.source)? })
     }
 }
 

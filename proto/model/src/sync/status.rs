@@ -117,6 +117,16 @@ pub struct SyncReport {
 impl SyncRun {
     /// Issues that are kept of a run: a person reads ten; the count of all is beside them.
     pub const MAX_ISSUES: usize = 100;
+    /// The largest number of a run: databases have no unsigned numbers.
+    pub const MAX_NUMBER: u64 = i64::MAX.cast_unsigned();
+
+    /// A run's number, from another host.
+    ///
+    /// # Errors
+    /// It is larger than [`SyncRun::MAX_NUMBER`].
+    pub fn check_number(number: u64) -> Result<u64, &'static str> {
+        if number <= Self::MAX_NUMBER { Ok(number) } else { Err("is larger than 2^63 - 1") }
+    }
 }
 
 impl SyncStatus {
@@ -237,7 +247,7 @@ impl TryFrom<rpc::SyncRun> for SyncRun {
         };
         let progress = TransferProgress::try_from(run.progress.unwrap_or_default());
         Ok(Self {
-            number: run.number,
+            number: Self::check_number(run.number).map_err(at("number"))?,
             result: SyncResult::from_number(run.result)?,
             start_time: time("start_time", run.start_time)?,
             end_time: time("end_time", run.end_time)?,
@@ -279,7 +289,7 @@ impl TryFrom<rpc::SyncStatus> for SyncStatus {
             *first = SyncRun::try_from(last).map_err(|field| field.within("last_run"))?;
         }
         Ok(Self {
-            run: status.run,
+            run: SyncRun::check_number(status.run).map_err(at("run"))?,
             running: status.running,
             progress: progress.map_err(|field| field.within("progress"))?,
             error: status.error.map(TransferError::from),
@@ -362,7 +372,15 @@ mod tests {
         let status = SyncStatus { run: 7, runs: vec![run], runs_with_issues: 1, ..SyncStatus::default() };
         assert_eq!(status.state(), SyncState::WithIssues);
         let report = SyncReport { sync, status };
-        assert_eq!(SyncReport::try_from(agent::SyncReport::from(report.clone())), Ok(report));
+        assert_eq!(SyncReport::try_from(agent::SyncReport::from(report.clone())), Ok(report.clone()));
+        // A number that no database holds would make the sync unreadable there.
+        let mut huge = report;
+        huge.status.runs[0].number = SyncRun::MAX_NUMBER + 1;
+        let refused = SyncReport::try_from(agent::SyncReport::from(huge.clone())).unwrap_err();
+        assert!(refused.field.contains("runs") && refused.to_string().contains("2^63"), "{refused}");
+        (huge.status.runs, huge.status.run) = (Vec::new(), u64::MAX);
+        let refused = SyncReport::try_from(agent::SyncReport::from(huge)).unwrap_err();
+        assert_eq!(refused.field, "status.run");
         assert_eq!(SyncStatus::default().state(), SyncState::Pending);
         assert_eq!("in_step".parse(), Ok(SyncState::InStep));
     }

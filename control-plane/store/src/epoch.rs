@@ -84,6 +84,7 @@ pub(crate) async fn open(
     }
     let now = opening.now.trunc_subsecs(3);
     sqlx::query("UPDATE fleet SET epoch = $1").bind(number(epoch)).execute(&mut *connection).await?;
+    begin_revisions(connection).await?;
     let join_tokens = void_join_tokens(connection, now).await?;
     begin_generations(connection, epoch, now).await?;
     let nodes = forget_sessions(connection).await?;
@@ -111,6 +112,13 @@ pub(crate) async fn open(
 async fn void_join_tokens(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, Error> {
     let voided = "UPDATE join_tokens SET revoke_time = $1 WHERE revoke_time IS NULL AND expire_time > $1 AND used_count < max_uses";
     Ok(sqlx::query(voided).bind(now).execute(connection).await?.rows_affected())
+}
+
+/// Nodes take an order of a transfer or a sync by its revision, and know of later ones than the backup does.
+async fn begin_revisions(connection: &mut PgConnection) -> Result<(), Error> {
+    let above = "UPDATE revision_counter SET value = value + 4294967296";
+    sqlx::query(above).execute(connection).await?;
+    Ok(())
 }
 
 /// The restore is the first write of its epoch, to every configuration: above what agents hold of any epoch before.

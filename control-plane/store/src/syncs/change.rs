@@ -2,7 +2,7 @@
 
 use chrono::{SubsecRound as _, TimeDelta};
 use futures::FutureExt as _;
-use proto_model::{Etag, GrantParty, NodeUid, PublicKey, Revision, SyncId, SyncName};
+use proto_model::{Epoch, Etag, GrantParty, NodeUid, PublicKey, Revision, SyncId, SyncName};
 use proto_wire::Signed;
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -15,6 +15,8 @@ use crate::{
 
 /// Grants that are renewed in one transaction; the next sweep takes the rest.
 const MAX_RENEWED_AT_ONCE: i64 = 200;
+/// Epochs that have numbers of their own: the database's are signed.
+const NUMBERS_EPOCHS: u64 = (1 << 30) - 1;
 
 /// What an operator wants of a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,9 +94,9 @@ pub async fn change(
         }
         (Order::Run { overwrite }, false) => {
             tx.audit(event("sync.run").with("overwrite", overwrite));
-            sync.grant.run_request += 1;
+            sync.grant.run_request = next(sync.grant.run_request, granter.epoch);
             if overwrite {
-                sync.grant.overwrite += 1;
+                sync.grant.overwrite = next(sync.grant.overwrite, granter.epoch);
                 regrant(tx, &mut sync, granter).await?;
             }
         }
@@ -149,11 +151,18 @@ async fn write(tx: &mut Tx, sync: &mut Sync) -> Result<(), Error> {
     Ok(())
 }
 
+/// The next of a sync's numbers: in each epoch above all of the epochs before, of which a restored database does not know the last ones while the
+/// nodes do.
+fn next(number: u64, epoch: Epoch) -> u64 {
+    let restores = epoch.value().saturating_sub(1).min(NUMBERS_EPOCHS);
+    (number + 1).max(restores << 32)
+}
+
 /// Signs a newer grant for the keys that the ends have now.
 async fn regrant(tx: &mut Tx, sync: &mut Sync, granter: &Granter) -> Result<(), Error> {
     let now = tx.now();
     sync.grant.epoch = granter.epoch;
-    sync.grant.serial += 1;
+    sync.grant.serial = next(sync.grant.serial, granter.epoch);
     sync.grant_expire_time = (now + GRANT_TTL).trunc_subsecs(3) + TimeDelta::milliseconds(1);
     let ends = [party(tx, sync.ends[0]).await?, party(tx, sync.ends[1]).await?];
     let signed: Signed = sign(sync, ends, granter, now);

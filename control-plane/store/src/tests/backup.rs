@@ -62,6 +62,7 @@ async fn a_restore_is_the_whole_of_it_in_a_new_epoch_that_the_audit_log_tells_of
     let spec = super::transfers::spec("a", "b");
     let transfer = world.create(spec).await.unwrap().transfer;
     let head = audit_log::head(&world.db).await.unwrap().unwrap();
+    let before = transfers::jobs(&world.db, transfer.source, None).await.unwrap().until;
 
     let into = tests_postgres::cluster().database();
     let opened = copy(&world, &into, None).await.unwrap();
@@ -86,7 +87,9 @@ async fn a_restore_is_the_whole_of_it_in_a_new_epoch_that_the_audit_log_tells_of
     let host = super::world::Host::new("late");
     let refused = super::world::enrol_over(&db, &keys, &host, &token, "late").await.unwrap_err();
     assert!(refused.to_string().contains("no longer good"), "{refused}");
-    let jobs = transfers::jobs(&db, transfer.source, None).await.unwrap().jobs;
+    // Orders are above those that nodes were given after the backup.
+    let transfers::Jobs { jobs, until, .. } = transfers::jobs(&db, transfer.source, None).await.unwrap();
+    assert!(until.value() > before.value() + 1_000_000, "{before:?} {until:?}");
     let grant = proto_wire::grant::open(&keys.grant().verifying_key(), &jobs[0].grant).unwrap();
     assert_eq!((grant.epoch, grant.transfer), (Epoch::new(2), transfer.id));
     assert_eq!(transfers::find(&db, transfer.id).await.unwrap().unwrap().standing.state, TransferState::Pending);

@@ -165,6 +165,37 @@ async fn an_order_to_overwrite_stands_in_a_newer_grant_and_grants_are_renewed_we
 }
 
 #[tokio::test]
+async fn after_a_restore_a_syncs_numbers_are_above_those_that_its_nodes_saw_before() {
+    let (world, [a, _b], _sync) = accepted().await;
+    let backup = "CREATE TABLE before AS SELECT id, grant_serial, overwrite_order, run_request FROM syncs";
+    world.sql(backup);
+    for _ in 0..3 {
+        world.order(Order::Run { overwrite: true }).await.unwrap();
+    }
+    let (seen, grant_seen) = world.told_of_sync(a).await;
+    // What the backup has, in the next epoch.
+    world.sql(
+        "UPDATE syncs y SET grant_serial = b.grant_serial, overwrite_order = b.overwrite_order, run_request = b.run_request \
+         FROM before b WHERE b.id = y.id",
+    );
+    let granter = Granter { epoch: proto_model::Epoch::new(2), ..world.granter() };
+    assert_eq!(syncs::renew(&world.db, &granter).await.unwrap(), 1);
+    let (_job, renewed) = world.told_of_sync(a).await;
+    assert!(renewed.serial > grant_seen.serial, "{} {}", renewed.serial, grant_seen.serial);
+    assert!(renewed.overwrite <= grant_seen.overwrite, "nobody ordered it again");
+    let change = world.db.write("test", Context::system(), move |tx| {
+        Box::pin(async move {
+            let order = Order::Run { overwrite: true };
+            syncs::change(tx, &"photos".parse().unwrap(), None, order, &granter).await
+        })
+    });
+    change.await.unwrap();
+    let (job, ordered) = world.told_of_sync(a).await;
+    assert!(ordered.overwrite > grant_seen.overwrite && ordered.serial > renewed.serial);
+    assert!(job.run_request > seen.run_request);
+}
+
+#[tokio::test]
 async fn ends_of_runs_are_one_record_each_time_they_are_heard_of_and_only_the_senders_word_counts() {
     let (world, [a, b], sync) = accepted().await;
     let say = async |node, report: SyncReport| syncs::report(&world.db, node, &report).await.unwrap();

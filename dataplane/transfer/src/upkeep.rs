@@ -55,7 +55,7 @@ impl Transfers {
     pub fn receive_syncs(&self, syncs: &[SyncOrder]) -> io::Result<()> {
         let shared = &self.0;
         let wanted: Vec<_> = syncs.iter().map(|order| order.sync).collect();
-        for run in shared.syncs.keep_only(&wanted)? {
+        for run in shared.syncs.keep_only(&wanted, shared.clock.utc())? {
             self.cancel(run, TransferRole::Receiver);
             self.forget_order(run, TransferRole::Receiver);
         }

@@ -22,6 +22,8 @@ const FILE: &str = "state";
 const MAX_KEPT: usize = 512;
 /// For how long what is known of a sync outlives its grant: a control plane that was away for long renews it then.
 const KEPT_AFTER: TimeDelta = TimeDelta::days(60);
+/// No standing grant is made for longer: those of a sync that was deleted are over then.
+const LONGEST_GRANT: TimeDelta = TimeDelta::days(30);
 
 /// What the control plane says of a sync to its receiver.
 #[derive(Clone, Debug)]
@@ -204,7 +206,7 @@ impl Book {
     }
 
     /// All syncs that there are, by the control plane's word: others were deleted. Gives the runs that may be under way.
-    pub(crate) fn keep_only(&self, wanted: &[SyncId]) -> io::Result<Vec<TransferId>> {
+    pub(crate) fn keep_only(&self, wanted: &[SyncId], now: DateTime<Utc>) -> io::Result<Vec<TransferId>> {
         let deleted: Vec<_> = {
             let kept = self.kept();
             let others = kept.iter().filter(|(sync, known)| !known.deleted && !wanted.contains(sync));
@@ -213,7 +215,12 @@ impl Book {
         let mut runs = Vec::new();
         for sync in deleted {
             runs.extend(self.open_run(sync));
-            self.change(sync, |kept| kept.deleted = true)?;
+            self.change(sync, |kept| {
+                kept.deleted = true;
+                // Its sender may hold a grant that was renewed while this host was away.
+                let until = (now + LONGEST_GRANT + KEPT_AFTER).timestamp_millis();
+                kept.keep_until_ms = kept.keep_until_ms.max(until);
+            })?;
         }
         Ok(runs)
     }
@@ -363,11 +370,13 @@ mod tests {
         assert_eq!(reason(book.check(&standing, 1, 5)), end::PAUSED);
         say(false, 7);
         assert_eq!(reason(book.check(&standing, 1, 5)), "fine");
-        book.keep_only(&[]).unwrap();
+        let deleted = standing.grant.not_after - TimeDelta::hours(1);
+        book.keep_only(&[], deleted).unwrap();
         assert_eq!(reason(book.check(&standing, 1, 9)), end::SYNC_DELETED);
-        book.forget(standing.grant.not_after).unwrap();
+        // One that was renewed before it was deleted, and that this host never heard of, is over after that too.
+        book.forget(deleted + LONGEST_GRANT).unwrap();
         assert_eq!(reason(book.check(&standing, 1, 9)), end::SYNC_DELETED);
-        book.forget(standing.grant.not_after + TimeDelta::hours(2)).unwrap();
+        book.forget(deleted + LONGEST_GRANT + TimeDelta::hours(2)).unwrap();
         assert!(book.kept().is_empty());
     }
 }

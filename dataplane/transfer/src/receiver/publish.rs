@@ -49,16 +49,21 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
             Ok(Placed::Conflict(there)) => {
                 receiving.remove_temporary_name(&whole.path, &whole.temporary);
                 let message = format!("meanwhile {there:?} stands there");
+                withdraw(receiving, &whole)?;
                 receiving.leave_out_because(whole.file, whole.path.as_bytes(), issue::TYPE_CONFLICT, message)?;
                 receiving.not_made(whole.file, Some(whole.moved))?;
             }
             Ok(Placed::Others) => {
                 receiving.remove_temporary_name(&whole.path, &whole.temporary);
+                withdraw(receiving, &whole)?;
                 receiving.is_others(whole.file, &whole.path)?;
                 receiving.not_made(whole.file, Some(whole.moved))?;
             }
             Err(PlaceError::Stop(stop)) => return Err(stop),
-            Err(PlaceError::Io(error)) => leave_out(receiving, &whole, &error)?,
+            Err(PlaceError::Io(error)) => {
+                withdraw(receiving, &whole)?;
+                leave_out(receiving, &whole, &error)?;
+            }
         }
     }
     sync_folders(receiving, &folders).map_err(|error| receiving.destination_fails(&error))?;
@@ -96,6 +101,11 @@ fn intend(receiving: &Receiving, ready: &[Whole]) -> Result<(), Stop> {
         }
     }
     run.intend(&coming).map_err(|error| receiving.own(&error))
+}
+
+fn withdraw(receiving: &Receiving, whole: &Whole) -> Result<(), Stop> {
+    let Some(run) = &receiving.run else { return Ok(()) };
+    run.withdraw(whole.path.as_bytes()).map_err(|error| receiving.own(&error))
 }
 
 enum Placed {

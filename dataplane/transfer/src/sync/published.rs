@@ -109,6 +109,8 @@ pub(crate) struct Published {
     records: u64,
     log: File,
     changes: HashMap<PathKey, Change>,
+    /// Records that were written to the log since the last merge.
+    logged: usize,
 }
 
 impl Published {
@@ -135,7 +137,8 @@ impl Published {
         log.set_len(u64::try_from(whole).unwrap_or(u64::MAX))?;
         log.flush()?;
         let records = bytes / u64::try_from(RECORD_BYTES).unwrap_or(1);
-        Ok(Self { folder: folder.to_owned(), sorted, records, log, changes })
+        let logged = whole / RECORD_BYTES;
+        Ok(Self { folder: folder.to_owned(), sorted, records, log, changes, logged })
     }
 
     /// How a file stands to what was published.
@@ -176,6 +179,19 @@ impl Published {
         self.put(Kind::Noted, key, Some(Record { stamp, digest }))
     }
 
+    /// What was about to be put in place was not: others' file stays.
+    pub(crate) fn withdraw(&mut self, key: PathKey) -> io::Result<()> {
+        match self.changes.get(&key) {
+            Some(change) if change.intended.is_some() => self.put(Kind::Intent, key, None),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether nothing was published, or all of it is gone.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0 && self.changes.values().all(|change| !matches!(change.noted, Some(Some(_))))
+    }
+
     /// Notes what is gone.
     pub(crate) fn gone(&mut self, key: PathKey) -> io::Result<()> {
         self.put(Kind::Noted, key, None)
@@ -184,12 +200,13 @@ impl Published {
     fn put(&mut self, kind: Kind, key: PathKey, record: Option<Record>) -> io::Result<()> {
         self.log.write_all(&encode(kind, key, record))?;
         apply(&mut self.changes, kind, key, record);
-        if self.changes.len() >= MAX_CHANGES { self.merge() } else { Ok(()) }
+        self.logged += 1;
+        if self.logged >= MAX_CHANGES { self.merge() } else { Ok(()) }
     }
 
     /// Merges the log into the sorted records: at the end of a run, where it is worth it, or when the log has grown.
     pub(crate) fn merge(&mut self) -> io::Result<()> {
-        if self.changes.is_empty() {
+        if self.logged < MAX_CHANGES && self.changes.values().all(|change| change.noted.is_none()) {
             return Ok(());
         }
         // An intent that nobody noted may be in place or not: it stays in the log.
@@ -225,14 +242,11 @@ impl Published {
         file.sync_all()?;
         fs::rename(&path, self.folder.join(FILE))?;
         durable::sync_folder(&self.folder)?;
-        // A death before this finds the same changes again, which say the same.
-        self.log.set_len(0)?;
-        self.changes.clear();
-        *self = Self::open(&self.folder)?;
-        for (key, record) in open {
-            self.put(Kind::Intent, key, Some(record))?;
-        }
-        self.log.sync_data()
+        // A death before the log is replaced finds the same changes again, which say the same.
+        let log: Vec<u8> = open.iter().flat_map(|(key, record)| encode(Kind::Intent, *key, Some(*record))).collect();
+        durable::replace(&self.folder.join(LOG), &log, 0o600)?;
+        *self = Self { logged: 0, ..Self::open(&self.folder)? };
+        Ok(())
     }
 
     /// Looks for a record; the keys are digests, so where one lies can be guessed.
@@ -304,6 +318,9 @@ fn apply(changes: &mut HashMap<PathKey, Change>, kind: Kind, key: PathKey, recor
         Kind::Noted => *change = Change { noted: Some(record), intended: None },
         Kind::Intent => change.intended = record,
     }
+    if change.noted.is_none() && change.intended.is_none() {
+        changes.remove(&key);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +335,8 @@ fn encode(kind: Kind, key: PathKey, record: Option<Record>) -> [u8; RECORD_BYTES
     bytes[0] = match (kind, record) {
         (Kind::Noted, Some(_)) => 1,
         (Kind::Noted, None) => 2,
-        (Kind::Intent, _) => 3,
+        (Kind::Intent, Some(_)) => 3,
+        (Kind::Intent, None) => 4,
     };
     bytes[4..20].copy_from_slice(&key.0);
     if let Some(Record { stamp, digest }) = record {
@@ -356,7 +374,7 @@ fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<(Kind, PathKey, Option<Record>)>
     }
     let kind = match bytes[0] {
         1 | 2 => Kind::Noted,
-        3 => Kind::Intent,
+        3 | 4 => Kind::Intent,
         _ => return None,
     };
     let stamp = Stamp {
@@ -366,7 +384,7 @@ fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<(Kind, PathKey, Option<Record>)>
         changed: (bytes[1] == 1).then(|| (i64::from_le_bytes(part(bytes, 48)), u32::from_le_bytes(part(bytes, 56)))),
     };
     let digest = (bytes[2] == 1).then(|| part(bytes, 60));
-    Some((kind, PathKey(part(bytes, 4)), (bytes[0] != 2).then_some(Record { stamp, digest })))
+    Some((kind, PathKey(part(bytes, 4)), matches!(bytes[0], 1 | 3).then_some(Record { stamp, digest })))
 }
 
 /// Reads any bytes as a record.
@@ -427,6 +445,35 @@ mod tests {
         }
         published.note(key(1), stamp(2), None).unwrap();
         assert_eq!(published.standing(key(1), &stamp(1)).unwrap(), Standing::Others);
+    }
+
+    #[test]
+    fn intents_that_came_to_nothing_neither_pile_up_nor_are_lost_while_they_may_be_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut published = Published::open(dir.path()).unwrap();
+        let many = MAX_CHANGES as u64 + 2;
+        let coming: Vec<_> = (0..many).map(|n| (key(n), stamp(n))).collect();
+        // More than are held before a merge, none of them noted, as where others changed each of the files.
+        published.intend(&coming).unwrap();
+        let mut published = Published::open(dir.path()).unwrap();
+        for n in [0, many - 1] {
+            assert_eq!(published.standing(key(n), &stamp(n)).unwrap(), Standing::Ours, "{n}");
+        }
+        for (key, _) in &coming {
+            published.withdraw(*key).unwrap();
+        }
+        assert_eq!((published.changes.len(), published.is_empty()), (0, true));
+        published.merge().unwrap();
+        let mut published = Published::open(dir.path()).unwrap();
+        assert_eq!(published.standing(key(1), &stamp(1)).unwrap(), Standing::Others);
+        published.note(key(1), stamp(1), None).unwrap();
+        for _ in 0..2 {
+            assert!(!published.is_empty());
+            published.merge().unwrap();
+        }
+        published.gone(key(1)).unwrap();
+        published.merge().unwrap();
+        assert!(Published::open(dir.path()).unwrap().is_empty());
     }
 
     #[test]

@@ -79,6 +79,16 @@ impl SyncRun {
         self.published().intend(&coming)
     }
 
+    /// What was about to be put in place is not, and will not be.
+    pub(crate) fn withdraw(&self, path: &[u8]) -> io::Result<()> {
+        self.published().withdraw(PathKey::of(path))
+    }
+
+    /// Whether the sync has nothing at its destination.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.published().is_empty()
+    }
+
     /// Notes what is in place.
     pub(crate) fn placed(&self, path: &[u8], there: &Stat, digest: Option<[u8; 32]>) -> io::Result<()> {
         self.published().note(PathKey::of(path), Stamp::of(there), digest)

@@ -204,6 +204,44 @@ fn what_others_changed_is_left_alone_and_listed_until_it_is_asked_for() -> Resul
 }
 
 #[test]
+fn a_source_that_is_empty_as_an_unmounted_one_deletes_nothing_until_it_is_asked_for() -> Result<()> {
+    let bed = bed()?;
+    bed.create(&[])?;
+    bed.in_step("the first run")?;
+    let aside = bed.source.with_file_name("aside");
+    fs::rename(&bed.source, &aside)?;
+    let before = digest_tree(&bed.destination)?;
+    // Not there at all, then an empty mount point.
+    bed.state("FAILED")?;
+    fs::create_dir(&bed.source)?;
+    bed.state("WITH_ISSUES")?;
+    let run = bed.cli.run(&["sync", "run", "set", "-o", "json"])?;
+    assert_eq!(run.code, 4, "{run:?}");
+    let ended: Value = serde_json::from_str(&run.stdout)?;
+    let issue = &ended["status"]["lastRun"]["issues"][0];
+    ensure!(issue["reason"] == "NOT_DELETED", "{ended:#}");
+    ensure!(issue["message"].as_str().is_some_and(|text| text.contains("--overwrite")), "{issue:#}");
+    let files = |of: &Path| -> Result<usize> { Ok(fs::read_dir(of.join("folder"))?.count()) };
+    assert_eq!((files(&bed.destination)?, bed.destination.join("large").exists()), (5, true));
+
+    // It is mounted again.
+    fs::remove_dir(&bed.source)?;
+    fs::rename(&aside, &bed.source)?;
+    bed.in_step("the source to be back")?;
+    assert_eq!(digest_tree(&bed.destination)?, before);
+
+    // Emptied on purpose.
+    fs::rename(&bed.source, &aside)?;
+    fs::create_dir(&bed.source)?;
+    bed.state("WITH_ISSUES")?;
+    let run = bed.cli.json(&["sync", "run", "set", "--overwrite"])?;
+    ensure!(run["status"]["lastRun"]["result"] == "SUCCEEDED", "{run:#}");
+    bed.in_step("an empty folder")?;
+    ensure!(!bed.destination.join("large").exists());
+    Ok(())
+}
+
+#[test]
 fn runs_go_on_while_the_control_plane_is_away_and_after_everything_was_restarted() -> Result<()> {
     let mut bed = bed()?;
     bed.create(&[])?;
@@ -263,6 +301,44 @@ fn a_run_goes_on_under_its_number_when_either_end_is_killed_in_the_middle() -> R
         let it = runs.iter().find(|run| number(&run["number"]) == number_then).context("the run itself")?;
         ensure!(it["result"] == "SUCCEEDED" && number(&it["issueCount"]) == 0, "{it:#}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_sender_that_is_removed_from_the_fleet_in_the_middle_of_a_run_changes_nothing_any_more() -> Result<()> {
+    let bed = bed()?;
+    bed.create(&[])?;
+    bed.in_step("the first run")?;
+    let file = bed.fleet.scratch.path().join("fleet.yaml");
+    fs::write(&file, "bandwidth:\n  total: 8mbit\n")?;
+    bed.cli.json(&["config", "set", "fleet", &file.display().to_string()])?;
+    fs::remove_file(bed.source.join("folder/file-1"))?;
+    fill_random(&bed.source.join("part"), 12_000_000, 300)?;
+    eventually("a run under way", LIMIT, || {
+        let sync = bed.get()?;
+        let sent = number(&sync["status"]["progress"]["bytesSent"]);
+        Ok((sync["status"]["running"] == true && sent > 500_000).then_some(()))
+    })?;
+    let before = only_state(bed.fleet.agents[1].dir())?;
+    bed.cli.ok(&["node", "delete", "site-a", "--yes"])?;
+    let ended = bed.state("ENDED")?;
+    ensure!(ended["status"]["lastRun"]["number"] != before["run"], "{ended:#}");
+    let kept = eventually("the receiver to hear of it", LIMIT, || {
+        let kept = only_state(bed.fleet.agents[1].dir())?;
+        Ok((kept["deleted"] == true && kept["finished"] == kept["run"]).then_some(kept))
+    })?;
+    assert_eq!(kept["run"], before["run"]);
+    // What was begun is gone, and nothing was put in place or deleted.
+    eventually("what was begun to be removed", LIMIT, || {
+        let names = fs::read_dir(&bed.destination)?.flatten().map(|entry| entry.file_name());
+        let mut names: Vec<_> = names.filter_map(|name| name.into_string().ok()).collect();
+        names.sort_unstable();
+        Ok((names == ["folder", "large"]).then_some(()))
+    })?;
+    ensure!(bed.destination.join("folder/file-1").exists());
+    let run = bed.cli.run(&["sync", "run", "set"])?;
+    ensure!(run.code != 0 && run.stderr.contains("removed from the fleet"), "{run:?}");
+    bed.cli.json(&["sync", "delete", "set"])?;
     Ok(())
 }
 

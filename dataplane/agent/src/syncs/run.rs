@@ -22,8 +22,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const COMPARE_AFTER: TimeDelta = TimeDelta::hours(1);
 /// How long a run that could not be kept, or had another attempt in its way, waits.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A run whose number was used before takes another at once, at most so often; each is more than twice the one before.
-const MAX_NUMBERS: u32 = 64;
+/// A run whose number was used before takes another at once, more than twice the one before, up to this: a receiver that never agrees must not use
+/// up all numbers that there are.
+const MAX_GUESS: u64 = SyncRun::MAX_NUMBER / 4;
 
 pub(super) struct Runner {
     syncer: Syncer,
@@ -87,6 +88,7 @@ impl Runner {
         loop {
             self.take_wanted().await;
             let now = self.syncer.0.clock.utc();
+            self.heed_clock(now);
             let asked = self.kept.wanted.run_request > self.kept.status.met_run_request;
             let next = match (asked, self.kept.under_way) {
                 (true, _) => now,
@@ -111,6 +113,14 @@ impl Runner {
                 () = tokio::time::sleep(nap) => {}
             }
         }
+    }
+
+    /// A clock that was set back: what was to come by the former one does not hold the sync up.
+    fn heed_clock(&mut self, now: DateTime<Utc>) {
+        let mut schedule = self.schedule();
+        schedule.heed_clock(now);
+        (self.kept.began, self.not_before) = (schedule.began, schedule.not_before);
+        self.compared = self.compared.filter(|compared| *compared <= now);
     }
 
     /// Why no run can begin, whoever asks.
@@ -188,7 +198,6 @@ impl Runner {
 
     /// Sends until the run has ended; none where the agent stops, or what is under way cannot be kept.
     async fn send(&mut self, source: proto_wire::sync::SyncSource) -> Option<TransferReport> {
-        let mut numbers = 0;
         loop {
             if let Err(error) = self.keep().await {
                 // Without its number on disk a run may not begin: it could be taken for another one.
@@ -201,12 +210,11 @@ impl Runner {
             let open = OpenSync { grant: self.kept.wanted.grant.clone(), run: self.kept.status.run, source };
             let report = Box::pin(self.send_once(open)).await?;
             let used = report.error.as_ref().is_some_and(|error| error.reason == "ALREADY_FINISHED");
-            numbers += 1;
-            if !used || numbers > MAX_NUMBERS || self.deleted.is_cancelled() {
-                return Some(report);
-            }
             // What was kept of earlier runs was lost here: the receiver knows better.
-            self.kept.status.run = self.kept.status.run.saturating_mul(2).saturating_add(1);
+            match number_after(self.kept.status.run) {
+                Some(number) if used && !self.deleted.is_cancelled() => self.kept.status.run = number,
+                Some(_) | None => return Some(report),
+            }
         }
     }
 
@@ -356,6 +364,11 @@ impl Runner {
     }
 }
 
+/// The number to try after one that was used before; none where that leads nowhere.
+fn number_after(used: u64) -> Option<u64> {
+    (used <= MAX_GUESS).then(|| used * 2 + 1)
+}
+
 fn log(sync: &str, run: &SyncRun) {
     let (result, issues, sent) = (run.result.word(), run.issue_count, run.progress.bytes_sent.bytes());
     let (number, deleted) = (run.number, run.progress.files_deleted);
@@ -373,5 +386,23 @@ fn log(sync: &str, run: &SyncRun) {
             deleted,
             "a run of a sync ended"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_says_of_every_number_that_it_was_used_does_not_use_up_the_numbers() {
+        let mut number = 1;
+        let mut tries = 0;
+        while let Some(next) = number_after(number) {
+            assert!(next > number);
+            (number, tries) = (next, tries + 1);
+        }
+        assert!(tries > 32, "what was lost is made up for at once");
+        assert!(number <= SyncRun::MAX_NUMBER / 2, "{number}");
+        assert_eq!(number_after(u64::MAX), None);
     }
 }

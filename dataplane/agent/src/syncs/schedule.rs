@@ -29,6 +29,12 @@ impl Schedule {
         Self { not_before: Some(later(now, most.mul_f64(share.clamp(0.0, 1.0)))), ..self }
     }
 
+    /// A clock that was set back does not hold a sync up for longer than its interval: what lies after now began now.
+    pub(super) fn heed_clock(&mut self, now: DateTime<Utc>) {
+        self.began = self.began.map(|began| began.min(now));
+        self.not_before = self.not_before.filter(|not_before| *not_before <= later(now, MAX_JITTER));
+    }
+
     /// When the next run is due: `every` after the last one began, so right after its end where it took longer; later where runs fail.
     pub(super) fn next(&self, every: Duration, now: DateTime<Utc>) -> DateTime<Utc> {
         let Some(began) = self.began else { return self.not_before.unwrap_or(now).max(now) };
@@ -36,8 +42,6 @@ impl Schedule {
             0 => every,
             failures => every.max(backoff(failures)),
         };
-        // A clock that was set back does not hold a sync up for longer than its interval.
-        let began = began.min(now);
         self.not_before.map_or(later(began, pause), |not_before| later(began, pause).max(not_before))
     }
 }
@@ -67,8 +71,22 @@ mod tests {
         assert_eq!(schedule.next(EVERY, at(3)), at(10));
         assert!(schedule.next(EVERY, at(25)) <= at(25));
         assert_eq!(Schedule::default().next(EVERY, at(5)), at(5));
-        // The clock was set back.
-        assert_eq!(schedule.next(EVERY, at(-1000)), at(-990));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_holds_a_sync_up_for_an_interval_at_most() {
+        let started = Schedule { began: Some(at(0)), ..Schedule::default() }.after_start(EVERY, 1.0, at(0));
+        let mut schedule = started;
+        // It is looked again and again, and due in the end.
+        let due = (0..20).map(|second| at(second - 1000)).find(|now| {
+            schedule.heed_clock(*now);
+            schedule.next(EVERY, *now) <= *now
+        });
+        assert_eq!(due, Some(at(-990)));
+        // What is not over yet is kept.
+        let mut schedule = started;
+        schedule.heed_clock(at(0));
+        assert_eq!(schedule, started);
     }
 
     #[test]

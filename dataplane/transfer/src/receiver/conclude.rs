@@ -21,6 +21,10 @@ use crate::{
     tally::add,
 };
 
+/// A sync's source that had files and has none.
+const SOURCE_EMPTY: &str = "nothing was deleted, since the source has no files any more, as where its file system is not mounted; where that is so meant, \
+    `dwcp sync run NAME --overwrite` deletes them here too";
+
 /// Concludes the transfer: gives what is to be told to the sender.
 pub(super) fn conclude(receiving: &Receiving, manifest: &ManifestEnd, theirs: &[u8; 32]) -> Result<Finished, Stop> {
     let dry_run = receiving.options.dry_run;
@@ -31,6 +35,8 @@ pub(super) fn conclude(receiving: &Receiving, manifest: &ManifestEnd, theirs: &[
         if manifest.incomplete {
             let message = "nothing was deleted, since the source could not be read whole";
             receiving.tally.issue(b"", issue::NOT_DELETED, message);
+        } else if is_gone(receiving, manifest)? {
+            receiving.tally.issue(b"", issue::NOT_DELETED, SOURCE_EMPTY);
         } else {
             delete(receiving, manifest.contents)?;
         }
@@ -57,6 +63,22 @@ pub(super) fn conclude(receiving: &Receiving, manifest: &ManifestEnd, theirs: &[
         deleted: receiving.tally.files_deleted.load(Relaxed),
         planned_changes: receiving.tally.planned(),
     })
+}
+
+/// In a run of a sync: whether the source has no files, while its destination has some of the sync: a file system that is not mounted looks so.
+fn is_gone(receiving: &Receiving, manifest: &ManifestEnd) -> Result<bool, Stop> {
+    let Some(run) = receiving.run.as_ref().filter(|run| !run.overwrite && !run.has_nothing()) else { return Ok(false) };
+    let mut files = manifest.bytes > 0;
+    if !files {
+        each(receiving, |_, entry| {
+            files |= !entry.is_folder();
+            Ok(())
+        })?;
+    }
+    if !files {
+        tracing::warn!(sync = run.name, "the source of a sync is empty: nothing is deleted");
+    }
+    Ok(!files)
 }
 
 /// Goes through all entries; what the visitor says of an entry is that entry's issue.

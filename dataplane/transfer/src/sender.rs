@@ -531,7 +531,10 @@ impl Trying<'_> {
         if let Err(unfinished) = group.shutdown(session::DRAIN).await {
             tracing::warn!(transfer = %self.checked.id, %unfinished, "parts of an attempt did not end in time");
         }
-        result
+        // It has succeeded: nothing stops it any more.
+        let (finished, sending) = result?;
+        keep::begin(&sending).await;
+        Ok(finished)
     }
 
     /// What was spent before this program was started.

@@ -109,7 +109,9 @@ pub(crate) struct Shared {
     pub(crate) assembling: Arc<AtomicUsize>,
     /// Bytes of what receivers said of their old versions.
     pub(crate) bases: Arc<AtomicUsize>,
-    /// KiB that indexes of baselines may take.
+    /// KiB that there were for indexes of baselines at the start.
+    pub(crate) index_kib: u64,
+    /// Those that are free.
     pub(crate) indexes: Arc<Semaphore>,
     /// Versions that both ends may hold.
     pub(crate) versions: Versions,
@@ -206,6 +208,7 @@ impl Shared {
             decoders: Decoders::default(),
             assembling: Arc::default(),
             bases: Arc::default(),
+            index_kib: u64::try_from(index_kib).unwrap_or(u64::MAX),
             indexes: Arc::new(Semaphore::new(index_kib)),
             keepers: Keepers::default(),
             versions: Versions::new(options.baselines, options.trust.clone()),

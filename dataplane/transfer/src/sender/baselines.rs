@@ -49,11 +49,23 @@ pub(super) async fn basis(sending: &Arc<Sending>, wish: &Wish) -> Result<Held, S
 }
 
 async fn baseline(sending: &Arc<Sending>, entry: &Entry, digest: [u8; 32]) -> Result<Held, Stop> {
-    let indexes = Arc::clone(&sending.shared.indexes);
-    let room = sending.unless_cancelled(indexes.acquire_many_owned(index_kib(sending, entry.size()))).await?;
     let (at, entry) = (Arc::clone(sending), entry.clone());
-    let open = move || at.kept(&entry, digest).and_then(|kept| at.shared.versions.open(kept.digest));
-    let opened = sending.group.blocking("transfer baseline", open).await;
+    let find = move || at.kept(&entry, digest);
+    let kept = sending.group.blocking("transfer baseline", find).await.map_err(|Cancelled| stopping())?;
+    let Some(kept) = kept else {
+        sending.fell_back("unreadable");
+        return Ok(Held::default());
+    };
+    // Others may hold the memory for as long as their receivers please: then this one does without.
+    let room = Arc::clone(&sending.shared.indexes).acquire_many_owned(index_kib(sending, kept.size));
+    let patience = sending.shared.settings.load().stall_timeout / 2;
+    let Ok(room) = sending.unless_cancelled(tokio::time::timeout(patience, room)).await? else {
+        metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.basis_budget").increment(1);
+        sending.fell_back("memory");
+        return Ok(Held::default());
+    };
+    let at = Arc::clone(sending);
+    let opened = sending.group.blocking("transfer baseline", move || at.shared.versions.open(kept.digest)).await;
     let Some((bytes, index)) = opened.map_err(|Cancelled| stopping())? else {
         sending.fell_back("unreadable");
         return Ok(Held::default());
@@ -62,9 +74,10 @@ async fn baseline(sending: &Arc<Sending>, entry: &Entry, digest: [u8; 32]) -> Re
     Ok(Held { basis: Basis::Baseline(baseline), _memory: room.ok() })
 }
 
-/// Memory of an index: eight bytes for each 128 of the baseline, at most 64 MiB, and some for what is read of it.
+/// Memory of an index of a baseline of so many bytes: eight bytes for each 128 of the baseline, at most 64 MiB, and some for what is read of it.
 fn index_kib(sending: &Sending, size: u64) -> u32 {
-    let most = sending.shared.settings.load().basis_budget.bytes() / 1024;
+    // All of it there is, where that is less: what is configured since this program's start does not count.
+    let most = sending.shared.index_kib;
     let needed = (size / 16).min(64 << 20) / 1024 + 1024;
     u32::try_from(needed.min(most)).unwrap_or(u32::MAX)
 }

@@ -13,6 +13,7 @@ use dataplane_content::{
     policy::{Prospect, Went},
 };
 use foundation_runtime::OnEnd;
+use futures::{FutureExt, future::BoxFuture};
 use proto_model::{Digest, PublicKey};
 use proto_wire::manifest::Entry;
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -30,6 +31,8 @@ const AT_ONCE: usize = 256;
 const LEAST_BYTES: u64 = 256;
 /// How long the end of a transfer waits for what it keeps: a file that changes before it is kept is not.
 const AT_THE_END: Duration = Duration::from_secs(1);
+/// Ends of transfers that keep, or wait to keep, what one peer has, and beginnings that wait for them: each holds what it was sent with.
+const MAX_WAITING: usize = 64;
 /// How long a transfer waits for what the one before it keeps.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,20 +41,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Keepers(Mutex<HashMap<PublicKey, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Keepers {
-    /// The turn of whoever keeps versions of this peer.
-    async fn turn(&self, peer: PublicKey) -> OwnedMutexGuard<()> {
+    /// The turn of whoever keeps versions of this peer; its place in the line is taken at once. None where too many wait already.
+    fn turn(&self, peer: PublicKey) -> Option<BoxFuture<'static, OwnedMutexGuard<()>>> {
         let turn = {
             let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             Arc::clone(turns.entry(peer).or_default())
         };
-        turn.lock_owned().await
+        if Arc::strong_count(&turn) > MAX_WAITING {
+            return None;
+        }
+        let mut turn = turn.lock_owned().boxed();
+        Some(match (&mut turn).now_or_never() {
+            Some(free) => std::future::ready(free).boxed(),
+            None => turn,
+        })
     }
 
     /// Waits until all versions of this peer are kept, but not for long.
     pub(super) async fn are_done(&self, peer: PublicKey) {
         // Where it takes longer, older versions are referred to.
-        drop(tokio::time::timeout(PATIENCE, self.turn(peer)).await);
+        if let Some(turn) = self.turn(peer) {
+            drop(tokio::time::timeout(PATIENCE, turn).await);
+        }
     }
 }
 
@@ -60,11 +72,18 @@ pub(super) async fn begin(sending: &Arc<Sending>) {
     if !sending.uses_versions() || sending.options.dry_run || !sending.shared.versions.remembers() {
         return;
     }
-    let turn = sending.shared.keepers.turn(sending.peer).await;
+    // What is not kept costs bytes the next time.
+    let Some(turn) = sending.shared.keepers.turn(sending.peer) else { return };
     let (keeping, tasks) = (Arc::clone(sending), sending.shared.tasks.clone());
     let (done, is_done) = oneshot::channel::<()>();
     let run = async move {
-        let (at, tasks) = (Arc::clone(&keeping), keeping.shared.tasks.clone());
+        let tasks = keeping.shared.tasks.clone();
+        // The one before may copy for hours: no transfer's end waits for that.
+        let turn = tokio::select! {
+            turn = turn => turn,
+            () = tasks.cancelled() => return,
+        };
+        let at = Arc::clone(&keeping);
         let kept = tasks.blocking("keep versions", move || keep(&at)).await;
         if let Ok(Err(error)) = kept {
             tracing::warn!(error = %error.message, "versions that a peer has are not kept");

@@ -21,7 +21,6 @@ use super::{
     Checked, FINISHING_FILE,
     board::Board,
     jobs::Jobs,
-    keep,
     link_rate::Seen,
     manifest::walk_sources,
     state::{Parts, Sending},
@@ -72,7 +71,8 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    pub(super) async fn run(self, link: &mut Link) -> Result<Finished, Stop> {
+    /// What was sent is to be kept by [`keep::begin`].
+    pub(super) async fn run(self, link: &mut Link) -> Result<(Finished, Arc<Sending>), Stop> {
         self.reporter.say(TransferState::Running, &self.tally, (link.path)(), None);
         let opened = self.open(link).await?;
         let (frames_tx, frames) = mpsc::channel(FRAMES);
@@ -110,10 +110,7 @@ impl Attempt<'_> {
         span.record("dwcp.hde.reused_bytes", self.tally.bytes_reused.load(Relaxed));
         span.record("dwcp.hde.changed_bytes", self.tally.bytes_changed.load(Relaxed));
         span.record("dwcp.hde.literal_bytes", self.tally.bytes_literal.load(Relaxed));
-        if result.is_ok() {
-            keep::begin(&sending).await;
-        }
-        result
+        result.map(|finished| (finished, sending))
     }
 
     async fn open(&self, link: &mut Link) -> Result<Opened, Stop> {

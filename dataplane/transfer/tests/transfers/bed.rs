@@ -51,6 +51,8 @@ pub(crate) struct Host {
     pub(crate) tasks: TaskGroup,
     pub(crate) folder: PathBuf,
     versions: Option<Baselines>,
+    /// With these it starts anew.
+    pub(crate) settings: Settings,
 }
 
 pub(crate) struct Bed {
@@ -80,9 +82,9 @@ impl Host {
         fs::create_dir(&outside).unwrap();
         let folder = dir.path().join("node/transfers");
         let tasks = TaskGroup::new("host");
-        let transfers = open(&identity, &folder, &root, None, &tasks);
+        let transfers = open(&identity, &folder, &root, None, settings(), &tasks);
         transfers.is_ahead_of_control_plane(TimeDelta::zero());
-        Self { _dir: dir, identity, root, outside, transfers, tasks, folder, versions: None }
+        Self { _dir: dir, identity, root, outside, transfers, tasks, folder, versions: None, settings: settings() }
     }
 
     /// It remembers versions from now on, all of them.
@@ -138,7 +140,8 @@ impl Host {
     pub(crate) async fn restart_alone(&mut self) {
         self.tasks.shutdown(PATIENCE).await.unwrap();
         self.tasks = TaskGroup::new("host");
-        self.transfers = open(&self.identity, &self.folder, &self.root, self.versions.clone(), &self.tasks);
+        let versions = self.versions.clone();
+        self.transfers = open(&self.identity, &self.folder, &self.root, versions, self.settings, &self.tasks);
     }
 
     pub(crate) fn set_roots(&self, read_only: bool, accept: &[&str]) {
@@ -167,13 +170,20 @@ fn roots(path: &Path, read_only: bool, accept: &[&str]) -> Roots {
     Roots::new(BTreeMap::from([("data".parse().unwrap(), root)]))
 }
 
-fn open(identity: &Identity, folder: &Path, root: &Path, baselines: Option<Baselines>, tasks: &TaskGroup) -> Transfers {
+fn open(
+    identity: &Identity,
+    folder: &Path,
+    root: &Path,
+    baselines: Option<Baselines>,
+    settings: Settings,
+    tasks: &TaskGroup,
+) -> Transfers {
     let options = Options {
         folder: folder.to_path_buf(),
         trust: identity.trust().clone(),
         key: identity.public_key(),
         roots: roots(root, false, &[]),
-        settings: settings(),
+        settings,
         own: None,
         meter: None,
         baselines,

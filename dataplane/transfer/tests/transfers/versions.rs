@@ -5,11 +5,13 @@ use std::{
     io::Write,
     os::unix::fs::FileExt,
     sync::Arc,
+    time::Duration,
 };
 
-use proto_model::{TransferOptions, TransferReport, TransferState};
+use dataplane_transfer::Settings;
+use proto_model::{ByteCount, TransferOptions, TransferReport, TransferState};
 
-use crate::bed::{Bed, Faults, noise, tree};
+use crate::bed::{Bed, Faults, noise, settings, tree};
 
 const LARGE: usize = 8 << 20;
 
@@ -169,4 +171,55 @@ async fn nothing_outside_of_the_granted_folder_is_taken_for_a_renamed_file() {
         assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
         assert_eq!(wires.bytes()[0] > 300_000, travels, "{destination}");
     }
+}
+
+/// Sends one file over a link of its own.
+async fn send_one(bed: &Bed, path: &str, faults: Faults) -> u64 {
+    let grant = bed.grant(&[path], "data:/", TransferOptions::default());
+    let (report, wires) = bed.send_job(bed.job(&grant), vec![faults]).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    wires.bytes().iter().sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_is_raised_while_the_program_runs_keeps_nothing_waiting() {
+    let mut bed = Bed::with_versions().await;
+    bed.a.settings = Settings { basis_budget: ByteCount::new(1 << 20), ..settings() };
+    bed.a.restart().await;
+    fs::write(bed.a.root.join("large"), noise(1, LARGE)).unwrap();
+    send(&bed, Faults::default()).await;
+    bed.a.keeps(&bed.b, "large").await;
+    // More than there was when the program started.
+    bed.a.transfers.set_settings(settings());
+    fs::write(bed.a.root.join("large"), [noise(1, LARGE), b"and a tail".to_vec()].concat()).unwrap();
+    let (_, bytes) = send(&bed, Faults::default()).await;
+    assert!(bytes < 1000, "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_others_hold_the_memory_of_indexes_a_file_goes_whole() {
+    const SMALL: usize = 200_000;
+    let mut bed = Bed::with_versions().await;
+    let stall_timeout = Duration::from_secs(4);
+    bed.a.settings = Settings { basis_budget: ByteCount::new(3 << 20), stall_timeout, ..settings() };
+    bed.a.restart().await;
+    fs::write(bed.a.root.join("shrinks"), noise(1, 16 << 20)).unwrap();
+    fs::write(bed.a.root.join("grows"), noise(2, SMALL)).unwrap();
+    send(&bed, Faults::default()).await;
+    bed.a.keeps(&bed.b, "shrinks").await;
+    bed.a.keeps(&bed.b, "grows").await;
+    // The index is that of what was: two of three MiB, until its receiver takes the rest of it.
+    fs::write(bed.a.root.join("shrinks"), noise(3, SMALL)).unwrap();
+    fs::write(bed.a.root.join("grows"), [noise(2, SMALL), b"and a tail".to_vec()].concat()).unwrap();
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let ring = Arc::clone(&begun);
+    let slow =
+        Faults { on_piece: Some((0, Arc::new(move || ring.notify_one()))), hold_from: Some(1), ..Faults::default() };
+    let other = async {
+        begun.notified().await;
+        send_one(&bed, "data:/grows", Faults::default()).await
+    };
+    let (_, bytes) = tokio::join!(send_one(&bed, "data:/shrinks", slow), other);
+    assert!(bytes > u64::try_from(SMALL).unwrap(), "{bytes}");
+    assert!(tree(&bed.a.root) == tree(&bed.b.root));
 }

@@ -41,6 +41,8 @@ pub(crate) struct Field<'a> {
     pub(crate) limit: u64,
     /// More literals than this mean that the search is given up.
     pub(crate) most_literals: usize,
+    /// Of so many regions one is looked at; 1 for all.
+    pub(crate) stride: usize,
 }
 
 /// A place in a source.
@@ -154,7 +156,12 @@ impl Run<'_> {
     fn search(&mut self, from: usize, diagonal: Option<Spot>) -> io::Result<Option<Hit>> {
         let mut position = from;
         while position < self.new.len() {
-            let end = ((position / REGION + 1) * REGION).min(self.new.len());
+            let region = position / REGION;
+            let end = ((region + 1) * REGION).min(self.new.len());
+            if !region.is_multiple_of(self.field.stride) {
+                position = end;
+                continue;
+            }
             let resync = self.resync(from, position, end, diagonal)?;
             let until = resync.as_ref().map_or(end, |hit| hit.position);
             let anchored = self.anchored(from, position, until)?;

@@ -11,7 +11,7 @@ pub(crate) const LANES: usize = 1024;
 const BEHIND: usize = 7;
 
 /// One of how many places is chosen, as a power of two, at most 8: sparser ones are thinned out by their hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rate(pub(crate) u32);
 
 impl Rate {

@@ -16,7 +16,7 @@ use crate::{
     plan::Plan,
     prefix::Limits,
     read_at::ReadAt,
-    sampling::sample,
+    sampling::{Rate, sample},
     signature::Run,
     typed::{Layout, Typed},
     version::{Basis, Version},
@@ -33,6 +33,12 @@ const MIN_ZEROS: usize = 64;
 const SURE_NUMBERS: Permille = Permille(600);
 /// Of numbers zstd alone leaves so much; of what else looks like them less.
 const DENSE: Permille = Permille(700);
+/// What zstd leaves so much of is noise: media, archives, encrypted data …
+const NOISE: Permille = Permille(985);
+/// … of which one region of so many is looked up, so that what repeats in more bytes than that is found …
+const NOISE_STRIDE: usize = 8;
+/// … by an anchor of every other one.
+const NOISE_RATE: Rate = Rate(11);
 /// Shorter literals bring no anchors into the history.
 const MIN_REMEMBERED_BYTES: usize = 256;
 
@@ -61,13 +67,15 @@ pub(crate) struct Work<'a> {
     limit: u64,
     /// The segment looks like changed numbers of the base.
     numbers: Option<Layout>,
+    /// Nothing compresses it: of its repetitions only long ones are looked for.
+    noise: bool,
 }
 
 impl<'a> Work<'a> {
     /// Waits until all is there that the segment may refer to.
     pub(crate) fn begin(tools: &'a mut Tools, version: &'a Version, number: u64, segment: &'a [u8]) -> Self {
         let limit = version.history().map_or(0, |history| history.wait(number));
-        Self { tools, version, number, segment, limit, numbers: None }
+        Self { tools, version, number, segment, limit, numbers: None, noise: false }
     }
 
     fn start(&self) -> u64 {
@@ -91,7 +99,8 @@ impl<'a> Work<'a> {
             }
             Basis::Baseline(baseline) if references => self.by_baseline(baseline),
             Basis::Nothing | Basis::Signature(_) | Basis::Baseline(_) => {
-                let field = self.field(None, None);
+                self.noise = self.version.history().is_some() && self.tools.literals.probe(self.segment) >= NOISE;
+                let field = Field { stride: if self.noise { NOISE_STRIDE } else { 1 }, ..self.field(None, None) };
                 self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
             }
         }
@@ -107,6 +116,7 @@ impl<'a> Work<'a> {
             history: self.version.history(),
             limit: self.limit,
             most_literals: usize::MAX,
+            stride: 1,
         }
     }
 
@@ -237,7 +247,7 @@ impl<'a> Work<'a> {
             Basis::Nothing | Basis::Signature(_) => None,
         };
         let history = self.version.history();
-        let field = Field { basis, index: None, history, limit: self.limit, most_literals: 0 };
+        let field = Field { basis, index: None, history, limit: self.limit, most_literals: 0, stride: 1 };
         let limits = Limits { basis: basis.map_or(0, ReadAt::size), history: self.limit };
         let limits = (limits != Limits::default()).then_some(limits);
         let how = DeltaUse { literals, costs: self.version.costs(), limits };
@@ -277,12 +287,13 @@ impl<'a> Work<'a> {
     /// Lets later segments refer to what is new in this one.
     pub(crate) fn remember(&mut self) {
         let Some(history) = self.version.history() else { return };
+        let rate = if self.noise { history.rate().max(NOISE_RATE) } else { history.rate() };
         let (mut anchors, mut found, mut position) = (Vec::new(), Vec::new(), 0);
         for op in &self.tools.matcher.plan.ops {
             let length = usize::try_from(op.length()).unwrap_or(0);
             if let (Op::Literal { .. }, true) = (op, length >= MIN_REMEMBERED_BYTES) {
                 found.clear();
-                sample(&self.segment[position..position + length], usize::MAX, history.rate(), &mut found);
+                sample(&self.segment[position..position + length], usize::MAX, rate, &mut found);
                 let first = self.start() + wide(position);
                 anchors.extend(found.iter().map(|(place, hash)| (first + u64::from(*place), *hash)));
             }

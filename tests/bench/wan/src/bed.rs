@@ -46,14 +46,20 @@ impl Bed {
             }
             Ok(())
         })?;
-        if let Some(file) = &options.config {
-            let config = hosts.scratch.path().join("fleet.yaml");
-            std::fs::copy(file, &config).with_context(|| file.display().to_string())?;
-            hosts.one.ok(&format!("dwcp config set fleet {}", config.display()))?;
-        }
         let log_levels = options.agent_log.clone();
         let clock = Clock::system();
-        Ok(Self { hosts, wan: wan.context("a path")?, since: clock.now(), clock, file_bytes: 0, log_levels })
+        let bed = Self { hosts, wan: wan.context("a path")?, since: clock.now(), clock, file_bytes: 0, log_levels };
+        if let Some(file) = &options.config {
+            bed.configure(&std::fs::read_to_string(file).with_context(|| file.display().to_string())?)?;
+        }
+        Ok(bed)
+    }
+
+    /// Gives the fleet this configuration.
+    pub(crate) fn configure(&self, configuration: &str) -> Result<()> {
+        let file = self.hosts.scratch.path().join("fleet.yaml");
+        std::fs::write(&file, configuration)?;
+        self.hosts.one.ok(&format!("dwcp config set fleet {}", file.display())).map(drop)
     }
 
     /// From now on nothing waits on the path, and nothing counts.

@@ -18,6 +18,8 @@ use crate::{
 
 /// What is sent, at the first host.
 const SOURCE: &str = "/srv/dwcp/data/update";
+/// Versions that were sent are kept at once, as a standing sync keeps them, also on a file system that shares no blocks.
+const CONFIGURATION: &str = "content:\n  copy_baselines: always\ncompression:\n  baseline_interval: 1s\n";
 /// How often a run in which the emulator was late is made again.
 const TRIES: u64 = 3;
 
@@ -108,6 +110,9 @@ impl Cell {
 
 impl Updates {
     pub(crate) fn measure(&self, bed: &mut Bed) -> Result<Vec<Cell>> {
+        if self.common.config.is_none() {
+            bed.configure(CONFIGURATION)?;
+        }
         let mut cells = Vec::new();
         print_line(&format!("{}, queue {}\n", self.case, self.queue));
         print_line("| set | dwcp send | rsync -z | rsync / dwcp | |\n| --- | --- | --- | --- | --- |");

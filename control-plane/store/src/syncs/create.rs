@@ -14,6 +14,9 @@ use crate::{
     transfers::{Granter, RefuseTransfer, check_roots, find_party},
 };
 
+/// The advisory lock of who accepts a sync: "dwcpsync".
+const CREATING: i64 = i64::from_be_bytes(*b"dwcpsync");
+
 /// A sync that is asked for.
 #[derive(Clone, Debug)]
 pub struct CreateSync {
@@ -60,6 +63,7 @@ impl From<Error> for RefuseSync {
 /// # Errors
 /// [`RefuseSync`]; nothing is stored then.
 pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Result<Sync, RefuseSync> {
+    one_at_a_time(tx).await?;
     let spec = &request.spec;
     let source = find_party(tx.connection(), TransferRole::Sender, &spec.source_node).await?;
     let destination = find_party(tx.connection(), TransferRole::Receiver, &spec.destination_node).await?;
@@ -123,6 +127,13 @@ pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Resu
         .with("grantExpireTime", sync.grant_expire_time.to_rfc3339());
     tx.audit(event);
     Ok(sync)
+}
+
+/// What is looked for before a sync is accepted (its name, its place, how many there are) is seen by no other that is accepted at once, also by another
+/// server.
+async fn one_at_a_time(tx: &mut Tx) -> Result<(), Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(CREATING).execute(tx.connection()).await?;
+    Ok(())
 }
 
 async fn check_room(tx: &mut Tx, request: &CreateSync, ends: [uuid::Uuid; 2]) -> Result<(), RefuseSync> {

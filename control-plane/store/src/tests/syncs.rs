@@ -132,6 +132,30 @@ async fn two_syncs_never_write_to_one_place_and_names_are_unique() {
 }
 
 #[tokio::test]
+async fn of_syncs_that_are_created_at_once_one_gets_the_place_and_one_the_name() {
+    let (world, _ends, _sync) = accepted().await;
+    for round in 0..5 {
+        let one = |n: usize, name: String, to: String| {
+            let world = &world;
+            async move { (n, world.create_sync(&name, spec("data:/x/", &to)).await) }
+        };
+        let place = format!("in:/place-{round}");
+        let made = futures::future::join_all((0..4).map(|n| one(n, format!("place-{round}-{n}"), place.clone()))).await;
+        let refused =
+            |made: &[(usize, Result<Sync, RefuseSync>)]| made.iter().filter(|(_, made)| made.is_err()).count();
+        assert_eq!(refused(&made), 3, "{made:?}");
+        let made = made.iter().filter_map(|(_, made)| made.as_ref().err());
+        assert!(made.into_iter().all(|refused| matches!(refused, RefuseSync::DestinationTaken(_))));
+        let name = format!("name-{round}");
+        let made =
+            futures::future::join_all((0..4).map(|n| one(n, name.clone(), format!("in:/name-{round}-{n}")))).await;
+        assert_eq!(refused(&made), 3, "{made:?}");
+        let mut made = made.iter().filter_map(|(_, made)| made.as_ref().err());
+        assert!(made.all(|refused| matches!(refused, RefuseSync::NameTaken)));
+    }
+}
+
+#[tokio::test]
 async fn an_order_to_overwrite_stands_in_a_newer_grant_and_grants_are_renewed_well_before_their_end() {
     let (world, [a, _b], sync) = accepted().await;
     world.order(Order::Run { overwrite: false }).await.unwrap();

@@ -54,8 +54,10 @@ pub(super) fn take(
     };
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     let room = worker.decoded.begin(bytes);
+    let mut reused = 0;
     let verified = match worker.decoder.decode(container, bytes, &mut basis, room) {
-        Ok(_) => {
+        Ok(decoded) => {
+            reused = decoded.basis_bytes;
             let mut hasher = blake3::Hasher::new();
             hasher.update(table).update(&worker.decoded);
             *hasher.finalize().as_bytes() == header.value
@@ -81,7 +83,7 @@ pub(super) fn take(
         rest = others;
         write(receiving, small, contents, after)?;
     }
-    receiving.tally.reused(u64::try_from(basis.read.min(bytes)).unwrap_or_default());
+    receiving.tally.reused(reused);
     Ok(())
 }
 
@@ -112,7 +114,6 @@ fn ask_again(files: &[Small], after: &mut After) {
 /// The old versions that a bundle refers to, one after another.
 struct OldVersions {
     bytes: Vec<u8>,
-    read: usize,
 }
 
 impl OldVersions {
@@ -126,7 +127,7 @@ impl OldVersions {
                 return None;
             }
         }
-        Some(Self { bytes, read: 0 })
+        Some(Self { bytes })
     }
 }
 
@@ -135,7 +136,6 @@ impl Sources for OldVersions {
         let start = usize::try_from(offset).ok();
         let held = start.and_then(|start| self.bytes.get(start..)?.get(..room.len()));
         room.copy_from_slice(held.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
-        self.read += room.len();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane_transfer::Settings;
+use dataplane_transfer::{Received, Settings};
 use proto_model::{ByteCount, TransferOptions, TransferReport, TransferState};
 
 use crate::bed::{Bed, Faults, noise, settings, tree};
@@ -222,4 +222,25 @@ async fn where_others_hold_the_memory_of_indexes_a_file_goes_whole() {
     let (_, bytes) = tokio::join!(send_one(&bed, "data:/shrinks", slow), other);
     assert!(bytes > u64::try_from(SMALL).unwrap(), "{bytes}");
     assert!(tree(&bed.a.root) == tree(&bed.b.root));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_only_read_to_decode_small_files_is_not_counted_as_reused() {
+    let bed = Bed::with_versions().await;
+    let file = |n: u64, version: u64| {
+        // Every second stretch is new.
+        let stretch = |at: u64| noise(n * 1000 + at + if at.is_multiple_of(2) { 0 } else { version * 100 }, 2000);
+        (1..=8).flat_map(stretch).collect::<Vec<_>>()
+    };
+    let make = |version| (1..20).for_each(|n| fs::write(bed.a.root.join(n.to_string()), file(n, version)).unwrap());
+    make(1);
+    send(&bed, Faults::default()).await;
+    bed.a.keeps(&bed.b, "19").await;
+    make(2);
+    let (report, wires) = bed.send(&["data:/"], "data:/", TransferOptions::default()).await;
+    assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
+    let received = wires.received().await;
+    let [Received::Ended(received)] = &received[..] else { panic!("{received:?}") };
+    let reused = [report.progress.bytes_reused.bytes(), received.progress.bytes_reused.bytes()];
+    assert!(reused.iter().all(|bytes| (19 * 7000..19 * 9000).contains(bytes)), "{reused:?}");
 }

@@ -61,6 +61,16 @@ struct Kept {
     keep_until_ms: i64,
 }
 
+/// What to do is the operator's to decide: without it old runs are let in again.
+fn damaged(folder: &Path, error: &serde_json::Error) -> String {
+    format!(
+        "{} is damaged ({error}); restore it, or move the folder {} away: the sync's files here are others' to it then, and `dwcp sync run NAME --overwrite` \
+         takes them back",
+        folder.join(FILE).display(),
+        folder.display()
+    )
+}
+
 /// All syncs that this host receives.
 #[derive(Debug)]
 pub(crate) struct Book {
@@ -79,7 +89,10 @@ impl Book {
             let Some(id) = id else { continue };
             durable::sweep(&path)?;
             match fs::read(path.join(FILE)) {
-                Ok(bytes) => drop(kept.insert(id, serde_json::from_slice(&bytes).map_err(io::Error::from)?)),
+                Ok(bytes) => {
+                    let damaged = |error| io::Error::new(io::ErrorKind::InvalidData, damaged(&path, &error));
+                    drop(kept.insert(id, serde_json::from_slice(&bytes).map_err(damaged)?));
+                }
                 // It was being made, or removed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(&path)?,
                 Err(error) => return Err(error),
@@ -336,6 +349,11 @@ mod tests {
         assert!(book.was_accepted_by(first.sync(), accepted_by));
         book.begin(&grant(2, 0), 4, accepted_by, 0).unwrap();
         assert_eq!(reason(book.check(&first, 4, 0)), end::GRANT_SUPERSEDED);
+        // What is damaged would let old runs in: it is named, with what to do.
+        let kept = dir.path().join("syncs").join(first.sync().to_string()).join(FILE);
+        fs::write(&kept, b"{").unwrap();
+        let damaged = Book::open(dir.path().join("syncs")).unwrap_err().to_string();
+        assert!(damaged.contains(&kept.display().to_string()) && damaged.contains("--overwrite"), "{damaged}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Compression {
     pub enable_delta_encoding: bool,
     /// How often a version of a file is copied into the content store.
     pub baseline_interval: Duration,
-    /// How many versions may refer to the one before, before one goes whole.
+    /// How many versions may refer to the one before, before the receiver describes anew what it really holds.
     pub max_delta_chain: u32,
     /// Below this ratio a baseline no longer pays.
     pub adaptive_threshold: f64,

@@ -64,7 +64,7 @@ pub(crate) struct HdeHow {
     /// Threads; the bytes are the same by any number [default: as many as there are cores]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// Where the baseline's index is kept: read where it is there, else made; it is taken on trust that it is of this baseline
+    /// Where the baseline's index is kept: read where it is younger than the baseline, else made
     #[arg(long, requires = "baseline")]
     pub(crate) index: Option<PathBuf>,
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, Write},
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     thread,
@@ -140,10 +141,14 @@ fn encode_with(
     explain: &mut dyn FnMut(u64, &Encoding),
 ) -> Result<FileSummary, Failure> {
     let options = options(how)?;
+    let rests = Rests::of([Some(file), how.baseline.as_deref()].into_iter().flatten())?;
     let input = open(file)?;
-    let against = match &how.baseline {
-        Some(baseline) => Some(against(baseline, how.index.as_deref(), input.size(), options.threads)?),
-        None => None,
+    let (against, is_kept) = match &how.baseline {
+        Some(baseline) => {
+            let (against, is_kept) = against(baseline, how.index.as_deref(), input.size(), options.threads)?;
+            (Some(against), is_kept)
+        }
+        None => (None, false),
     };
     let bar = BytesBar::new(output, &file.display().to_string(), input.size());
     let mut told = |number: u64, encoding: &Encoding| {
@@ -152,30 +157,63 @@ fn encode_with(
     };
     let made = encode_file(&input, against.as_ref(), out, &options, &mut told);
     bar.finish();
+    rests.check()?;
     let summary = made.map_err(|error| failure(file, &error))?;
-    if let (Some(index), Some(against)) = (&how.index, &against)
-        && !index.exists()
-    {
+    if let (Some(index), Some(against), false) = (&how.index, &against, is_kept) {
         keep_index(index, against, options.threads)?;
     }
     Ok(summary)
 }
 
-/// The baseline with the index that was kept of it, or else its digest.
-fn against(path: &Path, index: Option<&Path>, size: u64, threads: usize) -> Result<Against, Failure> {
+/// Files as they are before they are read: both ends of what is encoded read them twice.
+struct Rests<'a>(Vec<(&'a Path, Stamp)>);
+
+/// Inode, size, and times of change.
+type Stamp = (u64, u64, (i64, i64), (i64, i64));
+
+impl<'a> Rests<'a> {
+    fn of(paths: impl Iterator<Item = &'a Path>) -> Result<Self, Failure> {
+        paths.map(|path| Ok((path, stamp(path)?))).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        for (path, before) in &self.0 {
+            if stamp(path)? != *before {
+                let what = format!("{} changed while it was read; encode again when it rests", path.display());
+                return Err(Failure::failed(what));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stamp(path: &Path) -> Result<Stamp, Failure> {
+    let data = fs::metadata(path).map_err(|error| cannot("read", path, &error))?;
+    Ok((data.ino(), data.size(), (data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec())))
+}
+
+/// The baseline with the index that was kept of it, or else its digest; whether there was one.
+fn against(path: &Path, index: Option<&Path>, size: u64, threads: usize) -> Result<(Against, bool), Failure> {
     let bytes = open(path)?;
-    if let Some(index) = index.filter(|index| index.exists()) {
-        let kept = fs::read(index).map_err(|error| cannot("read", index, &error))?;
-        let (root, kept) = kept.split_first_chunk::<ROOT_BYTES>().unwrap_or((&[0; ROOT_BYTES], &[]));
-        let kept = AnchorIndex::from_bytes(kept).filter(|kept| kept.size() == bytes.size());
-        let kept = kept.ok_or_else(|| {
-            Failure::usage(format!("{} is no index of {}; remove it", index.display(), path.display()))
-        })?;
-        return Ok(Against { baseline: Arc::new(Baseline::new(bytes, Some(kept))), root: *root });
+    if let Some(index) = index.filter(|index| index.exists())
+        && let Some((root, kept)) = kept_index(index, path, bytes.size())?
+    {
+        return Ok((Against { baseline: Arc::new(Baseline::new(bytes, Some(kept))), root }, true));
     }
     let baseline = Arc::new(Baseline::new(bytes, None));
     let root = baseline.root_for(size, threads).map_err(|error| cannot("read", path, &error))?;
-    Ok(Against { baseline, root })
+    Ok((Against { baseline, root }, false))
+}
+
+/// What was kept of the baseline as it is now; nothing where it was of an earlier one.
+fn kept_index(index: &Path, baseline: &Path, size: u64) -> Result<Option<([u8; ROOT_BYTES], AnchorIndex)>, Failure> {
+    let kept = fs::read(index).map_err(|error| cannot("read", index, &error))?;
+    let parsed = kept.split_first_chunk::<ROOT_BYTES>();
+    let parsed = parsed.and_then(|(root, kept)| Some((*root, AnchorIndex::from_bytes(kept)?)));
+    let parsed = parsed.ok_or_else(|| Failure::usage(format!("{} is no index; give another name", index.display())))?;
+    let (_, _, made, _) = stamp(index)?;
+    let (_, _, written, changed) = stamp(baseline)?;
+    Ok((parsed.1.size() == size && made > written.max(changed)).then_some(parsed))
 }
 
 fn keep_index(path: &Path, against: &Against, threads: usize) -> Result<(), Failure> {
@@ -240,4 +278,44 @@ fn summary_lines(summary: &FileSummary) -> String {
 
 fn failure(file: &Path, error: &FileError) -> Failure {
     Failure::chain(file.display().to_string(), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changed_meanwhile_is_not_encoded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "before").unwrap();
+        let rests = Rests::of([path.as_path()].into_iter()).unwrap();
+        rests.check().unwrap();
+        // Of the same size, and at once: only the time of change tells.
+        while rests.check().is_ok() {
+            fs::write(&path, "behind").unwrap();
+        }
+        fs::remove_file(&path).unwrap();
+        rests.check().unwrap_err();
+    }
+
+    #[test]
+    fn an_index_is_of_the_baseline_as_it_is_now_or_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, index) = (folder.path().join("baseline"), folder.path().join("index"));
+        fs::write(&path, vec![7; 300_000]).unwrap();
+        let (made, is_kept) = against(&path, Some(&index), 0, 1).unwrap();
+        assert!(!is_kept);
+        // Of one tick of the file system's clock nothing is believed.
+        while kept_index(&index, &path, 300_000).is_ok_and(|kept| kept.is_none()) || !index.exists() {
+            keep_index(&index, &made, 1).unwrap();
+        }
+        assert!(against(&path, Some(&index), 0, 1).unwrap().1);
+        fs::write(&path, vec![8; 300_000]).unwrap();
+        let (again, is_kept) = against(&path, Some(&index), 0, 1).unwrap();
+        assert!(!is_kept);
+        assert_ne!(again.root, made.root);
+        fs::write(&index, "a file of somebody's").unwrap();
+        assert!(against(&path, Some(&index), 0, 1).is_err());
+    }
 }

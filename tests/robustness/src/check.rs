@@ -79,7 +79,7 @@ fn remains(rig: &Rig) -> Vec<String> {
         temporaries(&rig.root(agent), &mut found);
         temporaries(rig.agents[agent].dir(), &mut found);
         for entry in fs::read_dir(rig.agents[agent].dir().join("transfers")).into_iter().flatten().flatten() {
-            if entry.file_name() != "ended" {
+            if entry.file_name() != "ended" && entry.file_name() != "syncs" {
                 found.push(entry.path().display().to_string());
             }
         }

@@ -76,7 +76,11 @@ pub fn start_often(starts: u32, seed: u64, large: usize) -> Result<Started> {
     fleet.all_ready()?;
     eventually("nothing to be left behind", LIMIT, || {
         let left = fleet.agents.iter().flat_map(|agent| fs::read_dir(agent.dir().join("transfers")));
-        let left = left.flatten().flatten().filter(|entry| entry.file_name() != "ended").count();
+        let left = left
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name() != "ended" && entry.file_name() != "syncs")
+            .count();
         Ok((left == 0 && !has_temporary(&target)).then_some(()))
     })?;
     Ok(started)

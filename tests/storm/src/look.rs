@@ -102,7 +102,7 @@ impl Looker {
                 }
                 ("roster", false)
             }
-            Message::TransferJobs(_) | Message::BenchJobs(_) => ("jobs", false),
+            Message::TransferJobs(_) | Message::BenchJobs(_) | Message::SyncJobs(_) => ("jobs", false),
             Message::DhtRing(_) => ("ring", false),
             Message::AuditCheckpoint(head) => {
                 self.hello.audit_checkpoint = head.checkpoint;

@@ -100,7 +100,7 @@ pub enum Whole {
     },
 }
 
-/// A segment is at most [`MAX_SEGMENT_BYTES`].
+/// A segment is at most [`MAX_SEGMENT_BYTES`](crate::MAX_SEGMENT_BYTES).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a segment of {0} bytes is longer than 4 MiB")]
 pub struct SegmentTooLong(pub usize);

@@ -74,10 +74,10 @@ fn say(digest: Digest) {
     writeln!(out, "held {digest} ").and_then(|()| out.flush()).unwrap();
 }
 
-/// A seed, printed, and given again by `DWCP_SEED`.
+/// `DWCP_SEED`, or else always the same: campaigns look for more.
 fn seed() -> u64 {
-    let given = std::env::var("DWCP_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+    let given = std::env::var("DWCP_SEED").ok();
+    let seed = given.map_or(20_261_122, |seed| seed.parse().expect("DWCP_SEED is a number"));
     eprintln!("DWCP_SEED={seed}");
     seed
 }

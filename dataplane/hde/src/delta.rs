@@ -74,10 +74,12 @@ impl DeltaWriter {
         let changes = if flags.differences { &self.differences } else { &self.changes };
         let changes_effort = how.costs.little(changes.len(), new.len() / LITTLE_PART).effort;
         put(how.literals, changes, &[], changes_effort, out);
-        // A prefix is gone through as well before the first literal.
-        let worked = self.literals.len() + self.prefix.len();
-        let effort = how.costs.little(worked, new.len() / LITTLE_PART).effort;
-        put(how.literals, &self.literals, &self.prefix, effort, out);
+        // A prefix is gone through as well before the first literal. The literals stand right behind it: zstd is quicker where both are one stretch of memory.
+        let prefix = self.prefix.len();
+        self.prefix.extend_from_slice(&self.literals);
+        let (prefix, all) = self.prefix.split_at(prefix);
+        let effort = how.costs.little(prefix.len() + all.len(), new.len() / LITTLE_PART).effort;
+        put(how.literals, all, prefix, effort, out);
         Ok(Some(flags))
     }
 

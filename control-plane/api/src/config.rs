@@ -1,6 +1,7 @@
 //! Configurations: `configs/fleet` and `configs/node.NAME`, with revisions, rollouts, and what they come to on a node.
 
 mod check;
+mod syncs;
 mod translate;
 
 use control_plane_store::{
@@ -8,6 +9,7 @@ use control_plane_store::{
     configs::{self, Change, Config, ConfigRevision, Expected, WriteError, Written},
     layers::{self, Layers},
     nodes,
+    syncs::{Configured, RefuseConfigured},
 };
 use futures::FutureExt as _;
 use proto_model::{
@@ -20,9 +22,11 @@ use tonic::{Request, Response, Status};
 use self::check::{Checked, check};
 use crate::{
     State,
+    auth::{Caller, caller},
     error::{self, Reason},
     paging::Page,
     request::context,
+    transfers::granter,
 };
 
 /// A write is checked against what is stored, and asked again when another came between; so many times, then it is the caller's turn.
@@ -47,6 +51,8 @@ struct Write {
     validate_only: bool,
     /// The request's field that holds the document.
     field: &'static str,
+    /// Who asks.
+    caller: Caller,
 }
 
 impl Configs {
@@ -64,6 +70,10 @@ impl Configs {
             let checked_at = layers.generation;
             let checked = self.check(layers, write.name.clone(), write.document.clone()).await?;
             refuse(&checked, write.field)?;
+            let syncs = self.asked_syncs(&write.name, &checked).await?;
+            if syncs.is_some() {
+                syncs::require_right(&write.caller)?;
+            }
             let change = Change {
                 name: write.name.clone(),
                 document: write.document.clone(),
@@ -73,9 +83,10 @@ impl Configs {
                 action: write.action,
                 validate_only: write.validate_only,
             };
-            match self.write_once(context.clone(), change).await {
-                Err(WriteError::Overtaken) => {}
-                Err(error) => return Err(refusal(error)),
+            match self.write_once(context.clone(), change, syncs).await {
+                Err(NotWritten::Config(WriteError::Overtaken)) => {}
+                Err(NotWritten::Config(error)) => return Err(refusal(error)),
+                Err(NotWritten::Syncs(refused)) => return Err(syncs::refusal(refused)),
                 Ok(written) => return Ok(written.map(|written| (written, checked))),
             }
         }
@@ -87,13 +98,23 @@ impl Configs {
         ))
     }
 
-    async fn write_once(&self, context: Context, change: Change) -> Result<Option<Written>, WriteError> {
+    async fn write_once(
+        &self,
+        context: Context,
+        change: Change,
+        syncs: Option<Configured>,
+    ) -> Result<Option<Written>, NotWritten> {
+        let (granter, bounds) = (granter(&self.state), self.state.server.sync_bounds);
         let write = self.state.db.write("config.write", context, move |tx| {
             async move {
                 if tx.repeated(&change.name.to_string()).await?.is_some() {
                     return Ok(None);
                 }
-                configs::write(tx, &change).await.map(Some)
+                let written = configs::write(tx, &change).await?;
+                if let Some(syncs) = syncs {
+                    control_plane_store::syncs::configure(tx, syncs, bounds, &granter).await?;
+                }
+                Ok(Some(written))
             }
             .boxed()
         });
@@ -104,6 +125,13 @@ impl Configs {
     async fn check(&self, layers: Layers, name: ConfigName, document: Option<String>) -> Result<Checked, Status> {
         let asked = self.state.tasks.blocking("config.check", move || check(&layers, &name, document.as_deref()));
         asked.await.map_err(|_cancelled| error::unavailable(Reason::Stopping, "the server is stopping; try again"))
+    }
+
+    /// The syncs that a document asks for, where it asks for any, or the one before did.
+    async fn asked_syncs(&self, name: &ConfigName, checked: &Checked) -> Result<Option<Configured>, Status> {
+        let ConfigName::Node(node) = name else { return Ok(None) };
+        let had = control_plane_store::syncs::has_configured(&self.state.db, name).await.map_err(error::store)?;
+        Ok((had || !checked.syncs.is_empty()).then(|| syncs::configured(&self.state, node, &checked.syncs)))
     }
 
     /// The answer to a write, or to its repeat.
@@ -158,6 +186,21 @@ impl Configs {
         let effective =
             trees.and_then(|trees| config::resolve(&trees)).map_err(|diagnostics| broken(name, &diagnostics))?;
         Ok(translate::effective(name, effective))
+    }
+}
+
+/// Why a document is not written.
+#[derive(Debug, thiserror::Error)]
+enum NotWritten {
+    #[error(transparent)]
+    Config(#[from] WriteError),
+    #[error(transparent)]
+    Syncs(#[from] RefuseConfigured),
+}
+
+impl From<Error> for NotWritten {
+    fn from(error: Error) -> Self {
+        Self::Config(error.into())
     }
 }
 
@@ -224,6 +267,7 @@ fn revision_name(name: &str) -> Result<(ConfigName, Option<Revision>), Status> {
 impl rpc::config_service_server::ConfigService for Configs {
     async fn create_config(&self, request: Request<rpc::CreateConfigRequest>) -> Result<Response<rpc::Config>, Status> {
         let context = context(&request, "dwcp.v1.ConfigService/CreateConfig", &request.get_ref().request_id)?;
+        let caller = caller(&request)?.clone();
         let request = request.into_inner();
         let name = ConfigName::from_id(&request.config_id).map_err(error::at("config_id"))?;
         let write = Write {
@@ -234,6 +278,7 @@ impl rpc::config_service_server::ConfigService for Configs {
             action: "config.create",
             validate_only: request.validate_only,
             field: "document",
+            caller,
         };
         let written = self.write(context, write).await?;
         self.answer(&name, written).await
@@ -261,6 +306,7 @@ impl rpc::config_service_server::ConfigService for Configs {
 
     async fn update_config(&self, request: Request<rpc::UpdateConfigRequest>) -> Result<Response<rpc::Config>, Status> {
         let context = context(&request, "dwcp.v1.ConfigService/UpdateConfig", &request.get_ref().request_id)?;
+        let caller = caller(&request)?.clone();
         let request = request.into_inner();
         let name = config_name(&request.name)?;
         let write = Write {
@@ -271,6 +317,7 @@ impl rpc::config_service_server::ConfigService for Configs {
             action: "config.update",
             validate_only: request.validate_only,
             field: "document",
+            caller,
         };
         let written = self.write(context, write).await?;
         self.answer(&name, written).await
@@ -278,6 +325,7 @@ impl rpc::config_service_server::ConfigService for Configs {
 
     async fn delete_config(&self, request: Request<rpc::DeleteConfigRequest>) -> Result<Response<()>, Status> {
         let context = context(&request, "dwcp.v1.ConfigService/DeleteConfig", &request.get_ref().request_id)?;
+        let caller = caller(&request)?.clone();
         let request = request.into_inner();
         let name = config_name(&request.name)?;
         if name == ConfigName::Fleet {
@@ -292,6 +340,7 @@ impl rpc::config_service_server::ConfigService for Configs {
             action: "config.delete",
             validate_only: false,
             field: "name",
+            caller,
         };
         self.write(context, write).await?;
         Ok(Response::new(()))
@@ -301,10 +350,16 @@ impl rpc::config_service_server::ConfigService for Configs {
         &self,
         request: Request<rpc::ValidateConfigRequest>,
     ) -> Result<Response<rpc::ValidateConfigResponse>, Status> {
+        let context = context(&request, "dwcp.v1.ConfigService/ValidateConfig", "")?;
         let request = request.into_inner();
         let name = if request.name.is_empty() { ConfigName::Fleet } else { config_name(&request.name)? };
         let layers = layers::read(&self.state.db, &name).await.map_err(error::store)?;
-        let checked = self.check(layers, name, Some(request.document)).await?;
+        let mut checked = self.check(layers, name.clone(), Some(request.document)).await?;
+        if checked.is_valid()
+            && let Some(syncs) = self.asked_syncs(&name, &checked).await?
+        {
+            checked.add(syncs::try_out(&self.state, context, syncs).await?);
+        }
         let valid = checked.is_valid();
         let diagnostics = checked.diagnostics.into_iter().map(Into::into).collect();
         Ok(Response::new(rpc::ValidateConfigResponse { diagnostics, valid }))
@@ -377,6 +432,7 @@ impl rpc::config_service_server::ConfigService for Configs {
         request: Request<rpc::RollbackConfigRequest>,
     ) -> Result<Response<rpc::Config>, Status> {
         let context = context(&request, "dwcp.v1.ConfigService/RollbackConfig", &request.get_ref().request_id)?;
+        let caller = caller(&request)?.clone();
         let request = request.into_inner();
         let (name, number) = revision_name(&request.name)?;
         let etag = Etag::from_optional_text(&request.etag).map_err(error::at("etag"))?;
@@ -393,6 +449,7 @@ impl rpc::config_service_server::ConfigService for Configs {
             action: "config.rollback",
             validate_only: false,
             field: "name",
+            caller,
         };
         let written = self.write(context, write).await?;
         self.answer(&name, written).await

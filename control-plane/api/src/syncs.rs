@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use control_plane_store::syncs::{self, CannotChange, CreateSync, Order, RefuseSync, Sync, SyncFilter};
+use foundation_listener::limit_hits;
 use futures::{FutureExt as _, stream::BoxStream};
 use proto_model::{Etag, Filter, Revision, SyncId, SyncName, SyncSpec, SyncState};
 use proto_rpc::v1::{self as rpc, sync_service_server::SyncService};
@@ -36,12 +37,6 @@ impl Syncs {
     #[must_use]
     pub fn new(state: State) -> Self {
         Self(state)
-    }
-
-    fn next_id(&self) -> SyncId {
-        let random = Uuid::new_v4().into_bytes();
-        let now = u64::try_from(self.0.clock.unix_ms()).unwrap_or_default();
-        SyncId::from_parts(now, random.first_chunk().expect("16 bytes hold 10"))
     }
 
     fn answer(&self, sync: Sync) -> Response<rpc::Sync> {
@@ -92,19 +87,19 @@ impl SyncService for Syncs {
         let context = context(&request, "dwcp.v1.SyncService/CreateSync", &request.get_ref().request_id)?;
         let rpc::CreateSyncRequest { sync_id, spec, adopt, validate_only, .. } = request.into_inner();
         let spec = parse_spec(spec)?;
-        let id = self.next_id();
+        let id = next_id(&self.0);
         let name = match sync_id.as_str() {
             "" => made_name(id),
             given => given.parse::<SyncName>().map_err(error::at("sync_id"))?,
         };
-        let (resource, granter) = (format!("syncs/{id}"), granter(&self.0));
+        let (resource, granter, bounds) = (format!("syncs/{id}"), granter(&self.0), self.0.server.sync_bounds);
         let create = CreateSync { id, name: name.clone(), spec, adopt, validate_only };
         let create = self.0.db.write("sync.create", context, move |tx| {
             async move {
                 if let Some(first) = tx.repeated(&resource).await? {
                     return Ok(Err(first));
                 }
-                syncs::create(tx, create, &granter).await.map(Ok)
+                syncs::create(tx, create, bounds, &granter).await.map(Ok)
             }
             .boxed()
         });
@@ -209,6 +204,13 @@ impl SyncService for Syncs {
 // ---------------------------------------------------------------------------------------------------------------------
 // Parsing and translating
 
+/// An id for a sync that is made now.
+pub(crate) fn next_id(state: &State) -> SyncId {
+    let random = Uuid::new_v4().into_bytes();
+    let now = u64::try_from(state.clock.unix_ms()).unwrap_or_default();
+    SyncId::from_parts(now, random.first_chunk().expect("16 bytes hold 10"))
+}
+
 /// A name for who gave none: of the id's random end, since its beginning is the time.
 fn made_name(id: SyncId) -> SyncName {
     let text = id.to_string();
@@ -251,12 +253,17 @@ fn parse_filter(text: &str) -> Result<SyncFilter, Status> {
     Ok(parsed)
 }
 
-fn refuse_create(refused: RefuseSync, name: &SyncName) -> Status {
+pub(crate) fn refuse_create(refused: RefuseSync, name: &SyncName) -> Status {
     let text = refused.to_string();
     match refused {
         RefuseSync::NameTaken => error::already_exists(&name.resource_name()),
         RefuseSync::Ends(refused) => refusal(refused, "spec"),
-        RefuseSync::TooMany | RefuseSync::TooManyOfNode(_) => {
+        RefuseSync::TooMany(_) => {
+            limit_hits::hit("limits.syncs");
+            error::exhausted(Reason::WrongState, format!("{text}; delete one of them"), Duration::ZERO)
+        }
+        RefuseSync::TooManyOfNode(..) => {
+            limit_hits::hit("limits.syncs_of_a_node");
             error::exhausted(Reason::WrongState, format!("{text}; delete one of them"), Duration::ZERO)
         }
         RefuseSync::DestinationTaken(other) => error::failed_precondition(
@@ -278,6 +285,13 @@ fn refuse(cannot: CannotChange, name: &str) -> Status {
         CannotChange::Ended => error::failed_precondition(Reason::WrongState, name, text),
         CannotChange::Paused => {
             let text = format!("{text}; `dwcp sync resume` lets it go on");
+            error::failed_precondition(Reason::WrongState, name, text)
+        }
+        CannotChange::Configured(config) => {
+            let text = format!(
+                "{text}: take it out of that document (`dwcp config get {0}`, `dwcp config set {0}`)",
+                config.id()
+            );
             error::failed_precondition(Reason::WrongState, name, text)
         }
         CannotChange::Database(error) => error::store(error),
@@ -323,5 +337,6 @@ fn translate(sync: Sync, now: DateTime<Utc>, detail: Detail) -> rpc::Sync {
         update_time: timestamp(sync.update_time),
         grant_expire_time: timestamp(sync.grant_expire_time),
         run_request,
+        config: sync.config.map(|config| config.to_string()).unwrap_or_default(),
     }
 }

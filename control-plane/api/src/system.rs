@@ -33,6 +33,8 @@ pub struct ServerFacts {
     pub max_watches: usize,
     /// Joins and renewals of one address in a minute.
     pub max_entries: u32,
+    /// How many syncs there are at most.
+    pub sync_bounds: control_plane_store::syncs::Bounds,
     /// All that bounds the server, by name.
     pub limits: Vec<ServerLimit>,
     /// What it finds of its host.

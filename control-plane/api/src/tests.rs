@@ -5,6 +5,7 @@ mod agents;
 mod audit;
 mod bench;
 mod configs;
+mod configured_syncs;
 mod nodes;
 mod rights;
 mod sessions;

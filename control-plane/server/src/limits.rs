@@ -87,6 +87,10 @@ limits! {
     request_bytes = 2_097_152 in 65_536..=67_108_864;
     /// Watches of one caller at once.
     watches_per_caller = 64 in 1..=65_536;
+    /// Standing syncs of the fleet.
+    syncs = 10_000 in 1..=1_000_000;
+    /// Standing syncs of which one node is an end.
+    syncs_of_a_node = 256 in 1..=10_000;
     /// Sessions of agents with this server.
     agent_sessions = 10_000 in 1..=1_000_000;
     /// Sessions of agents that begin in a second; others are told when to come back.

@@ -235,6 +235,7 @@ impl Ground<'_> {
                 max_request_bytes: count(limits.request_bytes),
                 max_watches: count(limits.watches_per_caller),
                 max_entries: limits.entries_per_minute,
+                sync_bounds: control_plane_store::syncs::Bounds { fleet: limits.syncs, node: limits.syncs_of_a_node },
                 limits: limit_rows(self.options),
                 host: HostFindings::default(),
             }),

@@ -4,6 +4,7 @@
 //! brings any. A deleted sync stays as a row until its grant is over, so that watches see it go.
 
 mod change;
+mod configured;
 mod create;
 mod list;
 mod report;
@@ -14,15 +15,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
 use prost::Message;
 use proto_model::{
-    Epoch, Etag, Glob, Grant, GrantParty, NodeName, NodeUid, Revision, RootPath, SyncGrant, SyncId, SyncName, SyncSpec,
-    SyncState, SyncStatus, TransferId,
+    ConfigName, Epoch, Etag, Glob, Grant, GrantParty, NodeName, NodeUid, Revision, RootPath, SyncGrant, SyncId,
+    SyncName, SyncSpec, SyncState, SyncStatus, TransferId,
 };
 use proto_wire::{Signed, sync};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 pub use change::{CannotChange, Order, change, delete, renew};
 pub(crate) use change::{cut, lock_of_node};
-pub use create::{CreateSync, RefuseSync, create};
+pub use configured::{Configured, RefuseConfigured, configure, has_configured};
+pub use create::{Bounds, CreateSync, RefuseSync, create};
 pub use list::{SyncFilter, SyncJob, changed, jobs, nodes_with_new_jobs, page, states};
 pub use report::report;
 
@@ -35,10 +37,6 @@ use crate::{
 pub const GRANT_TTL: TimeDelta = TimeDelta::days(30);
 /// A grant that holds for less than this is renewed: ten days before, a control plane that is away for a week and a half costs no run.
 pub const RENEW_BEFORE: TimeDelta = TimeDelta::days(20);
-/// Syncs of a fleet: each report of one is a row's update, and each agent is told all of its own at once.
-pub const MAX_SYNCS: i64 = 10_000;
-/// Syncs of which one node is an end: what its agent looks through and keeps on disk.
-pub const MAX_SYNCS_OF_A_NODE: i64 = 256;
 
 /// A sync as the table has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +61,8 @@ pub struct Sync {
     pub status: SyncStatus,
     /// Grows with each change of what is desired.
     pub version: u64,
+    /// The configuration that asks for it, and alone changes and deletes it; none where somebody made it by hand.
+    pub config: Option<ConfigName>,
     /// Who asked for it.
     pub created_by: String,
     /// When it was accepted.
@@ -190,6 +190,7 @@ fn read(row: &PgRow) -> Result<Sync, Error> {
     let path = |column| -> Result<RootPath, Error> {
         row.try_get::<String, _>(column)?.parse().map_err(|_bad| Error::Damaged("sync"))
     };
+    let config: Option<String> = row.try_get("config")?;
     let exclude: Vec<String> = row.try_get("exclude")?;
     let exclude = exclude.iter().map(|glob| glob.parse::<Glob>().map_err(|_bad| damaged()));
     let spec = SyncSpec {
@@ -212,6 +213,7 @@ fn read(row: &PgRow) -> Result<Sync, Error> {
         delete_time: row.try_get("delete_time")?,
         status: SyncStatus::try_from(status).map_err(|_bad| damaged())?,
         version: count("version")?,
+        config: config.map(|config| ConfigName::from_id(&config)).transpose().map_err(|_bad| damaged())?,
         created_by: row.try_get("created_by")?,
         create_time: row.try_get("create_time")?,
         update_time: row.try_get("update_time")?,

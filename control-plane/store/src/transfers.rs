@@ -15,7 +15,7 @@ use proto_model::{NodeName, NodeUid, Revision, TransferId, TransferReport, Trans
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 pub use grant::{Accepted, CreateTransfer, Granter, RefuseTransfer, create};
-pub(crate) use grant::{check_roots, find_party};
+pub(crate) use grant::{Party, check_roots, find_party};
 pub use hold::{CannotHold, pause, resume};
 pub(crate) use list::newest_revision;
 pub use list::{Job, Jobs, TransferFilter, TransferPage, active, changed, jobs, nodes_with_new_jobs, page};

@@ -2,12 +2,12 @@
 //!
 //! Pure. A node whose layers do not fit together already, before this write, does not stand in its way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control_plane_store::layers::{Layers, NodeLayers};
 use proto_model::{
-    ConfigName, NodeName, Revision,
-    config::{Diagnostic, Effective, Layer, LayerName, Tree, parse, resolve},
+    ConfigName, NodeName, Revision, SyncName,
+    config::{ConfiguredSync, Diagnostic, Effective, Layer, LayerName, Tree, configured_syncs, parse, resolve},
 };
 
 /// What a check found.
@@ -17,6 +17,8 @@ pub(super) struct Checked {
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Keys of the document that are known but have no effect yet.
     pub(super) not_in_force: Vec<String>,
+    /// The syncs that it asks for.
+    pub(super) syncs: BTreeMap<SyncName, ConfiguredSync>,
 }
 
 impl Checked {
@@ -24,7 +26,7 @@ impl Checked {
         !self.diagnostics.iter().any(Diagnostic::is_error)
     }
 
-    fn add(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
+    pub(super) fn add(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
         for diagnostic in diagnostics {
             // The same place is wrong in the same way on a thousand nodes: once is enough.
             let known = |held: &&Diagnostic| {
@@ -46,6 +48,11 @@ pub(super) fn check(layers: &Layers, name: &ConfigName, document: Option<&str>) 
         Ok(candidate) => candidate,
         Err(diagnostics) => return Checked { diagnostics, ..checked },
     };
+    match candidate.as_ref().map(configured_syncs).transpose() {
+        Ok(syncs) => checked.syncs = syncs.unwrap_or_default(),
+        // Also where the rest of the node's layers does not fit together already.
+        Err(diagnostics) => checked.add(diagnostics),
+    }
     let alone: Vec<Tree> = candidate.iter().cloned().collect();
     checked.not_in_force = resolve(&alone).map(|effective| effective.not_in_force).unwrap_or_default();
     match name {

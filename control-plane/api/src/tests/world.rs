@@ -79,6 +79,7 @@ impl World {
             max_request_bytes: 2 << 20,
             max_watches: 8,
             max_entries: 1200,
+            sync_bounds: control_plane_store::syncs::Bounds { fleet: 4, node: 3 },
             limits: Vec::new(),
             host: crate::HostFindings::default(),
         });

@@ -259,7 +259,7 @@ fn issues(run: &SyncRun) -> String {
 
 fn rows(syncs: &[Sync], now: DateTime<Utc>) -> String {
     table(
-        ["NAME", "STATE", "FROM", "TO", "EVERY", "RUN", "LAG", "NOTE"],
+        ["NAME", "STATE", "FROM", "TO", "EVERY", "RUN", "LAG", "CONFIG", "NOTE"],
         syncs.iter().map(|sync| {
             let status = sync.status.clone().unwrap_or_default();
             [
@@ -270,6 +270,7 @@ fn rows(syncs: &[Sync], now: DateTime<Utc>) -> String {
                 duration(sync.spec.as_ref().and_then(|spec| spec.every.as_ref())),
                 status.run.to_string(),
                 duration(sync.lag.as_ref()),
+                short(&sync.config).to_owned(),
                 note(sync, now),
             ]
         }),
@@ -334,6 +335,7 @@ fn details(sync: &Sync) -> String {
             ),
         ),
         ("by", sync.created_by.clone()),
+        ("config", sync.config.clone()),
         ("accepted", units::time(sync.create_time.as_ref())),
         ("grant ends", units::time(sync.grant_expire_time.as_ref())),
     ]);

@@ -2,7 +2,7 @@
 
 use chrono::{SubsecRound as _, TimeDelta};
 use futures::FutureExt as _;
-use proto_model::{Epoch, Etag, GrantParty, NodeUid, PublicKey, Revision, SyncId, SyncName};
+use proto_model::{ConfigName, Epoch, Etag, GrantParty, NodeUid, PublicKey, Revision, SyncId, SyncName, SyncSpec};
 use proto_wire::Signed;
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -50,6 +50,9 @@ pub enum CannotChange {
     /// It is held.
     #[error("is paused")]
     Paused,
+    /// A configuration asks for it.
+    #[error("is asked for by {0}")]
+    Configured(ConfigName),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] Error),
@@ -117,15 +120,57 @@ pub async fn delete(
     validate_only: bool,
 ) -> Result<Sync, CannotChange> {
     let mut sync = locked(tx, name, etag).await?;
+    if let Some(config) = &sync.config {
+        return Err(CannotChange::Configured(config.clone()));
+    }
     if validate_only {
         tx.discard();
         return Ok(sync);
     }
-    tx.audit(Event::new("sync.delete", name.resource_name()).with("uid", sync.id.to_string()));
+    end(tx, &mut sync).await?;
+    Ok(sync)
+}
+
+/// Ends a sync that is locked.
+pub(super) async fn end(tx: &mut Tx, sync: &mut Sync) -> Result<(), Error> {
+    let event = Event::new("sync.delete", sync.name.resource_name()).with("uid", sync.id.to_string());
+    tx.audit(of_config(event, sync));
     sync.delete_time = Some(tx.now());
     sync.version += 1;
-    write(tx, &mut sync).await?;
-    Ok(sync)
+    write(tx, sync).await
+}
+
+/// Gives a sync that is locked another interval and other options. What its grant says of the options is signed anew.
+pub(super) async fn amend(tx: &mut Tx, sync: &mut Sync, spec: SyncSpec, granter: &Granter) -> Result<(), Error> {
+    let event = Event::new("sync.update", sync.name.resource_name())
+        .with("uid", sync.id.to_string())
+        .with("everySeconds", spec.every.as_secs())
+        .with("exclude", spec.exclude.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .with("checksum", spec.checksum);
+    tx.audit(of_config(event, sync));
+    let is_granted = sync.spec.options() == spec.options();
+    (sync.spec.every, sync.spec.exclude, sync.spec.checksum) = (spec.every, spec.exclude, spec.checksum);
+    if !is_granted {
+        regrant(tx, sync, granter).await?;
+    }
+    let stored = proto_rpc::v1::SyncSpec::from(sync.spec.clone());
+    sqlx::query("UPDATE syncs SET every_ms = $2, exclude = $3, checksum = $4 WHERE id = $1")
+        .bind(sync.id.uuid())
+        .bind(i64::try_from(sync.spec.every.as_millis()).unwrap_or(i64::MAX))
+        .bind(stored.exclude)
+        .bind(stored.checksum)
+        .execute(tx.connection())
+        .await?;
+    sync.version += 1;
+    write(tx, sync).await
+}
+
+/// Which configuration asks for it, where one does.
+pub(super) fn of_config(event: Event, sync: &Sync) -> Event {
+    match &sync.config {
+        Some(config) => event.with("config", config.to_string()),
+        None => event,
+    }
 }
 
 /// Writes what is desired; the ends are told.

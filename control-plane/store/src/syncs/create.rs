@@ -3,15 +3,15 @@
 use chrono::{SubsecRound as _, TimeDelta};
 use prost::Message;
 use proto_model::{
-    GrantParty, NodeRef, RelPath, Revision, RootPath, SyncId, SyncName, SyncSpec, SyncStatus, TransferRole,
+    ConfigName, GrantParty, NodeRef, RelPath, Revision, RootPath, SyncId, SyncName, SyncSpec, SyncStatus, TransferRole,
     TransferSpec,
 };
 use proto_wire::Signed;
 
-use super::{GRANT_TTL, MAX_SYNCS, MAX_SYNCS_OF_A_NODE, Numbers, Sync, sign};
+use super::{GRANT_TTL, Numbers, Sync, change::of_config, sign};
 use crate::{
     Error, Event, Tx,
-    transfers::{Granter, RefuseTransfer, check_roots, find_party},
+    transfers::{Granter, Party, RefuseTransfer, check_roots, find_party},
 };
 
 /// The advisory lock of who accepts a sync: "dwcpsync".
@@ -32,6 +32,21 @@ pub struct CreateSync {
     pub validate_only: bool,
 }
 
+/// How many syncs there are at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of a fleet: each report of one is a row's update, and each agent is told all of its own at once.
+    pub fleet: u32,
+    /// Of which one node is an end: what its agent looks through and keeps on disk.
+    pub node: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { fleet: 10_000, node: 256 }
+    }
+}
+
 /// Why a sync is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum RefuseSync {
@@ -42,11 +57,11 @@ pub enum RefuseSync {
     #[error(transparent)]
     Ends(#[from] RefuseTransfer),
     /// There are as many as a fleet has.
-    #[error("there are {MAX_SYNCS} syncs already")]
-    TooMany,
+    #[error("limits.syncs: there are {0} syncs already")]
+    TooMany(u32),
     /// A node has as many as one has.
-    #[error("{0} is an end of {MAX_SYNCS_OF_A_NODE} syncs already")]
-    TooManyOfNode(NodeRef),
+    #[error("limits.syncs_of_a_node: {0} is an end of {1} syncs already")]
+    TooManyOfNode(NodeRef, u32),
     /// The destination is that of another sync, or lies within it.
     #[error("{0} keeps this destination in step already")]
     DestinationTaken(SyncName),
@@ -62,9 +77,22 @@ impl From<Error> for RefuseSync {
 ///
 /// # Errors
 /// [`RefuseSync`]; nothing is stored then.
-pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Result<Sync, RefuseSync> {
+pub async fn create(tx: &mut Tx, request: CreateSync, bounds: Bounds, granter: &Granter) -> Result<Sync, RefuseSync> {
     one_at_a_time(tx).await?;
-    let spec = &request.spec;
+    let ends = ends(tx, &request.spec).await?;
+    check_room(tx, &request, &ends, bounds).await?;
+    let validate_only = request.validate_only;
+    let mut sync = new(tx, request, &ends, None, granter);
+    if validate_only {
+        tx.discard();
+        return Ok(sync);
+    }
+    store(tx, &mut sync, &ends, granter).await?;
+    Ok(sync)
+}
+
+/// Who sends and who receives: they are there, and have the roots.
+pub(super) async fn ends(tx: &mut Tx, spec: &SyncSpec) -> Result<[Party; 2], RefuseSync> {
     let source = find_party(tx.connection(), TransferRole::Sender, &spec.source_node).await?;
     let destination = find_party(tx.connection(), TransferRole::Receiver, &spec.destination_node).await?;
     let as_transfer = TransferSpec {
@@ -75,9 +103,19 @@ pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Resu
         options: spec.options(),
     };
     check_roots(&as_transfer, &source, &destination)?;
-    check_room(tx, &request, [source.uid.uuid(), destination.uid.uuid()]).await?;
+    Ok([source, destination])
+}
+
+/// A sync that was not there before.
+pub(super) fn new(
+    tx: &Tx,
+    request: CreateSync,
+    [source, destination]: &[Party; 2],
+    config: Option<ConfigName>,
+    granter: &Granter,
+) -> Sync {
     let now = tx.now();
-    let mut sync = Sync {
+    Sync {
         id: request.id,
         name: request.name,
         spec: SyncSpec {
@@ -86,12 +124,13 @@ pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Resu
             ..request.spec
         },
         ends: [source.uid, destination.uid],
-        end_names: [source.name, destination.name],
+        end_names: [source.name.clone(), destination.name.clone()],
         is_cut: false,
         pause: None,
         delete_time: None,
         status: SyncStatus::default(),
         version: 1,
+        config,
         created_by: tx.context().actor.to_string(),
         create_time: now,
         update_time: now,
@@ -105,17 +144,22 @@ pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Resu
             run_request: 0,
             audited_run: 0,
         },
-    };
-    if request.validate_only {
-        tx.discard();
-        return Ok(sync);
     }
+}
+
+/// Signs its grant and stores it.
+pub(super) async fn store(
+    tx: &mut Tx,
+    sync: &mut Sync,
+    [source, destination]: &[Party; 2],
+    granter: &Granter,
+) -> Result<(), Error> {
     let parties =
         [GrantParty { uid: source.uid, key: source.key }, GrantParty { uid: destination.uid, key: destination.key }];
-    let signed = sign(&sync, parties, granter, now);
+    let signed = sign(sync, parties, granter, tx.now());
     sync.revision = tx.next_revision().await?;
     sync.create_revision = sync.revision;
-    insert(tx, &sync, &signed).await?;
+    insert(tx, sync, &signed).await?;
     let event = Event::new("sync.create", sync.name.resource_name())
         .with("uid", sync.id.to_string())
         .with("source", sync.end_names[0].resource_name())
@@ -123,20 +167,27 @@ pub async fn create(tx: &mut Tx, request: CreateSync, granter: &Granter) -> Resu
         .with("sourcePath", sync.spec.source_path.to_string())
         .with("destinationPath", sync.spec.destination_path.to_string())
         .with("everySeconds", sync.spec.every.as_secs())
-        .with("adopt", request.adopt)
+        .with("adopt", sync.grant.overwrite > 0)
         .with("grantExpireTime", sync.grant_expire_time.to_rfc3339());
-    tx.audit(event);
-    Ok(sync)
+    tx.audit(of_config(event, sync));
+    Ok(())
 }
 
 /// What is looked for before a sync is accepted (its name, its place, how many there are) is seen by no other that is accepted at once, also by another
 /// server.
-async fn one_at_a_time(tx: &mut Tx) -> Result<(), Error> {
+pub(super) async fn one_at_a_time(tx: &mut Tx) -> Result<(), Error> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(CREATING).execute(tx.connection()).await?;
     Ok(())
 }
 
-async fn check_room(tx: &mut Tx, request: &CreateSync, ends: [uuid::Uuid; 2]) -> Result<(), RefuseSync> {
+/// Looks whether there is room: for its name, for one more, and at its destination.
+pub(super) async fn check_room(
+    tx: &mut Tx,
+    request: &CreateSync,
+    parties: &[Party; 2],
+    bounds: Bounds,
+) -> Result<(), RefuseSync> {
+    let ends = [parties[0].uid.uuid(), parties[1].uid.uuid()];
     let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM syncs WHERE name = $1 AND delete_time IS NULL)")
         .bind(request.name.as_str())
         .fetch_one(tx.connection())
@@ -149,14 +200,14 @@ async fn check_room(tx: &mut Tx, request: &CreateSync, ends: [uuid::Uuid; 2]) ->
         .fetch_one(tx.connection())
         .await
         .map_err(Error::from)?;
-    if count >= MAX_SYNCS {
-        return Err(RefuseSync::TooMany);
+    if count >= i64::from(bounds.fleet) {
+        return Err(RefuseSync::TooMany(bounds.fleet));
     }
     for (end, node) in ends.into_iter().zip([&request.spec.source_node, &request.spec.destination_node]) {
         let count = "SELECT count(*) FROM syncs WHERE delete_time IS NULL AND (source = $1 OR destination = $1)";
         let count: i64 = sqlx::query_scalar(count).bind(end).fetch_one(tx.connection()).await.map_err(Error::from)?;
-        if count >= MAX_SYNCS_OF_A_NODE {
-            return Err(RefuseSync::TooManyOfNode(node.clone()));
+        if count >= i64::from(bounds.node) {
+            return Err(RefuseSync::TooManyOfNode(node.clone(), bounds.node));
         }
     }
     // Two that write to one place would delete each other's files.
@@ -192,8 +243,8 @@ async fn insert(tx: &mut Tx, sync: &Sync, signed: &Signed) -> Result<(), Error> 
     sqlx::query(
         "INSERT INTO syncs (id, name, source, destination, source_path, destination_path, every_ms, exclude, checksum, \
          grant_payload, grant_signature, grant_epoch, grant_serial, grant_expire_time, overwrite_order, run_request, status, \
-         audited_run, version, created_by, create_time, update_time, create_revision, job_revision, revision) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $16, 0, 1, $17, $18, $18, $19, $19, $19)",
+         audited_run, version, created_by, create_time, update_time, create_revision, job_revision, revision, config) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $16, 0, 1, $17, $18, $18, $19, $19, $19, $20)",
     )
     .bind(sync.id.uuid())
     .bind(sync.name.as_str())
@@ -214,6 +265,7 @@ async fn insert(tx: &mut Tx, sync: &Sync, signed: &Signed) -> Result<(), Error> 
     .bind(&sync.created_by)
     .bind(sync.create_time)
     .bind(sync.revision.value().cast_signed())
+    .bind(sync.config.as_ref().map(ConfigName::id))
     .execute(tx.connection())
     .await?;
     Ok(())

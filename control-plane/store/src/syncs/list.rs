@@ -7,7 +7,7 @@ use proto_wire::Signed;
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{MAX_SYNCS_OF_A_NODE, Sync, number, read, select_syncs};
+use super::{Sync, number, read, select_syncs};
 use crate::{Db, Error, transfers::newest_revision};
 
 /// Which syncs are meant; all conditions hold.
@@ -92,6 +92,9 @@ pub struct SyncJob {
     pub every_ms: u64,
 }
 
+/// What one node is told of at once, whatever the limits are.
+const MAX_JOBS: i64 = 100_000;
+
 /// All syncs that a node is an end of.
 ///
 /// # Errors
@@ -105,7 +108,7 @@ pub async fn jobs(db: &Db, node: NodeUid) -> Result<Vec<SyncJob>, Error> {
          AND s.revoke_time IS NULL AND d.revoke_time IS NULL ORDER BY y.id LIMIT $2",
     )
     .bind(node.uuid())
-    .bind(MAX_SYNCS_OF_A_NODE);
+    .bind(MAX_JOBS);
     db.read(move |connection| async move { rows.fetch_all(connection).await?.iter().map(read_job).collect() }.boxed())
         .await
 }

@@ -37,7 +37,7 @@ impl World {
         let (id, name) = (SyncId::new(Uuid::now_v7()), name.parse().unwrap());
         let (create, granter) = (CreateSync { id, name, spec, adopt: false, validate_only: false }, self.granter());
         let create = self.db.write("test", Context::system(), move |tx| {
-            Box::pin(async move { syncs::create(tx, create, &granter).await })
+            Box::pin(async move { syncs::create(tx, create, syncs::Bounds::default(), &granter).await })
         });
         create.await
     }

@@ -135,6 +135,10 @@ impl Runner {
         if wanted == self.kept.wanted {
             return;
         }
+        if wanted.grant != self.kept.wanted.grant {
+            // It may leave out other files, or compare more than times and sizes.
+            self.kept.look = None;
+        }
         self.kept.wanted = wanted;
         if let Err(error) = self.keep().await {
             self.unkept(&error);

@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
-    RootName,
+    RootName, SyncName,
     config::{
-        Bandwidth, Compression, ContentStore, Dht, Http, Limits, Logging, MetadataCache, Monitoring, Network,
-        PeerDiscovery, Root, Security, Storage, Transfer, Transport,
+        Bandwidth, Compression, ConfiguredSync, ContentStore, Dht, Http, Limits, Logging, MetadataCache, Monitoring,
+        Network, PeerDiscovery, Root, Security, Storage, Transfer, Transport,
     },
 };
 
@@ -50,6 +50,8 @@ pub struct AgentConfig {
     pub network: Network,
     /// Folders that may be read and written; the host's own.
     pub roots: BTreeMap<RootName, Root>,
+    /// Syncs that this node sends by its configuration: the control plane makes them, and tells of them as of all others.
+    pub syncs: BTreeMap<SyncName, ConfiguredSync>,
 }
 
 impl AgentConfig {

@@ -21,6 +21,9 @@ over `NAME.yaml` beside it. Documents may stand below one `dwcp:` key, or withou
 in a document of the control plane. **Not in force**: accepted and checked, listed by `config set` and `config effective`, and without effect
 for the reason given.
 
+**Syncs** stand in `configs/node.NAME` of the node that sends them, and in no other layer: `syncs: {photos: {source: \"data:/photos\", destination:
+\"site-b:data:/in\", every: 5m, exclude: [\"*.tmp\"], checksum: false, adopt: false}}`. They are made, changed and deleted with the document, as one: [sync.md](sync.md).
+
 A document that does not hold is refused before it is stored, with all that is wrong in it: `dwcp config validate FILE` says the same without
 a control plane. An agent that cannot apply one answers REJECTED with reasons (`dwcp node get NODE`, `dwcp check`) and keeps its last good one.
 ";

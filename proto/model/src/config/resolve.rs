@@ -3,16 +3,16 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use super::{
-    AgentConfig, Bandwidth, Compression, ContentStore, Dht, Diagnostic, Effective, Http, LayerName, Limits, Logging,
-    MetadataCache, Monitoring, Network, PeerDiscovery, Root, Security, Severity, Storage, Transfer, Transport, Tree,
-    Value,
+    AgentConfig, Bandwidth, Compression, ConfiguredSync, ContentStore, Dht, Diagnostic, Effective, Http, LayerName,
+    Limits, Logging, MetadataCache, Monitoring, Network, PeerDiscovery, Root, Security, Severity, Storage, Transfer,
+    Transport, Tree, Value,
     in_force::idle_reason,
     merge::merge,
     node::{Content, Node},
     parse::diagnostic,
     render, scope,
     section::Reader,
-    shape::{DEFAULT_TREE, ROOT_DEFAULT_TREE, conform},
+    shape::{DEFAULT_TREE, ROOT_DEFAULT_TREE, SYNC_DEFAULT_TREE, conform},
 };
 use crate::Digest;
 
@@ -32,7 +32,8 @@ pub fn resolve(layers: &[Tree]) -> Result<Effective, Vec<Diagnostic>> {
         found.extend(wrong);
         merge(&mut merged, &root);
     }
-    fill_roots(&mut merged);
+    fill(&mut merged, "roots", &ROOT_DEFAULT_TREE, &["path"]);
+    fill(&mut merged, "syncs", &SYNC_DEFAULT_TREE, &["source", "destination"]);
     let mut reader = Reader::new(&merged, &names);
     let config = read(&mut reader);
     let Reader { canonical, found: wrong, .. } = reader;
@@ -78,25 +79,25 @@ fn read(reader: &mut Reader<'_>) -> AgentConfig {
         http: Http::read(reader),
         network: Network::read(reader),
         roots: Root::read_all(reader),
+        syncs: ConfiguredSync::read_all(reader),
     }
 }
 
-/// Gives each root the keys that nobody set.
-fn fill_roots(merged: &mut Node) {
+/// Gives each of a section's names the keys that nobody set; what is needed is missing where the name stands.
+fn fill(merged: &mut Node, section: &str, defaults: &Node, needed: &[&str]) {
     let Content::Map(sections) = &mut merged.content else { return };
-    for section in sections.iter_mut().filter(|section| section.key == "roots") {
-        let Content::Map(roots) = &mut section.value.content else { continue };
-        for root in roots {
-            let mut whole = ROOT_DEFAULT_TREE.clone();
-            // What is missing is missing where the root is named.
+    for section in sections.iter_mut().filter(|found| found.key == section) {
+        let Content::Map(named) = &mut section.value.content else { continue };
+        for one in named {
+            let mut whole = defaults.clone();
             if let Content::Map(entries) = &mut whole.content {
                 entries
                     .iter_mut()
-                    .filter(|entry| entry.key == "path")
-                    .for_each(|entry| entry.value.mark = root.mark.clone());
+                    .filter(|entry| needed.contains(&entry.key.as_str()))
+                    .for_each(|entry| entry.value.mark = one.mark.clone());
             }
-            merge(&mut whole, &root.value);
-            root.value = whole;
+            merge(&mut whole, &one.value);
+            one.value = whole;
         }
     }
 }

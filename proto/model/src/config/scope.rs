@@ -11,6 +11,11 @@ pub(super) fn is_host_only(path: &str) -> bool {
     HOST_ONLY.iter().any(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
+/// Whether a key is taken only from the document that the control plane has of one node: syncs are granted there, and to that node.
+pub(super) fn is_nodes_only(path: &str) -> bool {
+    path.starts_with("syncs.")
+}
+
 /// Whether a value is never shown.
 pub(super) fn is_secret(path: &str) -> bool {
     SECRETS.contains(&path)

@@ -15,7 +15,7 @@ use super::{
     node::{Content, Mark, Node, join},
     parse::diagnostic,
     render, scope,
-    shape::{DEFAULT_TREE, ROOT_DEFAULT_TREE},
+    shape::{DEFAULT_TREE, ROOT_DEFAULT_TREE, SYNC_DEFAULT_TREE},
     suggest,
 };
 use crate::{ByteCount, escape::shortened};
@@ -124,7 +124,8 @@ impl Section<'_, '_> {
     /// A value, as `read` takes it; the built-in default's where it does not.
     fn leaf<T>(&mut self, key: &str, read: impl Fn(&Node) -> Read<T>) -> T {
         self.try_leaf(key, &read).unwrap_or_else(|| {
-            let default = DEFAULT_TREE.at(&join(&self.path, key)).or_else(|| ROOT_DEFAULT_TREE.child(key));
+            let named = || ROOT_DEFAULT_TREE.child(key).or_else(|| SYNC_DEFAULT_TREE.child(key));
+            let default = DEFAULT_TREE.at(&join(&self.path, key)).or_else(named);
             let (value, _) = default.and_then(|node| read(node).ok()).expect("the built-in default is valid");
             value
         })
@@ -264,6 +265,11 @@ impl Section<'_, '_> {
             let (values, canonical): (Vec<T>, Vec<String>) = read?.into_iter().unzip();
             Ok((values, render::list(canonical.into_iter())))
         })
+    }
+
+    /// Who says what a value is.
+    pub(super) fn layer_of(&self, key: &str) -> Option<&LayerName> {
+        self.reader.root.at(&join(&self.path, key)).map(|node| &*node.mark.layer)
     }
 
     /// Whether nobody but the built-in document says what a value is.

@@ -4,12 +4,12 @@ use std::sync::LazyLock;
 
 use super::{
     Diagnostic, Layer, LayerName,
-    defaults::{DEFAULTS, ROOT_DEFAULTS},
+    defaults::{DEFAULTS, ROOT_DEFAULTS, SYNC_DEFAULTS},
     node::{Content, Entry, Mark, Node, join},
     parse::{diagnostic, parse},
     scope, suggest,
 };
-use crate::{HostFacts, Revision};
+use crate::{ConfigName, HostFacts, Revision};
 
 /// Names that somebody may choose in one place: as many as roots that a host may report.
 const MAX_NAMES: usize = HostFacts::MAX_ROOTS;
@@ -32,12 +32,16 @@ enum Shape {
 pub(super) static DEFAULT_TREE: LazyLock<Node> = LazyLock::new(|| built_in(DEFAULTS));
 /// What a root has that nobody said anything of, parsed.
 pub(super) static ROOT_DEFAULT_TREE: LazyLock<Node> = LazyLock::new(|| built_in(ROOT_DEFAULTS));
+/// The same of a sync.
+pub(super) static SYNC_DEFAULT_TREE: LazyLock<Node> = LazyLock::new(|| built_in(SYNC_DEFAULTS));
 
 static SHAPE: LazyLock<Shape> = LazyLock::new(|| {
     let Shape::Section(mut keys) = shape_of(&DEFAULT_TREE) else { return Shape::Section(Vec::new()) };
     for (key, shape) in &mut keys {
-        if key == "roots" {
-            *shape = Shape::Named(Box::new(shape_of(&ROOT_DEFAULT_TREE)));
+        match key.as_str() {
+            "roots" => *shape = Shape::Named(Box::new(shape_of(&ROOT_DEFAULT_TREE))),
+            "syncs" => *shape = Shape::Named(Box::new(shape_of(&SYNC_DEFAULT_TREE))),
+            _ => {}
         }
     }
     Shape::Section(keys)
@@ -111,6 +115,7 @@ fn check(path: &str, node: Node, shape: &Shape, found: &mut Vec<Diagnostic>) -> 
             let kept = entries.into_iter().filter_map(|Entry { key, mark, value }| {
                 let path = join(path, &key);
                 refuse_host_only(&path, &mark, found)?;
+                refuse_beyond_a_node(&path, &mark, found)?;
                 let value = match value.content {
                     // A name alone is there, though it says nothing.
                     Content::Null => Node::empty_map(value.mark),
@@ -131,7 +136,12 @@ fn check(path: &str, node: Node, shape: &Shape, found: &mut Vec<Diagnostic>) -> 
                 &mark,
                 path,
                 "is a mapping of names",
-                "for example roots: {data: {path: /srv/data}}",
+                match path {
+                    "syncs" => {
+                        "for example syncs: {photos: {source: \"data:/photos\", destination: \"site-b:data:/in\"}}"
+                    }
+                    _ => "for example roots: {data: {path: /srv/data}}",
+                },
             ));
             None
         }
@@ -194,6 +204,17 @@ fn refuse_host_only(path: &str, mark: &Mark, found: &mut Vec<Diagnostic>) -> Opt
     }
     let hint = "set it in the file that the agent is given with --config, or by a flag there";
     found.push(diagnostic(mark, path, "is the host's own and cannot be set from the control plane", hint));
+    None
+}
+
+/// `None`, and an error, where a layer that is not one node's says what only its document in the control plane may.
+fn refuse_beyond_a_node(path: &str, mark: &Mark, found: &mut Vec<Diagnostic>) -> Option<()> {
+    let of_a_node = matches!(*mark.layer, LayerName::Default | LayerName::Config(ConfigName::Node(_)));
+    if of_a_node || !scope::is_nodes_only(path) {
+        return Some(());
+    }
+    let hint = "write it into configs/node.NAME of the node that sends, or use `dwcp sync create`";
+    found.push(diagnostic(mark, path, "is a sync of one node, and cannot be set here", hint));
     None
 }
 

@@ -167,6 +167,48 @@ fn what_a_host_allows_comes_from_the_host_alone() {
 }
 
 #[test]
+fn syncs_stand_in_the_configuration_of_the_node_that_sends_them_and_nowhere_else() {
+    let text = "syncs:\n  photos:\n    source: data:/photos\n    destination: site-b:data:/in\n    every: 1h\n    exclude: ['*.tmp']\n";
+    let node = |text: &str| {
+        let name = ConfigName::Node("site-a".parse().expect("a name"));
+        parse(Layer::config(name, Revision::default(), text)).expect("parses")
+    };
+    let effective = resolve(&[node(text)]).expect("valid");
+    let (name, sync) = effective.config.syncs.first_key_value().expect("a sync");
+    let spec = sync.spec(&"site-a".parse().expect("a name"));
+    assert_eq!(
+        (name.as_str(), spec.source_path.to_string(), spec.every),
+        ("photos", "data:/photos".to_owned(), Duration::from_secs(3600))
+    );
+    assert_eq!(
+        (spec.destination_node.resource_name(), spec.destination_path.to_string()),
+        ("nodes/site-b".to_owned(), "data:/in".to_owned())
+    );
+    assert_eq!((spec.exclude.len(), spec.checksum, sync.adopt), (1, false, false));
+    assert_eq!(effective.value("syncs.photos.checksum").expect("there").origin, "default");
+    for (layer, file) in [(fleet(text), "configs/fleet:2:3"), (host(text), "dwcp.yaml:2:3")] {
+        let wrong = refusals(&[layer]);
+        assert_eq!(
+            wrong,
+            [format!(
+                "{file}: syncs.photos: is a sync of one node, and cannot be set here (write it into configs/node.NAME of the node that sends, or use `dwcp sync create`)"
+            )]
+        );
+    }
+    let wrong = refusals(&[node(
+        "syncs:\n  a: {source: data:/x}\n  b: {source: /x, destination: site-b, every: 0s}\n  c: {source: 'data:/x', destination: 'site-a:data:/y'}\n  d.e: {}\n  f: 1\n",
+    )]);
+    let has = |text: &str| assert!(wrong.iter().any(|line| line.contains(text)), "{text}: {wrong:#?}");
+    has("syncs.a.destination: needs a value");
+    has("syncs.b.source: ");
+    has("syncs.b.destination: \"site-b\" is not of the form NODE:ROOT:/PATH");
+    has("syncs.b.every: 0s is below 1s");
+    has("syncs.c.destination: is the sender itself");
+    has("syncs.d.e: has a dot");
+    has("syncs.f");
+}
+
+#[test]
 fn tls_cannot_be_switched_off() {
     let wrong = refusals(&[host("security:\n  enable_tls: false\n  enable_mtls: false\n")]);
     assert_eq!(wrong.len(), 2);

@@ -37,6 +37,29 @@ impl Tree {
         self.root.entries().is_empty()
     }
 
+    /// Whether it asks for syncs, which only the control plane's document of a node may.
+    #[must_use]
+    pub fn has_syncs(&self) -> bool {
+        self.section("syncs").root.child("syncs").is_some_and(|syncs| !syncs.entries().is_empty())
+    }
+
+    /// Takes it for another layer's document, its places included.
+    pub fn set_name(&mut self, name: LayerName) {
+        self.name = Arc::new(name);
+        set_layer(&mut self.root, &self.name);
+    }
+
+    /// What it says in one section, and nothing else.
+    #[must_use]
+    pub(super) fn section(&self, key: &str) -> Self {
+        let mut root = self.root.clone();
+        super::shape::unwrap_root(&mut root);
+        if let Content::Map(entries) = &mut root.content {
+            entries.retain(|entry| entry.key == key);
+        }
+        Self { name: Arc::clone(&self.name), root, warnings: Vec::new() }
+    }
+
     /// Sets the value at a path such as `network.quic_listen`: what flags and variables do. A list is separated by commas.
     pub fn assign(&mut self, path: &str, value: impl Into<String>) {
         self.put(path, Content::Scalar(value.into()));
@@ -72,6 +95,21 @@ impl Tree {
             remove(&mut whole, secret);
         }
         render::document(&whole)
+    }
+}
+
+/// No deeper than a document may be.
+fn set_layer(node: &mut Node, layer: &Arc<LayerName>) {
+    node.mark.layer = Arc::clone(layer);
+    match &mut node.content {
+        Content::Map(entries) => {
+            for entry in entries {
+                entry.mark.layer = Arc::clone(layer);
+                set_layer(&mut entry.value, layer);
+            }
+        }
+        Content::List(items) => items.iter_mut().for_each(|item| set_layer(item, layer)),
+        Content::Null | Content::Scalar(_) => {}
     }
 }
 

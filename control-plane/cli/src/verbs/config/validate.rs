@@ -3,7 +3,8 @@
 use std::{path::Path, process::ExitCode};
 
 use proto_model::{
-    config::{Layer, files, parse, resolve},
+    ConfigName,
+    config::{Layer, LayerName, Tree, files, parse, resolve},
     printable,
 };
 use proto_rpc::v1::{Diagnostic, ValidateConfigRequest, ValidateConfigResponse, diagnostic::Severity};
@@ -47,14 +48,32 @@ fn offline(file: &Path) -> Result<ValidateConfigResponse, Failure> {
             Err(diagnostics) => found.extend(diagnostics),
         }
     }
+    let of_a_node = if trees.iter().any(Tree::has_syncs) { as_a_nodes(&mut trees) } else { Vec::new() };
     if found.is_empty() {
         match resolve(&trees) {
             Ok(effective) => found.extend(effective.warnings),
             Err(diagnostics) => found.extend(diagnostics),
         }
     }
+    for one in &mut found {
+        let shown = of_a_node.iter().find(|(name, _)| *name == one.file);
+        one.file = shown.map_or_else(|| std::mem::take(&mut one.file), |(_, file)| file.clone());
+    }
     let valid = !found.iter().any(proto_model::config::Diagnostic::is_error);
     Ok(ValidateConfigResponse { diagnostics: found.into_iter().map(Diagnostic::from).collect(), valid })
+}
+
+/// Only the control plane's document of a node has syncs: one that has is checked as such, whichever node it will be of. Gives the names of the
+/// layers, and their files.
+fn as_a_nodes(trees: &mut [Tree]) -> Vec<(String, String)> {
+    let rename = |(n, tree): (usize, &mut Tree)| {
+        let file = tree.name().file();
+        let name = format!("any-{n}").parse().expect("letters, a hyphen and digits are a name");
+        let name = LayerName::Config(ConfigName::Node(name));
+        tree.set_name(name.clone());
+        (name.file(), file)
+    };
+    trees.iter_mut().enumerate().map(rename).collect()
 }
 
 /// As compilers write it: `FILE:LINE:COLUMN: PATH: MESSAGE`.

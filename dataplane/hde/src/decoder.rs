@@ -3,7 +3,8 @@
 use std::{fmt, io};
 
 use proto_wire::hde::{
-    Columns, ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, Op, Source, Stream, Streams, take_varint,
+    Columns, ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, MAX_PREFIX_BYTES, Op, Source, Stream,
+    Streams, take_varint,
 };
 
 use crate::{
@@ -38,7 +39,7 @@ pub enum DecodeError {
 /// What a segment was made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
-    /// Bytes that were read from the basis.
+    /// Bytes that were read from the basis; where all of it is a prefix, at most the segment's.
     pub basis_bytes: u64,
     /// Bytes that were read from earlier segments.
     pub history_bytes: u64,
@@ -115,7 +116,13 @@ impl Decoder {
     ) -> Result<Decoded, DecodeError> {
         let mut decoded = Decoded::default();
         self.prefix.clear();
-        if head.flags.history {
+        if head.flags.basis {
+            let length = take_varint(&mut body).ok_or(ContainerError::CutOff)?;
+            let room = usize::try_from(length).ok().filter(|length| *length <= MAX_PREFIX_BYTES);
+            self.prefix.resize(room.ok_or(ContainerError::TooLarge)?, 0);
+            sources.basis(0, &mut self.prefix).map_err(DecodeError::Source)?;
+            decoded.basis_bytes = length.min(head.segment_bytes.into());
+        } else if head.flags.history {
             let end = take_varint(&mut body).ok_or(ContainerError::CutOff)?;
             let length = end.min(HISTORY_PREFIX_BYTES);
             let piece = [(Source::History, end - length, end)];

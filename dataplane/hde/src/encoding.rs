@@ -118,6 +118,8 @@ pub enum Stands {
 pub(crate) fn codec(encoding: &Encoding, kind: Kind) -> Codec {
     let referenced = encoding.referenced_bytes > 0;
     match kind {
+        // All of an old version as its prefix.
+        Kind::Plain(_) if referenced => Codec::Delta,
         Kind::Plain(codec) => Codec::of(codec),
         Kind::Typed => Codec::Typed,
         Kind::Delta if encoding.literal_bytes > 0 || encoding.changed_bytes > 0 => Codec::Delta,

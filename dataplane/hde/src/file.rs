@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod short;
 
 use std::{io, sync::Arc};
 

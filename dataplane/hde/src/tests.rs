@@ -368,12 +368,16 @@ fn the_vectors_of_the_description_decode() {
         assert_eq!(decode(&unhex(pair[0]), made.len(), &basis).unwrap(), made);
         containers += 1;
     }
-    assert_eq!(containers, 3);
-    let file = examples.rsplit("```text").next().unwrap().split("```").next().unwrap();
-    let (encoded, _) = encode_whole(b"abc", None, &FileOptions::default());
-    let hex: Vec<String> = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(file.split_whitespace().collect::<Vec<_>>().join(" "), hex.join(" "));
-    assert_eq!(decode_whole(&encoded, None, 1, 3).unwrap(), b"abc");
+    assert_eq!(containers, 4);
+    let mut files = examples.split("```text").skip(2).map(|block| block.split("```").next().unwrap());
+    let long = [vec![0; 64 << 10], b"abc".to_vec()].concat();
+    for new in [b"abc".to_vec(), long] {
+        let how = FileOptions { segment_bytes: 64 << 10, ..FileOptions::default() };
+        let (encoded, _) = encode_whole(&new, None, &how);
+        let hex: Vec<String> = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(files.next().unwrap().split_whitespace().collect::<Vec<_>>().join(" "), hex.join(" "));
+        assert_eq!(decode_whole(&encoded, None, 1, 1 << 20).unwrap(), new);
+    }
 }
 
 #[test]
@@ -428,4 +432,27 @@ fn ratios_cover_the_last_minute_and_are_absent_before() {
             assert!(text.contains(line), "{line} in\n{text}");
         }
     });
+}
+
+#[test]
+fn a_small_file_leans_on_all_of_its_old_version() {
+    let old = text(3000);
+    let mut new = old.clone();
+    for at in (100..2900).step_by(140) {
+        new[at] = b'!';
+    }
+    new.splice(1500..1500, *b"a line of its own");
+    let (encoded, _) = encode_whole(&new, Some(&old), &FileOptions::default());
+    // Head, baseline, container, digest: all that is not zstd's are 46 bytes.
+    let against_all = zstd::bulk::Compressor::with_dictionary(19, &old).unwrap().compress(&new).unwrap().len();
+    assert!(encoded.len() < against_all + 80, "{} {against_all}", encoded.len());
+    assert_eq!(decode_whole(&encoded, Some(&old), 1, u64::MAX).unwrap(), new);
+    let mut other = old.clone();
+    other.iter_mut().for_each(|byte| *byte ^= 1);
+    assert!(matches!(decode_whole(&encoded, Some(&other), 1, u64::MAX), Err(FileError::OtherBaseline)));
+    assert!(matches!(decode_whole(&encoded, Some(&old[1..]), 1, u64::MAX), Err(FileError::OtherBaseline)));
+    assert!(matches!(decode_whole(&encoded, None, 1, u64::MAX), Err(FileError::BaselineNeeded)));
+    assert!(matches!(decode_whole(&encoded, Some(&old), 1, 3000), Err(FileError::TooLong(3000))));
+    let behind = [&encoded[..], b"!"].concat();
+    assert!(decode_whole(&behind, Some(&old), 1, u64::MAX).is_err());
 }

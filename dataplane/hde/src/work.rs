@@ -10,6 +10,7 @@ use crate::{
     cost::{Effort, Permille},
     delta::{DeltaUse, DeltaWriter},
     described::Described,
+    dictionary::{Lean, small_level},
     literals::Literals,
     matcher::{Field, Matcher},
     options::Algorithm,
@@ -39,6 +40,10 @@ const NOISE: Permille = Permille(985);
 const NOISE_STRIDE: usize = 8;
 /// … by an anchor of every other one.
 const NOISE_RATE: Rate = Rate(11);
+/// An object up to this long is also tried with all of its baseline, where that is no longer, as prefix …
+const WHOLE_BYTES: usize = 1 << 20;
+/// … unless a delta of it is as short as this.
+const LEAST_DELTA: usize = 64;
 /// Shorter literals bring no anchors into the history.
 const MIN_REMEMBERED_BYTES: usize = 256;
 
@@ -185,6 +190,19 @@ impl<'a> Work<'a> {
 
     /// Writes the smallest form that is worth trying; none where the segment as it is is that.
     pub(crate) fn choose(&mut self, length: u32) -> Option<Kind> {
+        let best = self.divided(length);
+        let most = best.map_or(self.segment.len() + HEAD_BYTES, |_| self.tools.container.len());
+        match self.leaning(most) {
+            Some((kind, flags)) => {
+                self.head(kind, flags, length);
+                Some(kind)
+            }
+            None => best,
+        }
+    }
+
+    /// The same without all of the baseline as prefix.
+    fn divided(&mut self, length: u32) -> Option<Kind> {
         let mut best = None;
         if self.typed().is_some() {
             let flags = Flags { basis: true, ..Flags::default() };
@@ -282,6 +300,34 @@ impl<'a> Work<'a> {
         }
         container.extend_from_slice(packed);
         Some((Kind::Plain(codec), flags))
+    }
+
+    /// The whole of a small object as one stream behind the whole of its baseline, where that makes less than `most`.
+    fn leaning(&mut self, most: usize) -> Option<(Kind, Flags)> {
+        let Basis::Baseline(baseline) = self.version.basis() else { return None };
+        let (bytes, options) = (baseline.bytes(), self.version.options());
+        let length = usize::try_from(bytes.size()).ok().filter(|length| (1..=WHOLE_BYTES).contains(length))?;
+        let alone = self.segment.len() <= WHOLE_BYTES && self.version.size() == wide(self.segment.len());
+        if !alone || !options.references || most <= LEAST_DELTA {
+            return None;
+        }
+        let Effort::Zstd(level) = self.version.costs().plain(Permille(500)).effort else { return None };
+        let Tools { literals, prefix, container, .. } = &mut *self.tools;
+        prefix.resize(length, 0);
+        bytes.read_at(0, prefix).ok()?;
+        // One stretch of memory: zstd is quicker so.
+        prefix.extend_from_slice(self.segment);
+        let (old, new) = prefix.split_at(length);
+        let level = small_level(new.len(), level, &Lean::Baseline(old));
+        let (codec, packed) = literals.compress(new, old, Effort::Zstd(level))?;
+        if packed.len() + HEAD_BYTES + 10 >= most {
+            return None;
+        }
+        container.clear();
+        container.resize(HEAD_BYTES, 0);
+        put_varint(bytes.size(), container);
+        container.extend_from_slice(packed);
+        Some((Kind::Plain(codec), Flags { basis: true, ..Flags::default() }))
     }
 
     /// Lets later segments refer to what is new in this one.

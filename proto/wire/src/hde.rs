@@ -10,8 +10,8 @@ mod varint;
 
 pub use columns::{ColumnWriter, Columns, Gap, Op, Source};
 pub use file::{
-    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES, RECORD_DIGEST_BYTES,
-    Record,
+    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_MAGIC_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES,
+    MAX_SHORT_HEAD_BYTES, RECORD_DIGEST_BYTES, Record, SHORT_BASELINE_BYTES, ShortHead,
 };
 pub use varint::{put_varint, take_varint};
 

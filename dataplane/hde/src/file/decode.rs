@@ -13,10 +13,11 @@ use std::{
 };
 
 use proto_wire::hde::{
-    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, Head, LAG, RECORD_DIGEST_BYTES, Record,
+    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_MAGIC_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, Head, LAG,
+    RECORD_DIGEST_BYTES, Record, ShortHead,
 };
 
-use super::{Bytes, FileError, FileSummary, panicked};
+use super::{Bytes, FileError, FileSummary, panicked, short};
 use crate::{
     decoder::Decoder,
     encoder::MAX_ENCODED_BYTES,
@@ -76,16 +77,15 @@ pub fn decode_file(
     threads: usize,
     max_bytes: u64,
 ) -> Result<FileSummary, FileError> {
-    let mut bytes = [0; FILE_HEAD_BYTES];
-    read_exact(input, &mut bytes)?;
+    let (mut bytes, mut magic) = ([0; FILE_HEAD_BYTES], [0; FILE_MAGIC_BYTES]);
+    read_exact(input, &mut magic)?;
+    if ShortHead::is_of(&magic) {
+        return short::decode(magic, input, baseline, output.as_ref(), max_bytes);
+    }
+    bytes[..FILE_MAGIC_BYTES].copy_from_slice(&magic);
+    read_exact(input, &mut bytes[FILE_MAGIC_BYTES..])?;
     let head = FileHead::parse(&bytes).ok_or(FileError::NotEncoded)?;
-    let baseline = match baseline {
-        None if head.baseline_bytes > 0 => return Err(FileError::BaselineNeeded),
-        Some(baseline) if head.baseline_bytes > 0 && baseline.size() != head.baseline_bytes => {
-            return Err(FileError::OtherBaseline);
-        }
-        given => given.filter(|_| head.baseline_bytes > 0),
-    };
+    let baseline = chosen(baseline, head.baseline_bytes)?;
     let summary = FileSummary { encoded_bytes: wide(FILE_HEAD_BYTES), ..FileSummary::default() };
     let mut taken = blake3::Hasher::new();
     taken.update(&bytes);
@@ -124,6 +124,15 @@ pub fn decode_file(
     }
     output.end(tail.size).map_err(FileError::Output)?;
     Ok(records.summary)
+}
+
+/// The baseline that a file of one of so many bytes is decoded against, where that may be the one that was given.
+pub(super) fn chosen(baseline: Option<Bytes>, bytes: u64) -> Result<Option<Bytes>, FileError> {
+    match baseline {
+        None if bytes > 0 => Err(FileError::BaselineNeeded),
+        Some(baseline) if bytes > 0 && baseline.size() != bytes => Err(FileError::OtherBaseline),
+        given => Ok(given.filter(|_| bytes > 0)),
+    }
 }
 
 /// What one segment is made of.

@@ -12,7 +12,7 @@ use std::{
 
 use proto_wire::hde::{FILE_CHECK_BYTES, FileHead, FileTail, MAX_SEGMENT_BYTES, RECORD_DIGEST_BYTES, Record};
 
-use super::{Bytes, Explain, FileError, FileOptions, FileSummary, panicked};
+use super::{Bytes, Explain, FileError, FileOptions, FileSummary, panicked, short};
 use crate::{
     baseline::Baseline,
     encoder::Encoder,
@@ -48,6 +48,9 @@ pub fn encode_file(
     let segment_bytes = how.segment_bytes.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
     let segment_bytes = if segment_bytes.is_power_of_two() { segment_bytes } else { MAX_SEGMENT_BYTES };
     let size = input.size();
+    if size <= segment_bytes.into() {
+        return short::encode(input, against, output, how, explain);
+    }
     let basis = against.map_or(Basis::Nothing, |against| Basis::Baseline(Arc::clone(&against.baseline)));
     let version = Version::new(how.options, basis, size, segment_bytes, HistoryUse::Whole(Arc::clone(input)));
     let version = version.linked(how.link);

@@ -11,6 +11,9 @@
 //! tail    u64 LE bytes of the file; 32 bytes its BLAKE3 root; 16 bytes: of the BLAKE3 of all bytes before these, head and records
 //!         included, so that no bit of it changes unseen
 //! ```
+//!
+//! A file of one segment has a short form: a head of 8 bytes "DWCPHDE" and 130; varint bytes of the baseline; where there is one 8 bytes
+//! of its BLAKE3; the container; 16 bytes of the BLAKE3 of all bytes before these and of what the container decodes to.
 
 use super::varint::{put_varint, take_varint};
 
@@ -25,7 +28,15 @@ pub const MAX_RECORD_HEAD_BYTES: usize = 20;
 /// Bytes of a segment's digest.
 pub const RECORD_DIGEST_BYTES: usize = 16;
 
-const MAGIC: [u8; 8] = *b"DWCPHDE\x02";
+/// Bytes that both forms begin with.
+pub const FILE_MAGIC_BYTES: usize = 8;
+/// Bytes of a baseline's digest in the short form.
+pub const SHORT_BASELINE_BYTES: usize = 8;
+/// The longest head of the short form.
+pub const MAX_SHORT_HEAD_BYTES: usize = FILE_MAGIC_BYTES + 10 + SHORT_BASELINE_BYTES;
+
+const MAGIC: [u8; FILE_MAGIC_BYTES] = *b"DWCPHDE\x02";
+const SHORT_MAGIC: [u8; FILE_MAGIC_BYTES] = *b"DWCPHDE\x82";
 
 /// The head of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +87,46 @@ impl FileHead {
             baseline_bytes: u64::from_le_bytes(*baseline_bytes),
             baseline: rest.try_into().ok()?,
         })
+    }
+}
+
+/// The head of a file of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortHead {
+    /// Bytes of the baseline; 0 for none.
+    pub baseline_bytes: u64,
+    /// The first of its BLAKE3; zeros for none.
+    pub baseline: [u8; SHORT_BASELINE_BYTES],
+}
+
+impl ShortHead {
+    /// Whether a file that begins so has the short form.
+    #[must_use]
+    pub fn is_of(magic: &[u8; FILE_MAGIC_BYTES]) -> bool {
+        *magic == SHORT_MAGIC
+    }
+
+    /// Appends it.
+    pub fn put(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&SHORT_MAGIC);
+        put_varint(self.baseline_bytes, out);
+        if self.baseline_bytes > 0 {
+            out.extend_from_slice(&self.baseline);
+        }
+    }
+
+    /// Takes it from the front; none where there is none.
+    pub fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let (magic, rest) = bytes.split_first_chunk::<FILE_MAGIC_BYTES>()?;
+        let mut rest = Some(rest).filter(|_| Self::is_of(magic))?;
+        let baseline_bytes = take_varint(&mut rest)?;
+        let mut baseline = [0; SHORT_BASELINE_BYTES];
+        if baseline_bytes > 0 {
+            let (digest, after) = rest.split_first_chunk::<SHORT_BASELINE_BYTES>()?;
+            (baseline, rest) = (*digest, after);
+        }
+        *bytes = rest;
+        Some(Self { baseline_bytes, baseline })
     }
 }
 

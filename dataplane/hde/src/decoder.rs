@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 use proto_wire::hde::{
-    Columns, ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, MAX_PREFIX_BYTES, Op, Source, Stream,
+    ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, MAX_PREFIX_BYTES, Op, Ops, Source, Stream,
     Streams, take_varint,
 };
 
@@ -45,13 +45,13 @@ pub struct Decoded {
     pub history_bytes: u64,
 }
 
-/// Decodes segments, one after another. It keeps what it decompressed: at most three columns of a MiB, a segment of literals and
+/// Decodes segments, one after another. It keeps what it decompressed: at most 6 MB of operations, a segment of literals and
 /// changes, and a prefix of two segments; so it stays below 20 MB whatever it is given.
 #[derive(Default)]
 pub struct Decoder {
     unpacker: Unpacker,
     typed: Typed,
-    columns: [Vec<u8>; 3],
+    ops: Vec<Op>,
     changes: Vec<u8>,
     literals: Vec<u8>,
     prefix: Vec<u8>,
@@ -169,18 +169,15 @@ impl Decoder {
     ) -> Result<Decoded, DecodeError> {
         let limits = head.flags.prefix.then(|| take_limits(&mut body)).transpose()?;
         let streams = Streams::parse(body, head.segment_bytes)?;
-        let [gaps, copies, moves] = &mut self.columns;
-        let [gap_stream, copy_stream, move_stream] = &streams.columns;
-        let gaps = unpack(&mut self.unpacker, gap_stream, &[], gaps)?;
-        let copies = unpack(&mut self.unpacker, copy_stream, &[], copies)?;
-        let moves = unpack(&mut self.unpacker, move_stream, &[], moves)?;
-        let columns = Columns::new([gaps, copies, moves], head.segment_bytes);
+        self.ops.clear();
+        let mut ops = Ops::new(streams.ops, head.segment_bytes);
+        while let Some(op) = ops.next_op()? {
+            self.ops.push(op);
+        }
         self.prefix.clear();
         if let Some(limits) = limits {
-            let (mut pieces, mut ops) = (Pieces::new(limits), columns.clone());
-            while let Some(op) = ops.next_op()? {
-                pieces.push(op);
-            }
+            let mut pieces = Pieces::new(limits);
+            self.ops.iter().for_each(|op| pieces.push(*op));
             gather(&pieces.finish(), &mut self.prefix, &mut |source, at, room| read(sources, source, at, room))
                 .map_err(DecodeError::Source)?;
         }
@@ -188,7 +185,7 @@ impl Decoder {
         let literals = unpack(&mut self.unpacker, &streams.literals, &self.prefix, &mut self.literals)?;
         let rest = Rest { changes, literals, differences: head.flags.differences };
         out.reserve(size(head.segment_bytes));
-        build(columns, rest, sources, out)
+        build(&self.ops, rest, sources, out)
     }
 }
 
@@ -223,14 +220,9 @@ struct Rest<'a> {
     differences: bool,
 }
 
-fn build(
-    mut columns: Columns<'_>,
-    mut rest: Rest<'_>,
-    sources: &mut dyn Sources,
-    out: &mut Vec<u8>,
-) -> Result<Decoded, DecodeError> {
+fn build(ops: &[Op], mut rest: Rest<'_>, sources: &mut dyn Sources, out: &mut Vec<u8>) -> Result<Decoded, DecodeError> {
     let mut decoded = Decoded::default();
-    while let Some(op) = columns.next_op()? {
+    for op in ops {
         let (length, start) = (size(op.length()), out.len());
         match op {
             Op::Literal { .. } => {
@@ -238,7 +230,7 @@ fn build(
                 out.extend_from_slice(stretch);
                 rest.literals = after;
             }
-            Op::Changed { source, offset, .. } => {
+            &Op::Changed { source, offset, .. } => {
                 let (stretch, after) = rest.changes.split_at_checked(length).ok_or(DecodeError::Literals)?;
                 rest.changes = after;
                 if rest.differences {
@@ -249,7 +241,7 @@ fn build(
                     out.extend_from_slice(stretch);
                 }
             }
-            Op::Copy { source, offset, .. } => {
+            &Op::Copy { source, offset, .. } => {
                 out.resize(start + length, 0);
                 read(sources, source, offset, &mut out[start..]).map_err(DecodeError::Source)?;
                 match source {

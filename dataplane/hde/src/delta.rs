@@ -2,7 +2,7 @@
 
 use std::io;
 
-use proto_wire::hde::{ColumnWriter, Flags, LiteralCodec, MAX_COLUMN_BYTES, Op, Source, put_stream, put_varint};
+use proto_wire::hde::{Flags, LiteralCodec, MAX_OPS, Op, OpWriter, Source, put_ops, put_stream, put_varint};
 
 use crate::{
     cost::{Costs, Effort},
@@ -11,8 +11,6 @@ use crate::{
     prefix::{Limits, Pieces, Read, gather},
 };
 
-/// Columns are compressed like this: they are short.
-const COLUMNS: Effort = Effort::Zstd(3);
 /// Shorter streams are not compressed: a frame costs about as much as it saves.
 const MIN_STREAM_BYTES: usize = 24;
 /// Literals may take a part of the CPU that the segment would take: the search has had its part, and is meant to be cheaper.
@@ -23,7 +21,7 @@ const SAMPLE_BYTES: usize = 16 << 10;
 /// Writes deltas; keeps its memory.
 #[derive(Default)]
 pub(crate) struct DeltaWriter {
-    columns: ColumnWriter,
+    ops: OpWriter,
     literals: Vec<u8>,
     changes: Vec<u8>,
     differences: Vec<u8>,
@@ -39,7 +37,7 @@ pub(crate) struct DeltaUse<'a> {
 }
 
 impl DeltaWriter {
-    /// Appends the body of a delta; none where its columns are too long to be worth it.
+    /// Appends the body of a delta; none where there are too many operations to be worth it.
     pub(crate) fn write(
         &mut self,
         plan: &Plan,
@@ -48,11 +46,10 @@ impl DeltaWriter {
         read: &mut Read<'_>,
         out: &mut Vec<u8>,
     ) -> io::Result<Option<Flags>> {
-        let mut flags = self.divide(plan, new);
-        let too_long = self.columns.columns().iter().any(|column| column.len() > MAX_COLUMN_BYTES);
-        if too_long {
+        if plan.ops.len() > MAX_OPS {
             return Ok(None);
         }
+        let mut flags = self.divide(plan, new);
         self.prefix.clear();
         if let Some(limits) = how.limits.filter(|_| matches!(how.costs.configured(), Effort::Zstd(_))) {
             let mut pieces = Pieces::new(limits);
@@ -67,9 +64,7 @@ impl DeltaWriter {
                 put_varint(limits.history, out);
             }
         }
-        for column in self.columns.columns() {
-            put(how.literals, column, &[], COLUMNS, out);
-        }
+        put_ops(self.ops.finish(), out);
         flags.differences = self.differences_pay(how.literals);
         let changes = if flags.differences { &self.differences } else { &self.changes };
         let changes_effort = how.costs.little(changes.len(), new.len() / LITTLE_PART).effort;
@@ -85,13 +80,13 @@ impl DeltaWriter {
 
     /// Fills columns and streams.
     fn divide(&mut self, plan: &Plan, new: &[u8]) -> Flags {
-        self.columns.clear();
+        self.ops.clear();
         self.literals.clear();
         self.changes.clear();
         let mut flags = Flags::default();
         let mut rest = new;
         for op in &plan.ops {
-            self.columns.push(*op);
+            self.ops.push(*op);
             let (stretch, after) = rest.split_at(usize::try_from(op.length()).unwrap_or(rest.len()));
             rest = after;
             match op {

@@ -1,18 +1,21 @@
 //! The container of one segment as HDE encodes it, version 2: a head and a body. Pure: it knows where things stand, not how
 //! streams are compressed. `docs/protocol/hde-container.md` describes it byte by byte, with examples that a test holds.
 //!
-//! [`Head::parse`], [`Streams::parse`] and [`Columns`] take any bytes: none panics, no operation that they give is beyond the
+//! [`Head::parse`], [`Streams::parse`] and [`Ops`] take any bytes: none panics, no operation that they give is beyond the
 //! segment or overflows, and nothing is allocated.
 
-mod columns;
 mod file;
+mod number;
+mod ops;
+mod range;
 mod varint;
 
-pub use columns::{ColumnWriter, Columns, Gap, Op, Source};
 pub use file::{
     FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_MAGIC_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES,
     MAX_SHORT_HEAD_BYTES, RECORD_DIGEST_BYTES, Record, SHORT_BASELINE_BYTES, ShortHead,
 };
+pub use ops::{MAX_OPS, Op, OpWriter, Ops, Source};
+pub use range::{Bit, Coder, RangeDecoder, RangeEncoder};
 pub use varint::{put_varint, take_varint};
 
 /// Bytes of the head.
@@ -183,8 +186,7 @@ impl Head {
 pub struct Stream<'a> {
     /// How it is compressed.
     pub codec: LiteralCodec,
-    /// Its length when it is decompressed; at most that of the longest segment for literals and changed bytes, and what its
-    /// operations can need for columns.
+    /// Its length when it is decompressed; at most that of the longest segment.
     pub decoded_bytes: usize,
     /// What it is compressed to.
     pub bytes: &'a [u8],
@@ -193,17 +195,13 @@ pub struct Stream<'a> {
 /// The streams of a delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streams<'a> {
-    /// What [`Columns`] reads: gaps, copies, moves.
-    pub columns: [Stream<'a>; 3],
+    /// What [`Ops`] reads.
+    pub ops: &'a [u8],
     /// Bytes of changed stretches.
     pub changes: Stream<'a>,
     /// Literals; to the end of the container.
     pub literals: Stream<'a>,
 }
-
-/// The longest column: a longest segment of records of eight bytes each, at two bytes a record. What would need more is not
-/// worth a delta.
-pub const MAX_COLUMN_BYTES: usize = 1 << 20;
 
 impl<'a> Streams<'a> {
     /// The streams of a body.
@@ -212,19 +210,14 @@ impl<'a> Streams<'a> {
     /// On lengths beyond the bounds, and on what is cut off.
     pub fn parse(mut body: &'a [u8], segment_bytes: u32) -> Result<Self, ContainerError> {
         let most = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
-        let gaps = take_stream(&mut body, MAX_COLUMN_BYTES)?;
-        let copies = take_stream(&mut body, MAX_COLUMN_BYTES)?;
-        let moves = take_stream(&mut body, MAX_COLUMN_BYTES)?;
+        let length = take_varint(&mut body).and_then(|length| usize::try_from(length).ok());
+        let (ops, mut body) = length.and_then(|length| body.split_at_checked(length)).ok_or(ContainerError::CutOff)?;
         let changes = take_stream(&mut body, most)?;
         let literals = take_stream(&mut body, most)?;
         if changes.decoded_bytes + literals.decoded_bytes > most {
             return Err(ContainerError::TooLarge);
         }
-        if body.is_empty() {
-            Ok(Self { columns: [gaps, copies, moves], changes, literals })
-        } else {
-            Err(ContainerError::Inconsistent)
-        }
+        if body.is_empty() { Ok(Self { ops, changes, literals }) } else { Err(ContainerError::Inconsistent) }
     }
 }
 
@@ -246,6 +239,12 @@ fn take_stream<'a>(body: &mut &'a [u8], most: usize) -> Result<Stream<'a>, Conta
     let (bytes, rest) = body.split_at_checked(length).ok_or(ContainerError::CutOff)?;
     *body = rest;
     Ok(Stream { codec, decoded_bytes: decoded, bytes })
+}
+
+/// Appends the operations of a delta.
+pub fn put_ops(ops: &[u8], out: &mut Vec<u8>) {
+    put_varint(u64::try_from(ops.len()).unwrap_or(u64::MAX), out);
+    out.extend_from_slice(ops);
 }
 
 /// Appends a stream of a delta. A compressed one is shorter than `decoded_bytes`.

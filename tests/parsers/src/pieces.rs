@@ -9,7 +9,7 @@ use dataplane_hde::{
     SignatureIndex, SmallDecoder, SmallEncoder, Typed, Version,
 };
 use proto_wire::{
-    hde::{Columns, Head, MAX_SEGMENT_BYTES, Streams},
+    hde::{Head, MAX_SEGMENT_BYTES, Ops, Streams},
     piece::{HEADER_BYTES, Header, read_bundle, read_known, write_bundle, write_known},
 };
 
@@ -46,9 +46,9 @@ pub(crate) fn container(bytes: &[u8]) {
     assert!(head.segment_bytes <= MAX_SEGMENT_BYTES);
     assert_eq!(head.bytes(), bytes[..8]);
     let Ok(streams) = Streams::parse(body, head.segment_bytes) else { return };
-    let mut columns = Columns::new(streams.columns.map(|column| column.bytes), head.segment_bytes);
+    let mut ops = Ops::new(streams.ops, head.segment_bytes);
     let mut made = 0;
-    while let Ok(Some(op)) = columns.next_op() {
+    while let Ok(Some(op)) = ops.next_op() {
         made += op.length();
     }
     assert!(made <= head.segment_bytes);

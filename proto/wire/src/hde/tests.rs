@@ -20,8 +20,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn read(columns: [&[u8]; 3], total: u32) -> Result<Vec<Op>, ContainerError> {
-    let (mut reader, mut read) = (Columns::new(columns, total), Vec::new());
+fn read(bytes: &[u8], total: u32) -> Result<Vec<Op>, ContainerError> {
+    let (mut reader, mut read) = (Ops::new(bytes, total), Vec::new());
     while let Some(op) = reader.next_op()? {
         read.push(op);
     }
@@ -30,17 +30,18 @@ fn read(columns: [&[u8]; 3], total: u32) -> Result<Vec<Op>, ContainerError> {
 
 proptest! {
     #[test]
-    fn reads_what_it_wrote(ops in prop::collection::vec(op(), 0..40)) {
+    fn reads_what_it_wrote(ops in prop::collection::vec(op(), 0..400)) {
         let total = ops.iter().map(|op| op.length()).sum();
-        let mut writer = ColumnWriter::default();
+        let mut writer = OpWriter::default();
+        writer.push(Op::Literal { length: 9 });
+        writer.clear();
         ops.iter().for_each(|op| writer.push(*op));
-        prop_assert_eq!(read(writer.columns(), total), Ok(ops));
+        prop_assert_eq!(read(writer.finish(), total), Ok(ops));
     }
 
     #[test]
-    fn takes_any_columns_without_panic(columns in prop::array::uniform3(prop::collection::vec(any::<u8>(), 0..60)), total in 0..100_000_u32) {
-        let [gaps, copies, moves] = &columns;
-        if let Ok(ops) = read([gaps, copies, moves], total) {
+    fn takes_any_operations_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), total in 0..4_200_000_u32) {
+        if let Ok(ops) = read(&bytes, total) {
             prop_assert_eq!(ops.iter().map(|op| op.length()).sum::<u32>(), total);
         }
     }
@@ -55,7 +56,7 @@ proptest! {
         if let Ok((head, body)) = Head::parse(&bytes) {
             prop_assert_eq!(&head.bytes()[..], &bytes[..HEAD_BYTES]);
             let streams = Streams::parse(body, head.segment_bytes);
-            prop_assert!(streams.is_err() || body.len() >= 5);
+            prop_assert!(streams.is_err() || body.len() >= 3);
         }
     }
 
@@ -69,8 +70,36 @@ proptest! {
 
 #[test]
 fn refuses_operations_that_do_not_add_up() {
-    let mut writer = ColumnWriter::default();
+    let mut writer = OpWriter::default();
     writer.push(Op::Literal { length: 6 });
-    assert_eq!(read(writer.columns(), 7), Err(ContainerError::CutOff));
-    assert_eq!(read(writer.columns(), 5), Err(ContainerError::Inconsistent));
+    let bytes = writer.finish().to_vec();
+    assert!(read(&bytes, 4_000_000).is_err());
+    assert_eq!(read(&bytes, 5), Err(ContainerError::Inconsistent));
+    assert_eq!(read(&[&bytes[..], &[0]].concat(), 6), Err(ContainerError::Inconsistent));
+    assert_eq!(read(&bytes[..bytes.len() - 1], 6), Err(ContainerError::CutOff));
+}
+
+#[test]
+fn operations_are_bounded() {
+    let mut writer = OpWriter::default();
+    for at in 0..u64::try_from(MAX_OPS).unwrap() + 1 {
+        writer.push(Op::Copy { length: 1, source: Source::Basis, offset: at * 3 });
+    }
+    let total = u32::try_from(MAX_OPS).unwrap();
+    assert_eq!(read(writer.finish(), total + 1), Err(ContainerError::TooLarge));
+}
+
+#[test]
+fn edits_of_one_kind_cost_little() {
+    let mut writer = OpWriter::default();
+    let mut from = 70_000;
+    for edit in 0..1000_u32 {
+        let length = 100 + edit * 7919 % 400;
+        writer.push(Op::Copy { length, source: Source::Basis, offset: from });
+        writer.push(Op::Literal { length: 6 + edit % 5 });
+        from += u64::from(length + 6 + edit % 4);
+    }
+    // Nine bits of a copy's length, five of the others.
+    let bytes = writer.finish().len();
+    assert!(bytes < 2000, "{bytes}");
 }

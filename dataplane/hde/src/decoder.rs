@@ -3,8 +3,8 @@
 use std::{fmt, io};
 
 use proto_wire::hde::{
-    ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, MAX_PREFIX_BYTES, Op, Ops, Source, Stream,
-    Streams, take_varint,
+    ContainerError, HISTORY_PREFIX_BYTES, Head, Kind, LiteralCodec, MAX_PREFIX_BYTES, Op, Ops, Source, Stream, Streams,
+    take_varint,
 };
 
 use crate::{

@@ -167,13 +167,26 @@ impl Batch {
         Ok(mem::take(&mut self.added))
     }
 
+    pub(crate) fn store(&self) -> &ContentStore {
+        &self.store
+    }
+
+    pub(crate) fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Room for so many bytes more.
+    pub(crate) fn promise(&mut self, bytes: u64) -> Result<(), ContentError> {
+        self.room.write(&self.opened, &self.store.limits(), bytes)
+    }
+
     fn write(&mut self, from: impl Read, mut to: &File) -> Result<(Digest, u64), ContentError> {
         let (room, opened, limits) = (&mut self.room, &self.opened, self.store.limits());
         copy(from, &mut to, |bytes| room.write(opened, &limits, bytes))
     }
 
     /// Takes what was written among what is to be put in its place, or throws it away.
-    fn stage(
+    pub(crate) fn stage(
         &mut self,
         name: String,
         file: File,

@@ -86,7 +86,7 @@ pub(crate) fn hash(mut from: impl Read) -> io::Result<(Digest, u64)> {
     Ok((Digest::from_bytes(*hasher.finalize().as_bytes()), size))
 }
 
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
         match from.read(room) {

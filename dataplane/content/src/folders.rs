@@ -112,6 +112,21 @@ impl Opened {
         Ok((name, File::from(file)))
     }
 
+    /// Takes an object's file out of its place, to be written to; none where it is not there.
+    pub(crate) fn take_out(&self, shard: &OwnedFd, object: &str) -> io::Result<Option<(String, File)>> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match confined(shard, object, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => File::from(file?),
+        };
+        if !file.metadata()?.is_file() {
+            return Ok(None);
+        }
+        let name = format!("{:016x}", rand::random::<u64>());
+        rustix::fs::renameat(shard, object, &self.incoming, &name)?;
+        Ok(Some((name, file)))
+    }
+
     /// A file that was begun, again.
     pub(crate) fn begun(&self, name: &str) -> io::Result<Stat> {
         Ok(rustix::fs::statat(&self.incoming, name, AtFlags::SYMLINK_NOFOLLOW)?)

@@ -11,6 +11,7 @@ mod batch;
 mod collect;
 mod copy;
 mod folders;
+mod follow;
 mod index;
 mod object;
 mod open_objects;

@@ -1,32 +1,61 @@
-//! How many objects are open: file descriptors are bounded.
+//! Which objects are open: file descriptors are bounded, and what is read is not written to.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How many are open.
+use proto_model::Digest;
+
+/// Which are open, and how often.
 #[derive(Debug, Default)]
-pub(crate) struct OpenObjects(AtomicUsize);
+pub(crate) struct OpenObjects(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    all: usize,
+    each: HashMap<Digest, usize>,
+}
 
 /// One that is, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<OpenObjects>);
+pub(crate) struct Place(Arc<OpenObjects>, Digest);
 
 impl OpenObjects {
     /// A place among at most so many; else their number.
-    pub(crate) fn enter(self: &Arc<Self>, most: usize) -> Result<Place, usize> {
-        let entered = self.0.fetch_update(Relaxed, Relaxed, |open| (open < most).then_some(open + 1));
-        entered.map(|_before| Place(Arc::clone(self)))
+    pub(crate) fn enter(self: &Arc<Self>, digest: Digest, most: usize) -> Result<Place, usize> {
+        let mut open = self.lock();
+        if open.all >= most {
+            return Err(open.all);
+        }
+        open.all += 1;
+        *open.each.entry(digest).or_default() += 1;
+        Ok(Place(Arc::clone(self), digest))
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.load(Relaxed)
+        self.lock().all
+    }
+
+    /// Whether somebody reads this one, or is about to.
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.lock().each.contains_key(&digest)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
+        let mut open = self.0.lock();
+        open.all -= 1;
+        if let Some(count) = open.each.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                open.each.remove(&self.1);
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! * `compression.baseline_interval`: a version is *copied* into the store at most so often for each place. Sharing blocks costs
 //!   nothing, so where the file system can do that, every version is kept: what the receiver holds is always the newest.
-//! * `compression.max_delta_chain`: after so many versions that referred to the one before, one goes whole.
+//!   Of standing syncs a version that is not copied takes the place of the one before in its copy, by what differs (`follow.rs`).
+//! * `compression.max_delta_chain`: after so many versions that referred to the one before, one goes whole, or as its receiver says what it holds.
 //! * `compression.adaptive_threshold`: when two versions running gained less than this from their baseline, indexes of this
 //!   object are not kept, and the next version is taken whatever the interval. It never decides about bytes: each segment does.
 
@@ -58,6 +59,8 @@ pub struct Version {
 pub enum Went {
     /// Without a baseline.
     Whole,
+    /// By what the receiver said of the version that it really holds.
+    Described,
     /// By reference to the version before.
     Delta {
         /// Bytes that it would have taken without.
@@ -84,7 +87,7 @@ impl Policy {
         let acknowledged_ms = before.map_or(now_ms, |before| now_ms.max(before.acknowledged_ms.saturating_add(1)));
         let before = before.copied().unwrap_or(Version { chain: 0, poor: 0, acknowledged_ms });
         match went {
-            Went::Whole => Version { chain: 0, poor: 0, acknowledged_ms },
+            Went::Whole | Went::Described => Version { chain: 0, poor: 0, acknowledged_ms },
             Went::Delta { plain, encoded } => {
                 let poor = if self.is_poor(plain, encoded) { before.poor.saturating_add(1) } else { 0 };
                 Version { chain: before.chain.saturating_add(1), poor, acknowledged_ms }
@@ -113,6 +116,13 @@ impl Policy {
             Copying::Never => false,
         };
         wanted && (new.poor >= POOR_VERSIONS || before.is_none_or(|before| self.is_over(before, now_ms)))
+    }
+
+    /// Whether a version that is not copied takes the place of the one that was kept before it: of a standing sync the next one is due soon, and the
+    /// receiver has that one no more.
+    #[must_use]
+    pub fn follows(&self, prospect: Prospect) -> bool {
+        self.copying != Copying::Never && prospect.is_standing
     }
 
     /// Whether the interval since a version is over. A clock that was set back never holds it for longer.

@@ -122,7 +122,7 @@ pub(crate) struct Inner {
     limits: Mutex<Limits>,
     pub(crate) room: Room,
     pub(crate) pins: Pins,
-    open: Arc<OpenObjects>,
+    pub(crate) open: Arc<OpenObjects>,
     /// Objects that were read and found whole, as the file system had them then.
     verified: Mutex<HashMap<Digest, FileStat>>,
 }
@@ -198,7 +198,7 @@ impl ContentStore {
     /// # Errors
     /// There is none, or too many are open.
     pub fn open_object(&self, digest: Digest) -> Result<Object, ContentError> {
-        let place = self.0.open.enter(self.limits().open_objects).map_err(|most| {
+        let place = self.0.open.enter(digest, self.limits().open_objects).map_err(|most| {
             metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.open_objects").increment(1);
             ContentError::TooManyOpen(most)
         })?;

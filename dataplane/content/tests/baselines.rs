@@ -260,3 +260,81 @@ async fn ten_thousand_versions_are_kept_and_found_in_batches() -> io::Result<()>
     assert_eq!(host.content.stats().unwrap().objects, 1);
     Ok(())
 }
+
+const SYNC: Prospect = Prospect { is_standing: true, replaced: false };
+
+/// A file of pages, of which some are other ones in each version.
+fn pages(version: u8) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..4_000_000_u32).map(|at| u8::try_from((at / 4096) % 251).unwrap()).collect();
+    for page in 0..usize::from(version) {
+        bytes[page * 50_000] = 255 - version;
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_standing_syncs_versions_follow_one_another_in_one_copy() {
+    let host = Host::new(limits()).await;
+    let first = host.keep(peer(1), "a", &pages(0), Went::Whole, SYNC).await;
+    assert_eq!(first.copied, 1);
+    let held = host.content.stats().unwrap().bytes;
+    let inode = |bytes: &[u8]| {
+        use std::os::unix::fs::MetadataExt as _;
+        host.content.open_verified(Digest::blake3(bytes)).map(|object| object.file().metadata().unwrap().ino()).unwrap()
+    };
+    let file = inode(&pages(0));
+    for version in 1..4 {
+        host.hand.advance(Duration::from_secs(1));
+        let now = host.keep(peer(1), "a", &pages(version), DELTA, SYNC).await;
+        assert_eq!(now, KeptNow { followed: 1, ..KeptNow::default() }, "version {version}");
+        assert_eq!(host.newest(peer(1), "a").await, [Digest::blake3(&pages(version))]);
+        assert_eq!(inode(&pages(version)), file, "the same copy");
+        assert_eq!(host.content.stats().unwrap().bytes, held);
+    }
+    assert_eq!(host.baselines.count().await.unwrap(), 1);
+    // It grows and shrinks.
+    host.hand.advance(Duration::from_secs(1));
+    let longer = [pages(4), vec![9; 10_000]].concat();
+    assert_eq!(host.keep(peer(1), "a", &longer, DELTA, SYNC).await.followed, 1);
+    inode(&longer);
+    host.hand.advance(Duration::from_secs(1));
+    assert_eq!(host.keep(peer(1), "a", &longer[..3_000_001], DELTA, SYNC).await.followed, 1);
+    inode(&longer[..3_000_001]);
+    // What is read is left alone, and so is what another peer needs, and what is no sync's.
+    let newest = Digest::blake3(&longer[..3_000_001]);
+    host.hand.advance(Duration::from_secs(1));
+    let reader = host.content.open_verified(newest).unwrap();
+    assert_eq!(host.keep(peer(1), "a", &pages(5), DELTA, SYNC).await.left, 1);
+    let mut bytes = vec![0; 3_000_001];
+    dataplane_hde::ReadAt::read_at(&reader, 0, &mut bytes).unwrap();
+    assert_eq!(Digest::blake3(&bytes), newest);
+    drop(reader);
+    assert_eq!(host.keep(peer(1), "a", &pages(5), DELTA, REPLACED).await.left, 1);
+    host.keep(peer(2), "b", &longer[..3_000_001], Went::Whole, SYNC).await;
+    assert_eq!(host.keep(peer(1), "a", &pages(5), DELTA, SYNC).await.left, 1);
+    assert_eq!(host.newest(peer(2), "b").await, [newest]);
+    host.tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_version_that_is_another_file_is_not_written_over_the_one_before() {
+    let host = Host::new(limits()).await;
+    host.keep(peer(1), "a", &pages(0), Went::Whole, SYNC).await;
+    let other = vec![1; 4_000_000];
+    assert_eq!(host.keep(peer(1), "a", &other, DELTA, SYNC).await, KeptNow { left: 1, ..KeptNow::default() });
+    // The one before is of no use to anybody; its place is copied anew when that is due.
+    assert!(host.newest(peer(1), "a").await.is_empty());
+    assert_eq!(fs::read_dir(host.content.path().join("incoming")).unwrap().count(), 0);
+    assert_eq!(host.content.stats().unwrap().bytes, 0);
+    assert_eq!(host.keep(peer(1), "a", &other, DELTA, SYNC).await.left, 1);
+    host.hand.advance(Duration::from_secs(300));
+    assert_eq!(host.keep(peer(1), "a", &other, DELTA, SYNC).await.copied, 1);
+    // A file that changed meanwhile is not what the peer has.
+    let path = host.file("source", &pages(1));
+    let one = acknowledged(&path, "a", &other, DELTA, SYNC);
+    host.file("source", &pages(2));
+    let now =
+        host.baselines.keep(peer(1), vec![Acknowledged { digest: Digest::blake3(b"else"), ..one }]).await.unwrap();
+    assert_eq!((now.followed, now.copied), (0, 0));
+    host.tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+}

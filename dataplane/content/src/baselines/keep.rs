@@ -40,6 +40,8 @@ pub struct KeptNow {
     pub shared: u64,
     /// Kept: copied.
     pub copied: u64,
+    /// Kept: in the place of the version before, in whose copy what differs was written.
+    pub followed: u64,
     /// Not copied: the policy has it so.
     pub left: u64,
     /// Not what the peer has any more.
@@ -56,6 +58,8 @@ struct Candidate {
     acknowledged: Acknowledged,
     version: Version,
     copies: bool,
+    /// The version before, where this one may take its place.
+    follows: Option<Digest>,
 }
 
 /// A go through candidates.
@@ -63,12 +67,16 @@ struct Candidate {
 struct Round {
     batch: Batch,
     taken: Vec<PeerBaseline>,
+    /// Versions in whose place others are.
+    gone: Vec<Digest>,
     now: KeptNow,
 }
 
 /// What became of one candidate.
 enum Outcome {
     Taken,
+    /// In the place of the version before.
+    Followed,
     Left,
     Changed,
     Unreadable,
@@ -101,7 +109,7 @@ impl Baselines {
         let mut left = self.candidates(peer, some).await?.into_iter();
         let content = self.references.content.clone();
         let batch = tasks.blocking("begin to keep baselines", move || content.batch()).await??;
-        let mut round = Round { batch, taken: Vec::new(), now: KeptNow::default() };
+        let mut round = Round { batch, taken: Vec::new(), gone: Vec::new(), now: KeptNow::default() };
         let mut retried = false;
         loop {
             let went = tasks.blocking("keep baselines", move || round.go(peer, left)).await?;
@@ -119,38 +127,47 @@ impl Baselines {
                 left = std::iter::once(candidate).chain(left).collect::<Vec<_>>().into_iter();
             }
         }
-        let Round { batch, taken, now } = round;
+        let Round { batch, taken, gone, now } = round;
         let added: Vec<Added> = tasks.blocking("make baselines durable", move || batch.commit()).await??;
         let dropped = self.references.rows.put_peer_baselines(taken, self.settings().versions).await?;
         // From here on the rows hold them.
         drop(added);
         self.references.remove_unneeded(dropped).await?;
+        self.references.rows.drop_references_to(gone).await?;
         Ok(now)
     }
 
     /// What the policy says of each.
     async fn candidates(&self, peer: NodeUid, some: Vec<Acknowledged>) -> Result<Vec<Candidate>, ReferencesError> {
         let policy = self.settings().policy;
-        let mut before: HashMap<Place, Version> = HashMap::new();
+        let mut before: HashMap<Place, (Version, Digest)> = HashMap::new();
         let mut roots: HashMap<&str, Vec<Vec<u8>>> = HashMap::new();
         for one in &some {
             roots.entry(&one.place.root).or_default().push(one.place.path.clone());
         }
         for (root, paths) in roots {
             for row in self.rows(peer, root, &paths).await? {
-                let version = version(&row);
+                let known = (version(&row), row.digest);
                 // The newest comes first.
-                before.entry(Place { root: row.root, path: row.path }).or_insert(version);
+                before.entry(Place { root: row.root, path: row.path }).or_insert(known);
             }
         }
         let now_ms = self.clock.unix_ms();
-        let candidates = some.into_iter().map(|acknowledged| {
+        let mut candidates = Vec::with_capacity(some.len());
+        for acknowledged in some {
             let before = before.get(&acknowledged.place);
-            let version = policy.next(before, acknowledged.went, now_ms);
-            let copies = policy.copies(before, &version, acknowledged.prospect, now_ms);
-            Candidate { acknowledged, version, copies }
-        });
-        Ok(candidates.collect())
+            let version = policy.next(before.map(|(version, _)| version), acknowledged.went, now_ms);
+            let copies = policy.copies(before.map(|(version, _)| version), &version, acknowledged.prospect, now_ms);
+            let follows = match before {
+                Some((_, digest)) if !copies && policy.follows(acknowledged.prospect) => {
+                    // Nobody else needs it.
+                    (self.references.count(*digest).await? == 1).then_some(*digest)
+                }
+                Some(_) | None => None,
+            };
+            candidates.push(Candidate { acknowledged, version, copies, follows });
+        }
+        Ok(candidates)
     }
 }
 
@@ -170,6 +187,11 @@ impl Round {
                     return Gone { round: self, left, stopped: Some((candidate, missing)) };
                 }
                 Outcome::Taken => self.taken.push(row(peer, candidate)),
+                Outcome::Followed => {
+                    self.now.followed += 1;
+                    self.gone.extend(candidate.follows);
+                    self.taken.push(row(peer, candidate));
+                }
                 Outcome::Left => self.now.left += 1,
                 Outcome::Changed => self.now.changed += 1,
                 Outcome::Unreadable => self.now.unreadable += 1,
@@ -186,7 +208,7 @@ impl Round {
                 self.now.shared += 1;
                 return Outcome::Taken;
             }
-            Ok(None) if !candidate.copies => return Outcome::Left,
+            Ok(None) if !candidate.copies => return self.follow(candidate),
             Ok(None) => {}
             Err(error) => return self.outcome(candidate, &error),
         }
@@ -198,6 +220,18 @@ impl Round {
                 self.now.copied += 1;
                 Outcome::Taken
             }
+            Err(error) => self.outcome(candidate, &error),
+        }
+    }
+
+    fn follow(&mut self, candidate: &Candidate) -> Outcome {
+        let Acknowledged { file, digest, .. } = &candidate.acknowledged;
+        let Some(older) = candidate.follows else { return Outcome::Left };
+        match self.batch.follow(older, file, *digest) {
+            Ok(Some(_digest)) => Outcome::Followed,
+            Ok(None) => Outcome::Left,
+            // What grew beyond the room waits for its next copy.
+            Err(error) if error.missing_room().is_some() => Outcome::Left,
             Err(error) => self.outcome(candidate, &error),
         }
     }
@@ -240,6 +274,7 @@ impl KeptNow {
     fn add(&mut self, other: Self) {
         self.shared += other.shared;
         self.copied += other.copied;
+        self.followed += other.followed;
         self.left += other.left;
         self.changed += other.changed;
         self.no_room += other.no_room;

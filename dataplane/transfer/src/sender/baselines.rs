@@ -40,6 +40,7 @@ pub(super) async fn basis(sending: &Arc<Sending>, wish: &Wish) -> Result<Held, S
             if wish.entry.versions.baseline != 0 {
                 sending.fell_back("gone");
             }
+            sending.is_described(wish.file);
             Held { basis: Basis::Signature(Arc::clone(index)), _memory: None }
         }
         Offer::Baseline(digest) => baseline(sending, &wish.entry, *digest).await?,

@@ -160,6 +160,8 @@ impl Batch {
 pub(super) struct Basis {
     /// Whether it is encoded against that.
     pub(super) used: bool,
+    /// Whether the receiver said what that is.
+    pub(super) described: bool,
     /// Segments that did not verify.
     pub(super) failed: u32,
     /// Bytes of it that are no reference.
@@ -170,6 +172,7 @@ impl Sending {
     /// How a file was sent, and whether it replaced an older version.
     fn how_it_went(&self, file: u64, size: u64) -> (Went, bool) {
         match self.bases().get(&file) {
+            Some(basis) if basis.used && basis.described => (Went::Described, true),
             Some(basis) if basis.used => (Went::Delta { plain: size, encoded: basis.literal.max(1) }, true),
             Some(_) => (Went::Whole, true),
             None => (Went::Whole, false),

@@ -272,6 +272,11 @@ impl Sending {
         self.bases().entry(file).or_default();
     }
 
+    /// The receiver says what its older version of a file is.
+    pub(super) fn is_described(&self, file: u64) {
+        self.bases().entry(file).or_default().described = true;
+    }
+
     /// A file is sent against a basis; so many bytes of it, more than before, are no references.
     pub(super) fn has_basis(&self, file: u64, literal: u64) {
         let mut bases = self.bases();

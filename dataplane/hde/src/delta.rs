@@ -8,7 +8,7 @@ use crate::{
     cost::{Costs, Effort},
     literals::Literals,
     plan::Plan,
-    prefix::{Limits, Pieces, Read, gather},
+    prefix::{Gathered, Gatherer, Limits, Read},
 };
 
 /// Shorter streams are not compressed: a frame costs about as much as it saves.
@@ -52,14 +52,13 @@ impl DeltaWriter {
         let mut flags = self.divide(plan, new);
         self.prefix.clear();
         if let Some(limits) = how.limits.filter(|_| matches!(how.costs.configured(), Effort::Zstd(_))) {
-            let mut pieces = Pieces::new(limits);
-            plan.ops.iter().for_each(|op| pieces.push(*op));
-            let pieces = pieces.finish();
-            if !pieces.is_empty() {
-                gather(&pieces, &mut self.prefix, read)?;
+            let mut gatherer = Gatherer::new(limits, &mut self.prefix);
+            plan.ops.iter().try_for_each(|op| gatherer.push(*op, read))?;
+            let gathered = gatherer.finish(read)?;
+            if gathered != Gathered::default() {
                 flags.prefix = true;
-                flags.basis |= pieces.iter().any(|(source, ..)| *source == Source::Basis);
-                flags.history |= pieces.iter().any(|(source, ..)| *source == Source::History);
+                flags.basis |= gathered.basis;
+                flags.history |= gathered.history;
                 put_varint(limits.basis, out);
                 put_varint(limits.history, out);
             }

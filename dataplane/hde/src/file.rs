@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod records;
 mod short;
 
 use std::{io, sync::Arc};

@@ -34,18 +34,19 @@ impl Sources for NoSources {
 }
 
 /// A basis that is at hand, and what is decoded of the object so far; both read through small caches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HeldSources {
     basis: Option<Arc<dyn ReadAt>>,
     history: Option<Arc<dyn ReadAt>>,
     basis_views: Views,
+    history_views: Views,
 }
 
 impl HeldSources {
-    /// These; the history is readable as far as it has been decoded.
+    /// These; the history is readable as far as it has been decoded, and what was read of it once does not change.
     #[must_use]
-    pub fn new(basis: Option<Arc<dyn ReadAt>>, history: Option<Arc<dyn ReadAt>>) -> Self {
-        Self { basis, history, basis_views: Views::default() }
+    pub const fn new(basis: Option<Arc<dyn ReadAt>>, history: Option<Arc<dyn ReadAt>>) -> Self {
+        Self { basis, history, basis_views: Views::few(), history_views: Views::few() }
     }
 }
 
@@ -59,7 +60,7 @@ impl Sources for HeldSources {
 
     fn history(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
         match &self.history {
-            Some(history) => history.read_at(offset, room),
+            Some(history) => self.history_views.read(history.as_ref(), offset, room),
             None => NoSources.history(offset, room),
         }
     }

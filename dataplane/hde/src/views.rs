@@ -6,13 +6,22 @@ use crate::read_at::ReadAt;
 
 /// Bytes that are read at once: a few pages, so that a look at a candidate costs little.
 const BLOCK_BYTES: usize = 16 << 10;
-/// Blocks that are kept: 4 MB.
+/// Blocks that are kept where candidates are looked at: 4 MB.
 const BLOCKS: usize = 256;
+/// The same where bytes are copied, mostly in their order: 512 KB.
+const FEW_BLOCKS: usize = 32;
 
 /// The cache of one source; for the next one it is [`Self::forget`] first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Views {
     blocks: Vec<Block>,
+    most: usize,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { blocks: Vec::new(), most: BLOCKS }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -23,6 +32,11 @@ struct Block {
 }
 
 impl Views {
+    /// A small one.
+    pub(crate) const fn few() -> Self {
+        Self { blocks: Vec::new(), most: FEW_BLOCKS }
+    }
+
     /// What was read is of another source, or may have changed.
     pub(crate) fn forget(&mut self) {
         self.blocks.iter_mut().for_each(|block| block.number = 0);
@@ -66,9 +80,9 @@ impl Views {
 
     fn block(&mut self, source: &dyn ReadAt, number: u64) -> io::Result<&[u8]> {
         if self.blocks.is_empty() {
-            self.blocks.resize(BLOCKS, Block::default());
+            self.blocks.resize(self.most, Block::default());
         }
-        let place = usize::try_from(number % u64::try_from(BLOCKS).unwrap_or(1)).unwrap_or(0);
+        let place = usize::try_from(number % u64::try_from(self.most).unwrap_or(1)).unwrap_or(0);
         let block = &mut self.blocks[place];
         if block.number != number + 1 {
             block.number = 0;

@@ -12,7 +12,7 @@ mod varint;
 
 pub use file::{
     FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_MAGIC_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, MAX_RECORD_HEAD_BYTES,
-    MAX_SHORT_HEAD_BYTES, RECORD_DIGEST_BYTES, Record, SHORT_BASELINE_BYTES, ShortHead,
+    MAX_SHORT_HEAD_BYTES, MIN_FILE_SEGMENT_BYTES, RECORD_DIGEST_BYTES, Record, SHORT_BASELINE_BYTES, ShortHead,
 };
 pub use ops::{MAX_OPS, Op, OpWriter, Ops, Source};
 pub use range::{Bit, Coder, RangeDecoder, RangeEncoder};

@@ -228,7 +228,7 @@ fn keep_index(path: &Path, against: &Against, threads: usize) -> Result<(), Fail
 /// Nothing stands at `out` until it is whole and verified.
 fn decode(file: &Path, baseline: Option<&Path>, out: &Path, threads: Option<usize>) -> Result<FileSummary, Failure> {
     let input = File::open(file).map_err(|error| cannot("read", file, &error))?;
-    let mut input = BufReader::with_capacity(1 << 20, input);
+    let mut input = BufReader::with_capacity(64 << 10, input);
     let baseline = baseline.map(open).transpose()?;
     let part = Part::create(out, 0o666)?;
     let whole = File::options().read(true).write(true).open(&part.path);

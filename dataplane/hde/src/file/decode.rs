@@ -5,25 +5,23 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
 };
 
-use proto_wire::hde::{
-    FILE_CHECK_BYTES, FILE_HEAD_BYTES, FILE_MAGIC_BYTES, FILE_TAIL_BYTES, FileHead, FileTail, Head, LAG,
-    RECORD_DIGEST_BYTES, Record, ShortHead,
-};
+use blake3::hazmat::HasherExt as _;
+use proto_wire::hde::{FILE_HEAD_BYTES, FILE_MAGIC_BYTES, FileHead, LAG, RECORD_DIGEST_BYTES, ShortHead};
 
-use super::{Bytes, FileError, FileSummary, panicked, short};
+use super::{
+    Bytes, FileError, FileSummary, panicked,
+    records::{Job, Origin, Records, read_exact},
+    short,
+};
 use crate::{
     decoder::Decoder,
-    encoder::MAX_ENCODED_BYTES,
     read_at::ReadAt,
     sources::HeldSources,
-    tree::{Tree, part_value, root},
+    tree::{Tree, root},
 };
 
 /// Bytes that come into being, in any order.
@@ -71,7 +69,7 @@ impl WriteAt for FileOutput {
 /// # Errors
 /// On any damage, on another baseline, and where a file cannot be read or written.
 pub fn decode_file(
-    input: &mut dyn Read,
+    input: &mut (dyn Read + Send),
     baseline: Option<Bytes>,
     output: &Arc<dyn WriteAt>,
     threads: usize,
@@ -86,39 +84,36 @@ pub fn decode_file(
     read_exact(input, &mut bytes[FILE_MAGIC_BYTES..])?;
     let head = FileHead::parse(&bytes).ok_or(FileError::NotEncoded)?;
     let baseline = chosen(baseline, head.baseline_bytes)?;
-    let summary = FileSummary { encoded_bytes: wide(FILE_HEAD_BYTES), ..FileSummary::default() };
-    let mut taken = blake3::Hasher::new();
-    taken.update(&bytes);
-    let mut records = Records { input, head, max_bytes, summary, taken };
+    let records = Mutex::new(Records::new(input, head, max_bytes, &bytes));
     let done = Done::default();
     let threads = threads.clamp(1, 64);
-    let (send, jobs) = sync_channel(threads);
-    let jobs = Mutex::new(jobs);
-    let read = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                let history: Arc<dyn ReadAt> = Arc::clone(output) as Arc<dyn ReadAt>;
-                let sources = HeldSources::new(baseline.clone(), Some(history));
-                let worker = Worker { output, baseline: baseline.as_ref(), sources, done: &done, head };
-                let jobs = &jobs;
-                scope.spawn(move || worker.run(jobs))
-            })
-            .collect();
-        let read = records.dispatch(&send);
-        drop(send);
-        let ended = workers.into_iter().all(|worker| worker.join().is_ok());
-        if ended { read } else { Err(panicked(())) }
+    let worker = || Worker {
+        output: output.as_ref(),
+        baseline: baseline.as_ref(),
+        sources: HeldSources::new(baseline.clone(), Some(Arc::clone(output) as Arc<dyn ReadAt>)),
+        decoder: Decoder::new(),
+        container: Vec::new(),
+        room: Vec::new(),
+        records: &records,
+        done: &done,
+        head,
+    };
+    let ended = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| worker().run())).collect();
+        worker().run();
+        others.into_iter().all(|other| other.join().is_ok())
     });
-    let ended = done.finish();
-    let failed = ended.as_ref().err().is_some() || read.is_err();
+    let records = records.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (tree, tail) = (done.finish(), records.ended);
+    let failed = tree.is_err() || !matches!(tail, Some(Ok(_)));
     if let (true, Some(baseline)) = (failed, &baseline) {
         // Whatever failed: with the wrong baseline that is the reason.
         if root(baseline.as_ref(), threads).map_err(FileError::Baseline)? != head.baseline {
             return Err(FileError::OtherBaseline);
         }
     }
-    let tree = ended?;
-    let tail = read?;
+    let tree = tree?;
+    let tail = tail.filter(|_| ended).ok_or_else(|| panicked(()))??;
     if tail.size != records.summary.original_bytes || tree.root() != tail.root {
         return Err(FileError::Digest);
     }
@@ -132,120 +127,6 @@ pub(super) fn chosen(baseline: Option<Bytes>, bytes: u64) -> Result<Option<Bytes
         None if bytes > 0 => Err(FileError::BaselineNeeded),
         Some(baseline) if bytes > 0 && baseline.size() != bytes => Err(FileError::OtherBaseline),
         given => Ok(given.filter(|_| bytes > 0)),
-    }
-}
-
-/// What one segment is made of.
-struct Job {
-    number: u64,
-    length: usize,
-    from: Origin,
-}
-
-enum Origin {
-    Container(Vec<u8>, [u8; RECORD_DIGEST_BYTES]),
-    Baseline(u64),
-    Zeros,
-}
-
-/// Reads the records.
-struct Records<'a> {
-    input: &'a mut dyn Read,
-    head: FileHead,
-    max_bytes: u64,
-    summary: FileSummary,
-    /// Of all that was read.
-    taken: blake3::Hasher,
-}
-
-impl Records<'_> {
-    /// Hands out all segments; stops early where nobody takes them any more.
-    fn dispatch(&mut self, jobs: &SyncSender<Job>) -> Result<FileTail, FileError> {
-        loop {
-            match self.record()? {
-                Record::End => break,
-                Record::Segment { bytes } => {
-                    let length = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_ENCODED_BYTES);
-                    let mut container = vec![0; length.ok_or(FileError::NotEncoded)?];
-                    self.fill(&mut container)?;
-                    let mut digest = [0; RECORD_DIGEST_BYTES];
-                    self.fill(&mut digest)?;
-                    let number = self.summary.segments;
-                    let made = Head::parse(&container);
-                    let made = made.map_err(|error| FileError::Segment { number, source: error.into() })?.0;
-                    self.segment(jobs, made.segment_bytes, Origin::Container(container, digest))?;
-                }
-                Record::Run { segments, offset } => {
-                    for number in 0..segments {
-                        let at =
-                            number.checked_mul(self.head.segment_bytes.into()).and_then(|by| offset.checked_add(by));
-                        let at = at.ok_or(FileError::NotEncoded)?;
-                        self.segment(jobs, self.whole(), Origin::Baseline(at))?;
-                    }
-                }
-                Record::Zeros { segments } => {
-                    for _ in 0..segments {
-                        self.segment(jobs, self.whole(), Origin::Zeros)?;
-                    }
-                }
-            }
-        }
-        let mut tail = [0; FILE_TAIL_BYTES];
-        self.fill(&mut tail)?;
-        let (expected, mut check) = (self.taken.finalize(), [0; FILE_CHECK_BYTES]);
-        self.fill(&mut check)?;
-        if expected.as_bytes()[..FILE_CHECK_BYTES] != check {
-            return Err(FileError::Damaged);
-        }
-        Ok(FileTail::parse(&tail))
-    }
-
-    /// The length of the next segment of a run: the last one may be shorter.
-    fn whole(&self) -> u32 {
-        let left = self.head.size.map_or(u64::MAX, |size| size.saturating_sub(self.summary.original_bytes));
-        u32::try_from(left).unwrap_or(u32::MAX).min(self.head.segment_bytes)
-    }
-
-    fn segment(&mut self, jobs: &SyncSender<Job>, bytes: u32, from: Origin) -> Result<(), FileError> {
-        let number = self.summary.segments;
-        // All but the last are of the same length, or else they would not be where they belong.
-        let aligned = self.summary.original_bytes == number * u64::from(self.head.segment_bytes);
-        if !aligned || bytes == 0 || bytes > self.head.segment_bytes {
-            return Err(FileError::NotEncoded);
-        }
-        self.summary.segments += 1;
-        self.summary.original_bytes += u64::from(bytes);
-        if self.summary.original_bytes > self.max_bytes {
-            return Err(FileError::TooLong(self.max_bytes));
-        }
-        let job = Job { number, length: usize::try_from(bytes).unwrap_or(0), from };
-        jobs.send(job).map_err(|_gone| FileError::Digest)
-    }
-
-    fn record(&mut self) -> Result<Record, FileError> {
-        let mut bytes = Vec::new();
-        // A varint ends with a byte below 128; a run has two of them.
-        for _ in 0..2 {
-            loop {
-                let mut byte = [0];
-                self.fill(&mut byte)?;
-                bytes.push(byte[0]);
-                if byte[0] < 0x80 || bytes.len() > 20 {
-                    break;
-                }
-            }
-            if let Some(record) = Record::take(&mut bytes.as_slice()) {
-                return Ok(record);
-            }
-        }
-        Err(FileError::NotEncoded)
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), FileError> {
-        self.summary.encoded_bytes += wide(bytes.len());
-        read_exact(self.input, bytes)?;
-        self.taken.update(bytes);
-        Ok(())
     }
 }
 
@@ -298,67 +179,93 @@ impl Done {
     }
 }
 
-struct Worker<'a> {
-    output: &'a Arc<dyn WriteAt>,
+struct Worker<'a, 'r> {
+    output: &'a dyn WriteAt,
     baseline: Option<&'a Bytes>,
     sources: HeldSources,
+    decoder: Decoder,
+    container: Vec<u8>,
+    room: Vec<u8>,
+    records: &'a Mutex<Records<'r>>,
     done: &'a Done,
     head: FileHead,
 }
 
-impl Worker<'_> {
-    fn run(mut self, jobs: &Mutex<Receiver<Job>>) {
-        let (mut decoder, mut room) = (Decoder::new(), Vec::new());
+impl Worker<'_, '_> {
+    /// Takes segments until there are no more, or one failed.
+    fn run(mut self) {
         loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(job) = job else { return };
-            // After a failure the rest is taken and dropped, so that nobody waits.
-            if self.done.wait(job.number) {
-                let value = self.decode(&mut decoder, &job, &mut room);
-                self.done.add(job.number, value);
+            let next = self.records.lock().unwrap_or_else(PoisonError::into_inner).next(&mut self.container);
+            let Some(job) = next else { return };
+            if !self.done.wait(job.number) {
+                return;
             }
+            let value = self.decode(&job);
+            self.done.add(job.number, value);
         }
     }
 
-    fn decode(&mut self, decoder: &mut Decoder, job: &Job, room: &mut Vec<u8>) -> Result<[u8; 32], FileError> {
+    /// The value of a segment that is in its place.
+    fn decode(&mut self, job: &Job) -> Result<[u8; 32], FileError> {
         let offset = job.number * u64::from(self.head.segment_bytes);
-        room.clear();
-        match &job.from {
-            Origin::Container(container, digest) => {
-                let decoded = decoder.decode(container, job.length, &mut self.sources, room);
+        let mut parts = Parts { hasher: blake3::Hasher::new(), offset, output: Some(self.output) };
+        parts.hasher.set_input_offset(offset);
+        let longest = if matches!(job.from, Origin::Container(_)) { job.length } else { job.length.min(PART) };
+        if self.room.len() < longest {
+            self.room.resize(longest, 0);
+        }
+        match job.from {
+            Origin::Container(digest) => {
+                let room = &mut self.room[..job.length];
+                let decoded = self.decoder.decode_into(&self.container, &mut self.sources, room);
                 decoded.map_err(|source| FileError::Segment { number: job.number, source })?;
-                let value = part_value(room, offset, self.is_alone(job));
+                room.chunks(PART).try_for_each(|part| parts.put(part))?;
+                let value = parts.hasher.finalize_non_root();
                 if value[..RECORD_DIGEST_BYTES] != digest[..] {
                     return Err(FileError::SegmentDigest(job.number));
                 }
-                self.output.write_at(offset, room).map_err(FileError::Output)?;
-                Ok(value)
+                return Ok(value);
             }
             Origin::Baseline(at) => {
-                room.resize(job.length, 0);
                 let baseline = self.baseline.ok_or(FileError::BaselineNeeded)?;
-                baseline.read_at(*at, room).map_err(FileError::Baseline)?;
-                self.output.write_at(offset, room).map_err(FileError::Output)?;
-                Ok(part_value(room, offset, self.is_alone(job)))
+                for begin in (0..job.length).step_by(PART) {
+                    let part = &mut self.room[..(job.length - begin).min(PART)];
+                    baseline.read_at(at.saturating_add(wide(begin)), part).map_err(FileError::Baseline)?;
+                    parts.put(part)?;
+                }
             }
             Origin::Zeros => {
-                room.resize(job.length, 0);
-                Ok(part_value(room, offset, self.is_alone(job)))
+                // They are there where nothing was written.
+                parts.output = None;
+                self.room[..longest].fill(0);
+                for begin in (0..job.length).step_by(PART) {
+                    parts.put(&self.room[..(job.length - begin).min(PART)])?;
+                }
             }
         }
-    }
-
-    /// Whether the segment is all of the file.
-    fn is_alone(&self, job: &Job) -> bool {
-        job.number == 0 && self.head.size == Some(wide(job.length))
+        Ok(parts.hasher.finalize_non_root())
     }
 }
 
-fn read_exact(input: &mut dyn Read, bytes: &mut [u8]) -> Result<(), FileError> {
-    input.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => FileError::NotEncoded,
-        _ => FileError::Input(error),
-    })
+/// Bytes that are hashed and written at once, so that they stay in the processor's cache meanwhile.
+const PART: usize = 256 << 10;
+
+/// Parts of a segment on their way: hashed, and put in their place.
+struct Parts<'a> {
+    hasher: blake3::Hasher,
+    offset: u64,
+    output: Option<&'a dyn WriteAt>,
+}
+
+impl Parts<'_> {
+    fn put(&mut self, part: &[u8]) -> Result<(), FileError> {
+        self.hasher.update(part);
+        if let Some(output) = self.output {
+            output.write_at(self.offset, part).map_err(FileError::Output)?;
+        }
+        self.offset += wide(part.len());
+        Ok(())
+    }
 }
 
 fn wide(length: usize) -> u64 {

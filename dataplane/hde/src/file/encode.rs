@@ -10,7 +10,9 @@ use std::{
     thread,
 };
 
-use proto_wire::hde::{FILE_CHECK_BYTES, FileHead, FileTail, MAX_SEGMENT_BYTES, RECORD_DIGEST_BYTES, Record};
+use proto_wire::hde::{
+    FILE_CHECK_BYTES, FileHead, FileTail, MAX_SEGMENT_BYTES, MIN_FILE_SEGMENT_BYTES, RECORD_DIGEST_BYTES, Record,
+};
 
 use super::{Bytes, Explain, FileError, FileOptions, FileSummary, panicked, short};
 use crate::{
@@ -20,9 +22,6 @@ use crate::{
     tree::{Tree, part_value},
     version::{Basis, HistoryUse, Version},
 };
-
-/// The shortest segment: below, digests would cost too much.
-const MIN_SEGMENT_BYTES: u32 = 64 << 10;
 
 /// A baseline, and its BLAKE3.
 #[derive(Clone, Debug)]
@@ -45,7 +44,7 @@ pub fn encode_file(
     how: &FileOptions,
     explain: Explain<'_>,
 ) -> Result<FileSummary, FileError> {
-    let segment_bytes = how.segment_bytes.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+    let segment_bytes = how.segment_bytes.clamp(MIN_FILE_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
     let segment_bytes = if segment_bytes.is_power_of_two() { segment_bytes } else { MAX_SEGMENT_BYTES };
     let size = input.size();
     if size <= segment_bytes.into() {
@@ -75,7 +74,7 @@ pub fn encode_file(
         let (send, made) = sync_channel(threads);
         for _ in 0..threads {
             let (send, version, turns) = (send.clone(), &version, &turns);
-            let mut worker = Worker { input, version, encoder: Encoder::new(), segments, segment: Vec::new() };
+            let mut worker = Worker { input, version, encoder: Encoder::new(), segment: Vec::new() };
             if let Some(meter) = &how.meter {
                 worker.encoder = worker.encoder.metered(meter.clone());
             }
@@ -116,7 +115,6 @@ struct Worker<'a> {
     input: &'a Bytes,
     version: &'a Version,
     encoder: Encoder,
-    segments: u64,
     segment: Vec<u8>,
 }
 
@@ -130,7 +128,7 @@ impl Worker<'_> {
         let mut container = Vec::new();
         let encoding = self.encoder.encode(self.version, number, segment, &mut container);
         let encoding = encoding.map_err(|error| FileError::Input(std::io::Error::other(error)))?;
-        let value = part_value(segment, offset, self.segments == 1);
+        let value = part_value(segment, offset, false);
         Ok(Made { encoding, container, value })
     }
 }

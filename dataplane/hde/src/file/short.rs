@@ -53,7 +53,7 @@ pub(super) fn encode(
 /// Decodes what begins with `magic`.
 pub(super) fn decode(
     magic: [u8; FILE_MAGIC_BYTES],
-    input: &mut dyn Read,
+    input: &mut (dyn Read + Send),
     baseline: Option<Bytes>,
     output: &dyn WriteAt,
     max_bytes: u64,

@@ -17,6 +17,8 @@
 
 use super::varint::{put_varint, take_varint};
 
+/// The shortest segment of a file of several: shorter ones would cost too much in digests.
+pub const MIN_FILE_SEGMENT_BYTES: u32 = 64 << 10;
 /// Bytes of the head.
 pub const FILE_HEAD_BYTES: usize = 60;
 /// Bytes of the tail.
@@ -80,7 +82,8 @@ impl FileHead {
         let (baseline_bytes, rest) = rest.split_first_chunk::<8>()?;
         let size = u64::from_le_bytes(*size);
         let segment_bytes = u32::from_le_bytes(*segment);
-        let sound = *magic == MAGIC && segment_bytes.is_power_of_two() && segment_bytes <= super::MAX_SEGMENT_BYTES;
+        let lengths = MIN_FILE_SEGMENT_BYTES..=super::MAX_SEGMENT_BYTES;
+        let sound = *magic == MAGIC && segment_bytes.is_power_of_two() && lengths.contains(&segment_bytes);
         sound.then_some(Self {
             segment_bytes,
             size: (size != u64::MAX).then_some(size),

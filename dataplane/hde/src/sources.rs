@@ -46,7 +46,7 @@ impl HeldSources {
     /// These; the history is readable as far as it has been decoded, and what was read of it once does not change.
     #[must_use]
     pub const fn new(basis: Option<Arc<dyn ReadAt>>, history: Option<Arc<dyn ReadAt>>) -> Self {
-        Self { basis, history, basis_views: Views::few(), history_views: Views::few() }
+        Self { basis, history, basis_views: Views::of_copies(), history_views: Views::of_copies() }
     }
 }
 

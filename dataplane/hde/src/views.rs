@@ -4,23 +4,25 @@ use std::io;
 
 use crate::read_at::ReadAt;
 
-/// Bytes that are read at once: a few pages, so that a look at a candidate costs little.
-const BLOCK_BYTES: usize = 16 << 10;
-/// Blocks that are kept where candidates are looked at: 4 MB.
+/// Blocks that are kept.
 const BLOCKS: usize = 256;
-/// The same where bytes are copied, mostly in their order: 512 KB.
-const FEW_BLOCKS: usize = 32;
+/// Bytes that are read at once where candidates are looked at and compared: a few pages, 4 MB in all.
+const CANDIDATE_BYTES: usize = 16 << 10;
+/// The same where bytes are copied, mostly in their order: 1 MB in all.
+const COPY_BYTES: usize = 4 << 10;
 
 /// The cache of one source; for the next one it is [`Self::forget`] first.
 #[derive(Debug)]
 pub(crate) struct Views {
     blocks: Vec<Block>,
-    most: usize,
+    block_bytes: usize,
+    /// What is at least so long is read past the blocks.
+    long: usize,
 }
 
 impl Default for Views {
     fn default() -> Self {
-        Self { blocks: Vec::new(), most: BLOCKS }
+        Self { blocks: Vec::new(), block_bytes: CANDIDATE_BYTES, long: CANDIDATE_BYTES }
     }
 }
 
@@ -32,9 +34,9 @@ struct Block {
 }
 
 impl Views {
-    /// A small one.
-    pub(crate) const fn few() -> Self {
-        Self { blocks: Vec::new(), most: FEW_BLOCKS }
+    /// One for copies.
+    pub(crate) const fn of_copies() -> Self {
+        Self { blocks: Vec::new(), block_bytes: COPY_BYTES, long: COPY_BYTES / 2 }
     }
 
     /// What was read is of another source, or may have changed.
@@ -47,7 +49,7 @@ impl Views {
         if offset >= source.size() {
             return Ok(&[]);
         }
-        let (number, within) = split(offset);
+        let (number, within) = self.split(offset);
         Ok(self.block(source, number)?.get(within..).unwrap_or_default())
     }
 
@@ -56,13 +58,13 @@ impl Views {
         if offset == 0 || offset > source.size() {
             return Ok(&[]);
         }
-        let (number, within) = split(offset - 1);
+        let (number, within) = self.split(offset - 1);
         Ok(self.block(source, number)?.get(..=within).unwrap_or_default())
     }
 
     /// Fills `room` from `offset` on: long ones past the cache.
     pub(crate) fn read(&mut self, source: &dyn ReadAt, offset: u64, room: &mut [u8]) -> io::Result<()> {
-        if room.len() >= BLOCK_BYTES {
+        if room.len() >= self.long {
             return source.read_at(offset, room);
         }
         let mut filled = 0;
@@ -80,23 +82,23 @@ impl Views {
 
     fn block(&mut self, source: &dyn ReadAt, number: u64) -> io::Result<&[u8]> {
         if self.blocks.is_empty() {
-            self.blocks.resize(self.most, Block::default());
+            self.blocks.resize(BLOCKS, Block::default());
         }
-        let place = usize::try_from(number % u64::try_from(self.most).unwrap_or(1)).unwrap_or(0);
+        let place = usize::try_from(number % u64::try_from(BLOCKS).unwrap_or(1)).unwrap_or(0);
         let block = &mut self.blocks[place];
         if block.number != number + 1 {
             block.number = 0;
-            let first = number * u64::try_from(BLOCK_BYTES).unwrap_or(1);
-            let length = usize::try_from(source.size() - first).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            let first = number * u64::try_from(self.block_bytes).unwrap_or(1);
+            let length = usize::try_from(source.size() - first).unwrap_or(usize::MAX).min(self.block_bytes);
             block.bytes.resize(length, 0);
             source.read_at(first, &mut block.bytes)?;
             block.number = number + 1;
         }
         Ok(&block.bytes)
     }
-}
 
-fn split(offset: u64) -> (u64, usize) {
-    let block = u64::try_from(BLOCK_BYTES).unwrap_or(1);
-    (offset / block, usize::try_from(offset % block).unwrap_or(0))
+    fn split(&self, offset: u64) -> (u64, usize) {
+        let block = u64::try_from(self.block_bytes).unwrap_or(1);
+        (offset / block, usize::try_from(offset % block).unwrap_or(0))
+    }
 }

@@ -18,7 +18,7 @@ use super::{
     short,
 };
 use crate::{
-    decoder::Decoder,
+    decoder::{Decoder, grown},
     read_at::ReadAt,
     sources::HeldSources,
     tree::{Tree, root},
@@ -211,9 +211,7 @@ impl Worker<'_, '_> {
         let mut parts = Parts { hasher: blake3::Hasher::new(), offset, output: Some(self.output) };
         parts.hasher.set_input_offset(offset);
         let longest = if matches!(job.from, Origin::Container(_)) { job.length } else { job.length.min(PART) };
-        if self.room.len() < longest {
-            self.room.resize(longest, 0);
-        }
+        grown(&mut self.room, longest);
         match job.from {
             Origin::Container(digest) => {
                 let room = &mut self.room[..job.length];

@@ -7,7 +7,7 @@ use proto_wire::hde::{
 };
 
 use super::{FileError, FileSummary};
-use crate::encoder::MAX_ENCODED_BYTES;
+use crate::{decoder::grown, encoder::MAX_ENCODED_BYTES};
 
 /// What one segment is made of.
 pub(super) struct Job {
@@ -88,7 +88,8 @@ impl<'a> Records<'a> {
     fn container(&mut self, bytes: u64, container: &mut Vec<u8>) -> Result<Job, FileError> {
         let length = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_ENCODED_BYTES);
         let length = length.ok_or(FileError::NotEncoded)?;
-        container.resize(length, 0);
+        container.truncate(length);
+        grown(container, length);
         self.fill(container)?;
         let mut digest = [0; RECORD_DIGEST_BYTES];
         self.fill(&mut digest)?;

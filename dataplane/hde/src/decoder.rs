@@ -280,12 +280,7 @@ impl Literals<'_> {
 }
 
 /// Fills the room: the operations make exactly as much.
-fn build(
-    ops: &[Op],
-    mut rest: Rest<'_>,
-    sources: &mut dyn Sources,
-    room: &mut [u8],
-) -> Result<Decoded, DecodeError> {
+fn build(ops: &[Op], mut rest: Rest<'_>, sources: &mut dyn Sources, room: &mut [u8]) -> Result<Decoded, DecodeError> {
     let (mut decoded, mut start) = (Decoded::default(), 0);
     for op in ops {
         let length = size(op.length());

@@ -8,10 +8,43 @@ use crate::{
     tree::{PART_BYTES, Tree, part_value},
 };
 
-/// The most anchors that are aimed at; the table has room for twice as many.
-const MAX_ANCHORS: u64 = 4 << 20;
 /// The densest sampling: one of 2^5 places.
 const DENSEST: u32 = 5;
+
+/// More than so many miss the processor's cache: a large baseline has more only …
+const FEW: u64 = 1 << 20;
+/// … where these would be less dense than one of 2^8 places.
+const LARGE: u32 = 8;
+
+/// How many anchors of a baseline there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Density {
+    /// No more than a processor's cache holds, where these are dense enough: what they miss is found near what they find.
+    Usual,
+    /// As many as there may be.
+    Fine,
+}
+
+impl Density {
+    /// The sampling of so many bytes.
+    fn rate(self, size: u64) -> Rate {
+        let mut rate = DENSEST;
+        let too_many =
+            |rate: u32| size >> rate > MAX_ANCHORS || self == Self::Usual && rate < LARGE && size >> rate > FEW;
+        while too_many(rate) {
+            rate += 1;
+        }
+        Rate(rate)
+    }
+
+    /// The least dense one that is the same for so many bytes.
+    pub(crate) fn least(self, size: u64) -> Self {
+        if self.rate(size) == Self::Usual.rate(size) { Self::Usual } else { self }
+    }
+}
+
+/// The most anchors that are aimed at; the table has room for twice as many.
+const MAX_ANCHORS: u64 = 4 << 20;
 /// Entries of a bucket: half a cache line.
 const WAYS: usize = 4;
 /// An entry is a place plus one, in its low bits …
@@ -23,13 +56,14 @@ const REPEATS: usize = 2;
 const PIECE_BYTES: u64 = 4 << 20;
 /// Anchors whose buckets are read together: more than a processor has loads under way.
 const TOGETHER: usize = 32;
-const MAGIC: [u8; 8] = *b"DWCPHDX\x01";
-const HEAD_BYTES: usize = 24;
+const MAGIC: [u8; 8] = *b"DWCPHDX\x02";
+const HEAD_BYTES: usize = 20;
 
-/// Where contents stand in a baseline. At most 64 MB, whatever the baseline's size.
+/// Where contents stand in a baseline. Bounded by its [`Density`], whatever the baseline's size.
 #[derive(Clone)]
 pub struct AnchorIndex {
     table: Table,
+    density: Density,
     rate: Rate,
     size: u64,
 }
@@ -45,14 +79,19 @@ impl AnchorIndex {
     ///
     /// # Errors
     /// Where the bytes cannot be read.
-    pub fn build(bytes: &Arc<dyn ReadAt>, threads: usize) -> io::Result<Self> {
-        Self::survey(bytes, threads, false).map(|(index, _)| index)
+    pub fn build(bytes: &Arc<dyn ReadAt>, density: Density, threads: usize) -> io::Result<Self> {
+        Self::survey(bytes, density, threads, false).map(|(index, _)| index)
     }
 
     /// The same, and in the same reading the BLAKE3 of the bytes where `hashed`.
-    pub(crate) fn survey(bytes: &Arc<dyn ReadAt>, threads: usize, hashed: bool) -> io::Result<(Self, [u8; 32])> {
+    pub(crate) fn survey(
+        bytes: &Arc<dyn ReadAt>,
+        density: Density,
+        threads: usize,
+        hashed: bool,
+    ) -> io::Result<(Self, [u8; 32])> {
         let size = bytes.size();
-        let rate = Rate(rate_for(size));
+        let rate = density.rate(size);
         let mut table = Table::new(size >> rate.0);
         let threads = threads.clamp(1, 64);
         let pieces = size.div_ceil(PIECE_BYTES);
@@ -83,13 +122,25 @@ impl AnchorIndex {
             }
             next += u64::try_from(threads).unwrap_or(1);
         }
-        Ok((Self { table, rate, size }, tree.root()))
+        Ok((Self { table, density, rate, size }, tree.root()))
     }
 
     /// The baseline's size.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// How dense it is.
+    #[must_use]
+    pub const fn density(&self) -> Density {
+        self.density
+    }
+
+    /// Whether it is as dense as that.
+    #[must_use]
+    pub fn serves(&self, density: Density) -> bool {
+        density.rate(self.size) == self.rate
     }
 
     pub(crate) const fn rate(&self) -> Rate {
@@ -107,7 +158,6 @@ impl AnchorIndex {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.size.to_le_bytes());
         bytes.extend_from_slice(&self.rate.0.to_le_bytes());
-        bytes.extend_from_slice(&self.table.shift.to_le_bytes());
         self.table.entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.to_le_bytes()));
         bytes
     }
@@ -118,25 +168,16 @@ impl AnchorIndex {
         let (head, entries) = bytes.split_first_chunk::<HEAD_BYTES>()?;
         let (magic, rest) = head.split_first_chunk::<8>()?;
         let (size, rest) = rest.split_first_chunk::<8>()?;
-        let (rate, rest) = rest.split_first_chunk::<4>()?;
-        let (shift, _) = rest.split_first_chunk::<4>()?;
+        let rate = Rate(u32::from_le_bytes(rest.first_chunk::<4>().copied()?));
         let size = u64::from_le_bytes(*size);
-        let rate = Rate(u32::from_le_bytes(*rate));
-        let empty = Table::shape(size >> rate.0.min(63));
-        let expected = (rate.0 == rate_for(size)).then_some(empty)?;
+        let density = [Density::Usual, Density::Fine].into_iter().find(|density| density.rate(size) == rate)?;
+        let buckets = Table::buckets(size >> rate.0);
         let (words, rest) = entries.as_chunks::<8>();
-        let sound = *magic == MAGIC && (words.len(), u32::from_le_bytes(*shift)) == expected && rest.is_empty();
+        let expected = usize::try_from(buckets).ok()?.checked_mul(WAYS)?;
+        let sound = *magic == MAGIC && words.len() == expected && rest.is_empty();
         let entries = sound.then(|| words.iter().map(|word| u64::from_le_bytes(*word)).collect())?;
-        Some(Self { table: Table { entries, shift: expected.1 }, rate, size })
+        Some(Self { table: Table { entries, buckets }, density, rate, size })
     }
-}
-
-fn rate_for(size: u64) -> u32 {
-    let mut rate = DENSEST;
-    while size >> rate > MAX_ANCHORS {
-        rate += 1;
-    }
-    rate
 }
 
 /// A part of a baseline while an index is built.
@@ -179,24 +220,23 @@ impl Piece {
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     entries: Vec<u64>,
-    /// How far a hash is shifted to be a bucket's number.
-    shift: u32,
+    buckets: u64,
 }
 
 impl Table {
-    /// A table for so many anchors.
+    /// A table for so many anchors: two in each bucket.
     pub(crate) fn new(anchors: u64) -> Self {
-        let (length, shift) = Self::shape(anchors);
-        Self { entries: vec![0; length], shift }
+        let buckets = Self::buckets(anchors);
+        Self { entries: vec![0; usize::try_from(buckets).unwrap_or(0) * WAYS], buckets }
     }
 
-    fn shape(anchors: u64) -> (usize, u32) {
-        let buckets = (anchors.min(MAX_ANCHORS) / 2).next_power_of_two().max(64);
-        (usize::try_from(buckets).unwrap_or(64) * WAYS, 64 - buckets.trailing_zeros())
+    fn buckets(anchors: u64) -> u64 {
+        (anchors.min(MAX_ANCHORS) / 2).max(64)
     }
 
+    /// By the upper half of the hash; tags are of the lower one.
     fn bucket(&self, hash: u64) -> usize {
-        usize::try_from(hash >> self.shift).unwrap_or(0) * WAYS
+        usize::try_from(((hash >> 32) * self.buckets) >> 32).unwrap_or(0) * WAYS
     }
 
     /// Reads the buckets of some anchors, so that waits for memory overlap.

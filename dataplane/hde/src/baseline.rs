@@ -6,13 +6,18 @@ use std::{
     thread,
 };
 
-use crate::{anchors::AnchorIndex, read_at::ReadAt, tree::root};
+use crate::{
+    anchors::{AnchorIndex, Density},
+    read_at::ReadAt,
+    tree::root,
+};
 
 /// A whole older version that both ends hold.
 #[derive(Debug)]
 pub struct Baseline {
     bytes: Arc<dyn ReadAt>,
-    index: OnceLock<AnchorIndex>,
+    usual: OnceLock<AnchorIndex>,
+    fine: OnceLock<AnchorIndex>,
     building: Mutex<()>,
 }
 
@@ -20,38 +25,48 @@ impl Baseline {
     /// The baseline; its index is made when it is first needed, unless it is given.
     #[must_use]
     pub fn new(bytes: Arc<dyn ReadAt>, index: Option<AnchorIndex>) -> Self {
-        let index = index.filter(|index| index.size() == bytes.size());
-        let index = index.map_or_else(OnceLock::new, OnceLock::from);
-        Self { bytes, index, building: Mutex::new(()) }
+        let baseline = Self { bytes, usual: OnceLock::new(), fine: OnceLock::new(), building: Mutex::new(()) };
+        if let Some(index) = index.filter(|index| index.size() == baseline.bytes.size()) {
+            baseline.slot(index.density()).get_or_init(|| index);
+        }
+        baseline
+    }
+
+    fn slot(&self, density: Density) -> &OnceLock<AnchorIndex> {
+        match density.least(self.bytes.size()) {
+            Density::Usual => &self.usual,
+            Density::Fine => &self.fine,
+        }
     }
 
     /// Where its contents stand, if that is known yet.
     #[must_use]
-    pub fn index(&self) -> Option<&AnchorIndex> {
-        self.index.get()
+    pub fn index(&self, density: Density) -> Option<&AnchorIndex> {
+        self.slot(density).get()
     }
 
     /// Where its contents stand, by all threads there are where that is not known yet.
     ///
     /// # Errors
     /// Where the baseline cannot be read.
-    pub fn built(&self) -> io::Result<&AnchorIndex> {
-        self.built_by(thread::available_parallelism().map_or(1, usize::from))
+    pub fn built(&self, density: Density) -> io::Result<&AnchorIndex> {
+        self.built_by(density, thread::available_parallelism().map_or(1, usize::from))
     }
 
     /// The same by so many threads.
     ///
     /// # Errors
     /// Where the baseline cannot be read.
-    pub fn built_by(&self, threads: usize) -> io::Result<&AnchorIndex> {
-        if self.index.get().is_none() {
+    pub fn built_by(&self, density: Density, threads: usize) -> io::Result<&AnchorIndex> {
+        let slot = self.slot(density);
+        if slot.get().is_none() {
             let _alone = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.index.get().is_none() {
-                let index = AnchorIndex::build(&self.bytes, threads)?;
-                return Ok(self.index.get_or_init(|| index));
+            if slot.get().is_none() {
+                let index = AnchorIndex::build(&self.bytes, density, threads)?;
+                return Ok(slot.get_or_init(|| index));
             }
         }
-        self.index.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+        slot.get().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Its bytes.
@@ -65,12 +80,13 @@ impl Baseline {
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn root_for(&self, size: u64, threads: usize) -> io::Result<[u8; 32]> {
-        if self.index.get().is_some() || size == self.bytes.size() {
+    pub fn root_for(&self, size: u64, density: Density, threads: usize) -> io::Result<[u8; 32]> {
+        let slot = self.slot(density);
+        if slot.get().is_some() || size == self.bytes.size() {
             return self.root(threads);
         }
-        let (index, root) = AnchorIndex::survey(&self.bytes, threads, true)?;
-        self.index.get_or_init(|| index);
+        let (index, root) = AnchorIndex::survey(&self.bytes, density, threads, true)?;
+        slot.get_or_init(|| index);
         Ok(root)
     }
 

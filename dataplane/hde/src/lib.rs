@@ -22,6 +22,7 @@ mod history;
 mod literals;
 mod matcher;
 mod meter;
+mod near;
 mod options;
 mod plan;
 mod prefix;
@@ -36,7 +37,7 @@ mod views;
 mod work;
 mod zeros;
 
-pub use anchors::AnchorIndex;
+pub use anchors::{AnchorIndex, Density};
 pub use baseline::Baseline;
 pub use cost::{Choice, Costs, Effort, Permille, Reason};
 pub use decoder::{DecodeError, Decoded, Decoder};

@@ -12,16 +12,28 @@ use crate::{
     anchors::AnchorIndex,
     candidates::Candidates,
     compare::{common_prefix, common_suffix, likeness},
+    cost::Permille,
     history::History,
+    near::Near,
     plan::Plan,
     read_at::ReadAt,
     views::Views,
 };
 
-/// A match away from the present diagonal is at least so long.
-const MIN_MATCH: usize = 48;
+/// A match beside the present diagonal, off by no more than this many bytes, …
+const BESIDE_BYTES: u64 = 1000;
+/// … is at least so long, one elsewhere as long as pays.
+pub(crate) const MIN_MATCH: usize = 48;
+/// What is compressible takes longer matches, up to this many bytes: an operation costs about as much as ten bytes that keep half.
+const LONG_MATCH: usize = 512;
+/// Where so much is kept, the shortest matches pay.
+const HARDLY: usize = 450;
 /// A stretch of zeros, or a diagonal that is picked up again, is at least so long.
 const MIN_RESYNC: usize = 16;
+/// A gap that is shorter is not looked for near it …
+const MIN_NEAR_BYTES: usize = 96;
+/// … and a match near it is at least so long.
+const MIN_NEAR: usize = 32;
 /// Following a diagonal over changes ends when its score is so far below its best.
 const GIVE_UP: i32 = 28;
 /// Candidates are compared so far to find the best one.
@@ -43,6 +55,10 @@ pub(crate) struct Field<'a> {
     pub(crate) most_literals: usize,
     /// Of so many regions one is looked at; 1 for all.
     pub(crate) stride: usize,
+    /// What is left between two matches is looked for near them.
+    pub(crate) near: bool,
+    /// A match away from the present diagonal is at least so long.
+    pub(crate) least: usize,
 }
 
 /// A place in a source.
@@ -53,7 +69,7 @@ pub(crate) struct Spot {
 }
 
 impl Spot {
-    fn moved(self, by: usize) -> Self {
+    pub(crate) fn moved(self, by: usize) -> Self {
         Self { offset: self.offset.saturating_add(wide(by)), ..self }
     }
 
@@ -68,6 +84,7 @@ pub(crate) struct Matcher {
     basis: Views,
     history: Views,
     candidates: Candidates,
+    near: Near,
     pub(crate) plan: Plan,
 }
 
@@ -117,7 +134,8 @@ impl Run<'_> {
                 Some(hit) => self.changes_before(from, hit)?,
                 None => until,
             };
-            self.matcher.plan.literal(begin - from);
+            let after = hit.as_ref().filter(|hit| hit.spot.source != Source::Zeros);
+            self.fill(from, begin, diagonal, after.map(|hit| hit.spot.back(until - begin)))?;
             if self.matcher.plan.literal_bytes > self.field.most_literals {
                 return Ok(false);
             }
@@ -135,6 +153,60 @@ impl Run<'_> {
                 diagonal = Some(hit.spot);
             }
         }
+    }
+
+    /// Divides what is between two places of the sources by what stands near them.
+    fn fill(&mut self, from: usize, to: usize, before: Option<Spot>, after: Option<Spot>) -> io::Result<()> {
+        if !self.field.near || to - from < MIN_NEAR_BYTES {
+            self.matcher.plan.literal(to - from);
+            return Ok(());
+        }
+        self.matcher.near.clear();
+        for (spot, end) in Near::stretches(to - from, before, after).into_iter().flatten() {
+            let length = usize::try_from(end - spot.offset).unwrap_or(usize::MAX).min(self.left(spot));
+            let Some(source) = self.field.source(spot.source) else { continue };
+            let Matcher { near, basis, history, .. } = &mut *self.matcher;
+            let views = if spot.source == Source::History { history } else { basis };
+            views.read(source, spot.offset, near.room(spot, length))?;
+        }
+        self.matcher.near.look_up(&self.new[from..to]);
+        let new = &self.new[..to];
+        let field = self.field;
+        Run { matcher: self.matcher, new, field }.fill_near(from)
+    }
+
+    /// What [`Self::fill`] does after the anchors of the gap were looked up.
+    fn fill_near(&mut self, first: usize) -> io::Result<()> {
+        let (mut from, mut number) = (first, 0);
+        // Text that is nearly all repetition is better told by its compressor.
+        let least = if self.field.least == LONG_MATCH { LONG_MATCH } else { MIN_NEAR };
+        loop {
+            let mut best = None;
+            let Some((place, spots)) = self.matcher.near.get(number) else { break };
+            let place = first + place;
+            let mut held = [None; 4];
+            held.iter_mut().zip(spots).for_each(|(held, spot)| *held = Some(spot));
+            for spot in held.into_iter().flatten() {
+                let forward = self.forward(place, spot, RANKED_BYTES)?;
+                let backward = self.backward(place, from, spot)?;
+                if forward + backward >= least && best.as_ref().is_none_or(|(most, _)| *most < forward + backward) {
+                    best = Some((forward + backward, Hit { position: place - backward, spot: spot.back(backward) }));
+                }
+            }
+            let Some((_, hit)) = best else {
+                number += 1;
+                continue;
+            };
+            let begin = self.changes_before(from, &hit)?;
+            self.matcher.plan.literal(begin - from);
+            if begin < hit.position {
+                self.emit_mixed(begin, hit.position, hit.spot.back(hit.position - begin))?;
+            }
+            (from, _) = self.follow(hit.position, hit.spot)?;
+            number = self.matcher.near.seek(from - first).max(number + 1);
+        }
+        self.matcher.plan.literal(self.new.len() - from);
+        Ok(())
     }
 
     /// Follows a diagonal exactly and over changes, as far as it pays.
@@ -164,7 +236,7 @@ impl Run<'_> {
             }
             let resync = self.resync(from, position, end, diagonal)?;
             let until = resync.as_ref().map_or(end, |hit| hit.position);
-            let anchored = self.anchored(from, position, until)?;
+            let anchored = self.anchored(from, position, until, diagonal)?;
             if let Some(hit) = anchored.or(resync) {
                 return Ok(Some(hit));
             }
@@ -215,7 +287,17 @@ impl Run<'_> {
     }
 
     /// The first anchor in `position..end` that leads to a match.
-    fn anchored(&mut self, from: usize, position: usize, end: usize) -> io::Result<Option<Hit>> {
+    fn anchored(
+        &mut self,
+        from: usize,
+        position: usize,
+        end: usize,
+        diagonal: Option<Spot>,
+    ) -> io::Result<Option<Hit>> {
+        let far = |at: usize, spot: Spot| {
+            let Some(expected) = diagonal.map(|d| d.moved(at - from)) else { return true };
+            expected.source != spot.source || expected.offset.abs_diff(spot.offset) > BESIDE_BYTES
+        };
         let mut next = self.matcher.candidates.seek(self.new, position, self.field);
         while let Some((at, spots)) = self.matcher.candidates.get(next).filter(|(at, _)| *at < end) {
             let spots = spots.to_vec();
@@ -228,7 +310,8 @@ impl Run<'_> {
                 let forward = self.forward(at, spot, RANKED_BYTES)?;
                 let backward = self.backward(at, from, spot)?;
                 let total = forward + backward;
-                if total >= MIN_MATCH && best.as_ref().is_none_or(|(most, _)| *most < total) {
+                let least = if far(at, spot) { self.field.least } else { MIN_MATCH };
+                if total >= least && best.as_ref().is_none_or(|(most, _)| *most < total) {
                     best = Some((total, Hit { position: at - backward, spot: spot.back(backward) }));
                 }
             }
@@ -366,6 +449,12 @@ impl Run<'_> {
         };
         usize::try_from(size.saturating_sub(spot.offset)).unwrap_or(usize::MAX)
     }
+}
+
+/// How long matches must be in bytes of which a sample keeps so much.
+pub(crate) fn least_match(kept: Permille) -> usize {
+    let kept = usize::from(kept.0).max(1);
+    (MIN_MATCH * HARDLY * HARDLY / (kept * kept)).clamp(MIN_MATCH, LONG_MATCH)
 }
 
 impl<'a> Field<'a> {

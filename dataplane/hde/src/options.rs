@@ -2,6 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::anchors::Density;
+
+/// From this level on bytes count for more than CPU and memory.
+const STRONG: i8 = 10;
+
 /// The compressor of literals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Algorithm {
@@ -81,5 +86,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { enabled: true, algorithm: Algorithm::default(), level: Level::default(), references: true }
+    }
+}
+
+impl Options {
+    /// How dense the anchors of a baseline are.
+    #[must_use]
+    pub fn density(&self) -> Density {
+        let strong = self.algorithm == Algorithm::Zstd && self.level.number() >= STRONG;
+        if strong { Density::Fine } else { Density::Usual }
     }
 }

@@ -385,8 +385,8 @@ fn an_index_that_was_kept_makes_the_same() {
     let old = text(3 << 20);
     let new = [&old[100_000..], &noise(50_000), &old[..300_000]].concat();
     let bytes: Arc<dyn ReadAt> = Arc::new(old.clone());
-    let built = Baseline::new(Arc::clone(&bytes), None).built_by(3).unwrap().to_bytes();
-    assert_eq!(AnchorIndex::build(&bytes, 1).unwrap().to_bytes(), built);
+    let built = Baseline::new(Arc::clone(&bytes), None).built_by(Density::Usual, 3).unwrap().to_bytes();
+    assert_eq!(AnchorIndex::build(&bytes, Density::Usual, 1).unwrap().to_bytes(), built);
     let kept = AnchorIndex::from_bytes(&built).unwrap();
     assert!(AnchorIndex::from_bytes(&built[1..]).is_none());
     let baseline = Arc::new(Baseline::new(bytes, Some(kept)));

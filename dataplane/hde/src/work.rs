@@ -12,7 +12,7 @@ use crate::{
     described::Described,
     dictionary::{Lean, small_level},
     literals::Literals,
-    matcher::{Field, Matcher},
+    matcher::{Field, MIN_MATCH, Matcher, least_match},
     options::Algorithm,
     plan::Plan,
     prefix::Limits,
@@ -104,8 +104,14 @@ impl<'a> Work<'a> {
             }
             Basis::Baseline(baseline) if references => self.by_baseline(baseline),
             Basis::Nothing | Basis::Signature(_) | Basis::Baseline(_) => {
-                self.noise = self.version.history().is_some() && self.tools.literals.probe(self.segment) >= NOISE;
-                let field = Field { stride: if self.noise { NOISE_STRIDE } else { 1 }, ..self.field(None, None) };
+                let mut field = self.field(None, None);
+                if self.version.history().is_some() {
+                    let kept = self.tools.literals.probe(self.segment);
+                    self.noise = kept >= NOISE;
+                    field.stride = if self.noise { NOISE_STRIDE } else { 1 };
+                    field.least = least_match(kept);
+                    field.near = !self.noise;
+                }
                 self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
             }
         }
@@ -122,6 +128,8 @@ impl<'a> Work<'a> {
             limit: self.limit,
             most_literals: usize::MAX,
             stride: 1,
+            near: false,
+            least: MIN_MATCH,
         }
     }
 
@@ -142,8 +150,9 @@ impl<'a> Work<'a> {
             self.nothing();
             return Ok(());
         }
-        let index = baseline.built()?;
-        let field = Field { index: Some(index), ..field };
+        let index = baseline.built(self.version.options().density())?;
+        let least = least_match(self.tools.literals.probe(self.segment));
+        let field = Field { index: Some(index), near: true, least, ..field };
         self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
     }
 
@@ -265,7 +274,16 @@ impl<'a> Work<'a> {
             Basis::Nothing | Basis::Signature(_) => None,
         };
         let history = self.version.history();
-        let field = Field { basis, index: None, history, limit: self.limit, most_literals: 0, stride: 1 };
+        let field = Field {
+            basis,
+            index: None,
+            history,
+            limit: self.limit,
+            most_literals: 0,
+            stride: 1,
+            near: false,
+            least: MIN_MATCH,
+        };
         let limits = Limits { basis: basis.map_or(0, ReadAt::size), history: self.limit };
         let limits = (limits != Limits::default()).then_some(limits);
         let how = DeltaUse { literals, costs: self.version.costs(), limits };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dataplane_content::{Acknowledged, Baselines};
 pub(crate) use dataplane_content::{FileStat, Held, Kept, Published};
-use dataplane_hde::{AnchorIndex, ReadAt};
+use dataplane_hde::{AnchorIndex, Density, ReadAt};
 use dataplane_identity::TrustStore;
 use proto_model::{Digest, PublicKey, RootName, RootPath};
 use proto_wire::TreePath;
@@ -85,7 +85,7 @@ impl Versions {
         for kept in self.newest(peer, root, paths).into_iter().flatten() {
             let wanted = kept.indexes && kept.size >= INDEX_FROM_BYTES && self.index(kept.digest).is_none();
             let Some((bytes, _)) = wanted.then(|| self.open(kept.digest)).flatten() else { continue };
-            let made = AnchorIndex::build(&bytes, 1).map(|index| index.to_bytes());
+            let made = AnchorIndex::build(&bytes, Density::Usual, 1).map(|index| index.to_bytes());
             // One that is not kept is made when it is needed.
             if let Ok(index) = made
                 && let Err(error) = baselines.keep_index(kept.digest, &index)

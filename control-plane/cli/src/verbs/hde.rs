@@ -145,7 +145,7 @@ fn encode_with(
     let input = open(file)?;
     let (against, is_kept) = match &how.baseline {
         Some(baseline) => {
-            let (against, is_kept) = against(baseline, how.index.as_deref(), input.size(), options.threads)?;
+            let (against, is_kept) = against(baseline, how.index.as_deref(), input.size(), &options)?;
             (Some(against), is_kept)
         }
         None => (None, false),
@@ -160,7 +160,7 @@ fn encode_with(
     rests.check()?;
     let summary = made.map_err(|error| failure(file, &error))?;
     if let (Some(index), Some(against), false) = (&how.index, &against, is_kept) {
-        keep_index(index, against, options.threads)?;
+        keep_index(index, against, &options)?;
     }
     Ok(summary)
 }
@@ -193,15 +193,17 @@ fn stamp(path: &Path) -> Result<Stamp, Failure> {
 }
 
 /// The baseline with the index that was kept of it, or else its digest; whether there was one.
-fn against(path: &Path, index: Option<&Path>, size: u64, threads: usize) -> Result<(Against, bool), Failure> {
+fn against(path: &Path, index: Option<&Path>, size: u64, how: &FileOptions) -> Result<(Against, bool), Failure> {
     let bytes = open(path)?;
     if let Some(index) = index.filter(|index| index.exists())
         && let Some((root, kept)) = kept_index(index, path, bytes.size())?
+        && kept.serves(how.options.density())
     {
         return Ok((Against { baseline: Arc::new(Baseline::new(bytes, Some(kept))), root }, true));
     }
     let baseline = Arc::new(Baseline::new(bytes, None));
-    let root = baseline.root_for(size, threads).map_err(|error| cannot("read", path, &error))?;
+    let root =
+        baseline.root_for(size, how.options.density(), how.threads).map_err(|error| cannot("read", path, &error))?;
     Ok((Against { baseline, root }, false))
 }
 
@@ -216,8 +218,9 @@ fn kept_index(index: &Path, baseline: &Path, size: u64) -> Result<Option<([u8; R
     Ok((parsed.1.size() == size && made > written.max(changed)).then_some(parsed))
 }
 
-fn keep_index(path: &Path, against: &Against, threads: usize) -> Result<(), Failure> {
-    let index = against.baseline.built_by(threads).map_err(|error| cannot("index", path, &error))?;
+fn keep_index(path: &Path, against: &Against, how: &FileOptions) -> Result<(), Failure> {
+    let index =
+        against.baseline.built_by(how.options.density(), how.threads).map_err(|error| cannot("index", path, &error))?;
     let part = Part::create(path, 0o666)?;
     let bytes = index.to_bytes();
     let written = (&part.file).write_all(&against.root).and_then(|()| (&part.file).write_all(&bytes));
@@ -304,18 +307,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, index) = (folder.path().join("baseline"), folder.path().join("index"));
         fs::write(&path, vec![7; 300_000]).unwrap();
-        let (made, is_kept) = against(&path, Some(&index), 0, 1).unwrap();
+        let how = FileOptions::default();
+        let (made, is_kept) = against(&path, Some(&index), 0, &how).unwrap();
         assert!(!is_kept);
         // Of one tick of the file system's clock nothing is believed.
         while kept_index(&index, &path, 300_000).is_ok_and(|kept| kept.is_none()) || !index.exists() {
-            keep_index(&index, &made, 1).unwrap();
+            keep_index(&index, &made, &how).unwrap();
         }
-        assert!(against(&path, Some(&index), 0, 1).unwrap().1);
+        assert!(against(&path, Some(&index), 0, &how).unwrap().1);
         fs::write(&path, vec![8; 300_000]).unwrap();
-        let (again, is_kept) = against(&path, Some(&index), 0, 1).unwrap();
+        let (again, is_kept) = against(&path, Some(&index), 0, &how).unwrap();
         assert!(!is_kept);
         assert_ne!(again.root, made.root);
         fs::write(&index, "a file of somebody's").unwrap();
-        assert!(against(&path, Some(&index), 0, 1).is_err());
+        assert!(against(&path, Some(&index), 0, &how).is_err());
     }
 }

@@ -75,11 +75,12 @@ async fn baseline(sending: &Arc<Sending>, entry: &Entry, digest: [u8; 32]) -> Re
     Ok(Held { basis: Basis::Baseline(baseline), _memory: room.ok() })
 }
 
-/// Memory of an index of a baseline of so many bytes: eight bytes for each 128 of the baseline, at most 64 MiB, and some for what is read of it.
+/// Memory of an index of a baseline of so many bytes (half of it, from 32 MiB on no more than 16 MiB or a sixteenth, at most 64 MiB), and some
+/// for what is read of it.
 fn index_kib(sending: &Sending, size: u64) -> u32 {
     // All of it there is, where that is less: what is configured since this program's start does not count.
     let most = sending.shared.index_kib;
-    let needed = (size / 16).min(64 << 20) / 1024 + 1024;
+    let needed = (size / 2).min((16 << 20).max(size / 16)).min(64 << 20) / 1024 + 1024;
     u32::try_from(needed.min(most)).unwrap_or(u32::MAX)
 }
 

@@ -171,6 +171,8 @@ pub(crate) fn transfer_settings(config: &AgentConfig) -> Settings {
         receive_budget: config.limits.receive_budget,
         basis_budget: config.limits.basis_budget,
         manifest_bytes: config.limits.manifest_size,
+        dictionaries: config.compression.enable_dictionary,
+        dictionary_bytes: config.limits.dictionaries,
     }
 }
 

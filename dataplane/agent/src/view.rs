@@ -66,7 +66,7 @@ impl View for AgentView {
             transfers: json!({"running": member.as_ref().map_or(0, |member| member.movers.running())}),
             amst: amst_config(config, member.as_deref()),
             hde: hde_config(config),
-            hde_stats: hde_stats(&self.meter, &self.content),
+            hde_stats: hde_stats(&self.meter, &self.content, member.as_deref()),
             dht_bootstrap: dht_bootstrap(member.as_deref()),
             dht_topology: dht_topology(self.node_id, member.as_deref()),
             dht_stats: dht_stats(member.as_deref()),
@@ -273,7 +273,7 @@ fn hde_config(config: &AgentConfig) -> Value {
     })
 }
 
-fn hde_stats(meter: &Meter, content: &Content) -> Value {
+fn hde_stats(meter: &Meter, content: &Content, member: Option<&Member>) -> Value {
     let stats = meter.stats();
     let total = |of: fn(&dataplane_hde::CodecTotals) -> u64| stats.codecs.values().map(of).sum::<u64>();
     let codecs: Map<String, Value> = stats
@@ -295,6 +295,13 @@ fn hde_stats(meter: &Meter, content: &Content) -> Value {
         "compression_ratio": stats.compression_ratio,
         "delta_encoding_ratio": stats.delta_encoding_ratio,
         "codecs": codecs,
+    });
+    let dictionaries = member.map(|member| member.transfers.dictionaries()).unwrap_or_default();
+    shown["dictionaries"] = json!({
+        "trained": dictionaries.trained,
+        "trained_bytes": dictionaries.trained_bytes,
+        "received": dictionaries.received,
+        "received_bytes": dictionaries.received_bytes,
     });
     if let (Value::Object(shown), Value::Object(content)) = (&mut shown, content.shown().json()) {
         shown.extend(content);

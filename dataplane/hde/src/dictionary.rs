@@ -2,26 +2,33 @@
 //!
 //! An object of a few KiB has no room to repeat itself: zstd needs something before it. That is its old version, where both ends have it
 //! ([`Lean::Baseline`], all of it), else what objects of its [`Class`] have in common: a [`Dictionary`], trained of the sender's own objects,
-//! known by the BLAKE3 digest of its bytes and shipped once. [`Classes`] decides when one is trained, and drops it when it does not pay.
+//! known by the BLAKE3 digest of its bytes and shipped once. [`Classes`] decides when one is trained and shipped, and drops it when it does not pay.
 
 mod class;
+mod classes;
+mod samples;
 mod small;
 
 use std::{fmt, sync::Arc};
 
-pub use class::{Class, Classes};
-pub use small::{DamagedObject, Lean, MAX_SMALL_BYTES, SmallDecoder, SmallEncoder, small_level};
+pub use class::Class;
+pub use classes::{Classes, MAX_CLASSES, Record, Verdict};
+pub use small::{DamagedObject, Lean, MAX_SMALL_BYTES, MAX_TOGETHER_BYTES, SmallDecoder, SmallEncoder, small_level};
 
 /// The longest dictionary: what zstd itself makes by default (110 KiB), and a little.
-pub const MAX_DICTIONARY_BYTES: usize = 112 << 10;
+pub const MAX_DICTIONARY_BYTES: usize = proto_wire::frames::MAX_DICTIONARY_BYTES as usize;
 /// The shortest that is worth a name.
 const MIN_DICTIONARY_BYTES: usize = 1 << 10;
 /// A dictionary is at most this part of what it is trained of.
 const SAMPLES_TO_DICTIONARY: usize = 10;
+/// Lengths that are tried besides the longest.
+const LENGTHS: [usize; 3] = [2 << 10, 8 << 10, 32 << 10];
+/// A shorter one may save less by one part of so many.
+const NEARLY: u16 = 10;
 /// One of so many samples is kept out of the training, to measure by.
 const HELD_OUT: usize = 5;
-/// A dictionary must save so many times its own length.
-const MUST_SAVE: u64 = 2;
+/// A dictionary that saves less of 1000 bytes of samples is none.
+const MIN_SAVED_PERMILLE: u16 = 30;
 
 /// Bytes that are like the objects of a class. Clones are the same bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,10 +69,18 @@ impl Dictionary {
         if most < MIN_DICTIONARY_BYTES {
             return None;
         }
-        let bytes = zstd::dict::from_samples(&of, most).ok()?;
+        // The shortest that saves nearly as much as any: it is to be shipped.
+        let lengths = LENGTHS.iter().copied().filter(|length| *length < most).chain([most]);
+        let trained: Vec<_> = lengths.filter_map(|length| Self::of_length(&of, length, samples)).collect();
+        let best = trained.iter().map(|trained| trained.saved_permille).max()?;
+        trained.into_iter().find(|trained| trained.saved_permille >= best - best / NEARLY)
+    }
+
+    fn of_length(of: &[&[u8]], length: usize, samples: &[Vec<u8>]) -> Option<Trained> {
+        let bytes = zstd::dict::from_samples(of, length).ok()?;
         let dictionary = Self { id: blake3::hash(&bytes), bytes: bytes.into() };
         let (mut coder, mut with, mut without) = (SmallEncoder::new(), 0, 0);
-        for sample in (0..samples.len()).filter(|at| kept_out(*at)).map(|at| &samples[at]) {
+        for sample in samples.iter().skip(HELD_OUT - 1).step_by(HELD_OUT) {
             let mut length = |lean| coder.compress(sample, lean, DEFAULT_LEVEL).map_or(sample.len(), <[u8]>::len);
             with += length(Lean::Dictionary(&dictionary));
             without += length(Lean::Nothing);
@@ -111,11 +126,10 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// Whether it pays to ship it before objects that would be compressed to `bytes` without it.
+    /// The dictionary, where it saves anything to speak of.
     #[must_use]
-    pub fn pays(&self, bytes: u64) -> bool {
-        let own = u64::try_from(self.dictionary.bytes.len()).unwrap_or(u64::MAX);
-        bytes.saturating_mul(self.saved_permille.into()) / 1000 >= own.saturating_mul(MUST_SAVE)
+    pub fn useful(self) -> Option<Dictionary> {
+        (self.saved_permille >= MIN_SAVED_PERMILLE).then_some(self.dictionary)
     }
 }
 

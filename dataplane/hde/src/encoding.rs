@@ -25,6 +25,8 @@ pub enum Codec {
     Lz4,
     /// Literals by snappy.
     Snappy,
+    /// Small objects by zstd with a dictionary.
+    Dictionary,
 }
 
 impl Codec {
@@ -44,6 +46,7 @@ impl Codec {
             Self::Zstd => "zstd",
             Self::Lz4 => "lz4",
             Self::Snappy => "snappy",
+            Self::Dictionary => "dictionary",
         }
     }
 
@@ -86,6 +89,26 @@ pub struct Encoding {
     pub literal_bytes: u64,
     /// Where the receiver can make all of it of what it holds.
     pub whole: Option<Whole>,
+}
+
+impl Encoding {
+    /// Of small objects that lean on a dictionary, together.
+    #[must_use]
+    pub fn leaning(input: usize, output: usize) -> Self {
+        let wide = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        Self {
+            codec: Codec::Dictionary,
+            input_bytes: wide(input),
+            output_bytes: wide(output),
+            ops: 1,
+            referenced_bytes: 0,
+            changed_bytes: 0,
+            history_bytes: 0,
+            zero_bytes: 0,
+            literal_bytes: wide(input),
+            whole: None,
+        }
+    }
 }
 
 /// What all of a segment is.

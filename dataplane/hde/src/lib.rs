@@ -42,8 +42,8 @@ pub use baseline::Baseline;
 pub use cost::{Choice, Costs, Effort, Permille, Reason};
 pub use decoder::{DecodeError, Decoded, Decoder};
 pub use dictionary::{
-    Class, Classes, DamagedObject, Dictionary, DictionaryError, Lean, MAX_DICTIONARY_BYTES, MAX_SMALL_BYTES,
-    SmallDecoder, SmallEncoder, Trained, small_level,
+    Class, Classes, DamagedObject, Dictionary, DictionaryError, Lean, MAX_CLASSES, MAX_DICTIONARY_BYTES,
+    MAX_SMALL_BYTES, MAX_TOGETHER_BYTES, Record, SmallDecoder, SmallEncoder, Trained, Verdict, small_level,
 };
 pub use encoder::{Encoder, MAX_ENCODED_BYTES, OVERHEAD_BYTES};
 pub use encoding::{Codec, Encoding, SegmentTooLong, Stands, Whole};

@@ -103,11 +103,14 @@ impl Meter {
         }
     }
 
-    pub(crate) fn now(&self) -> Instant {
+    /// When something begins that is to be recorded.
+    #[must_use]
+    pub fn now(&self) -> Instant {
         self.clock.now()
     }
 
-    pub(crate) fn record(&self, encoding: &Encoding, started: Instant) {
+    /// Counts what was encoded since then.
+    pub fn record(&self, encoding: &Encoding, started: Instant) {
         let now = self.clock.now();
         let codec = encoding.codec.name();
         counter!("dwcp_hde_input_bytes_total", "codec" => codec).increment(encoding.input_bytes);

@@ -58,7 +58,9 @@ impl Level {
         u8::try_from(level).ok().filter(|level| (1..=22).contains(level)).map(Self)
     }
 
-    pub(crate) fn number(self) -> i8 {
+    /// As zstd takes it.
+    #[must_use]
+    pub fn number(self) -> i8 {
         i8::try_from(self.0).expect("at most 22")
     }
 }

@@ -14,6 +14,7 @@ mod attribution;
 mod bench;
 mod bit_set;
 mod confine;
+mod dictionaries;
 mod ends;
 mod exclude;
 mod fates;
@@ -42,6 +43,7 @@ mod versions;
 mod walk;
 
 pub use bench::{BenchPlace, BenchRight, Benches, CheckedBench, HostAdvice, opens_bench};
+pub use dictionaries::DictionaryTotals;
 pub use link::{Connector, ControlIn, ControlOut, Link, LinkError, PathOf, PiecesIn, PiecesOut};
 pub use orders::Order;
 pub use receiver::Received;

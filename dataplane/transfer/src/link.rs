@@ -13,6 +13,8 @@ use proto_model::{PublicKey, TransferPathInfo};
 pub(crate) const HOLES: &str = "holes";
 /// The optional feature that both ends may say what they know of versions of files.
 pub(crate) const DELTAS: &str = "deltas";
+/// The optional feature that small files may lean on dictionaries.
+pub(crate) const DICTIONARIES: &str = "dictionaries";
 
 /// Why a link does not carry any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,6 +12,7 @@ mod conclude;
 mod contents;
 mod decoders;
 mod delete;
+mod dictionaries;
 mod direct;
 mod files;
 mod flushes;
@@ -244,6 +245,8 @@ async fn first_frame(link: &mut Link) -> Result<Box<Open>, Stop> {
         | SenderFrame::FileAborted(_)
         | SenderFrame::Finish { .. }
         | SenderFrame::Abort(_)
+        | SenderFrame::Dictionaries(_)
+        | SenderFrame::Dictionary(_)
         | SenderFrame::Bench(_) => Err(Stop::violation("the first frame is no opening")),
     }
 }

@@ -15,6 +15,7 @@ mod interrupts;
 mod jobs;
 mod keep;
 mod known;
+mod leaning;
 mod link_rate;
 mod manifest;
 mod segment;
@@ -533,6 +534,7 @@ impl Trying<'_> {
         }
         // It has succeeded: nothing stops it any more.
         let (finished, sending) = result?;
+        leaning::learn(&sending);
         keep::begin(&sending).await;
         Ok(finished)
     }

@@ -18,8 +18,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    confine::Closed, ends::TransferFolder, offset::Offset, orders::Orders, reason::end, receiver::Decoders,
-    roots::Roots, sender::Keepers, stop::Stop, sync::Book, versions::Versions,
+    confine::Closed,
+    dictionaries::{Dictionaries, DictionaryTotals},
+    ends::TransferFolder,
+    offset::Offset,
+    orders::Orders,
+    reason::end,
+    receiver::Decoders,
+    roots::Roots,
+    sender::Keepers,
+    stop::Stop,
+    sync::Book,
+    versions::Versions,
 };
 
 /// How long a new attempt waits for the one before it to let go.
@@ -46,6 +56,10 @@ pub struct Settings {
     pub basis_budget: ByteCount,
     /// What a sender may say of its tree: all pages of the manifest.
     pub manifest_bytes: ByteCount,
+    /// Whether dictionaries are trained of small files that are sent.
+    pub dictionaries: bool,
+    /// Bytes of all dictionaries on the disk, trained or received; with none, none is received.
+    pub dictionary_bytes: ByteCount,
 }
 
 impl Default for Settings {
@@ -62,6 +76,8 @@ impl Default for Settings {
             receive_budget: ByteCount::new(128 << 20),
             basis_budget: ByteCount::new(256 << 20),
             manifest_bytes: ByteCount::new(4 << 30),
+            dictionaries: false,
+            dictionary_bytes: ByteCount::new(64 << 20),
         }
     }
 }
@@ -115,6 +131,8 @@ pub(crate) struct Shared {
     pub(crate) indexes: Arc<Semaphore>,
     /// Versions that both ends may hold.
     pub(crate) versions: Versions,
+    /// Dictionaries of small files.
+    pub(crate) dictionaries: Dictionaries,
     /// Who keeps some of them now.
     pub(crate) keepers: Keepers,
     /// Bytes that running transfers were promised, by file system.
@@ -167,6 +185,12 @@ impl Transfers {
         **self.0.settings.load()
     }
 
+    /// Dictionaries of small files: how many there are, and how large they are.
+    #[must_use]
+    pub fn dictionaries(&self) -> DictionaryTotals {
+        self.0.dictionaries.totals()
+    }
+
     /// How many transfers run at this host.
     #[must_use]
     pub fn running(&self) -> usize {
@@ -211,6 +235,7 @@ impl Shared {
             index_kib: u64::try_from(index_kib).unwrap_or(u64::MAX),
             indexes: Arc::new(Semaphore::new(index_kib)),
             keepers: Keepers::default(),
+            dictionaries: Dictionaries::new(options.folder.join("dictionaries")),
             versions: Versions::new(options.baselines, options.trust.clone()),
             promised: Mutex::default(),
             orders,

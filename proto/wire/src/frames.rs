@@ -2,6 +2,7 @@
 
 mod convert;
 mod count;
+mod dictionaries;
 
 use prost::Message;
 use proto_model::{DirectRequest, InvalidField, PlannedChange, Traceparent, TransferId, TransferIssue};
@@ -27,6 +28,10 @@ const MAX_LIST_BYTES: usize = 256 << 10;
 pub const MAX_PUBLISHED: usize = 4096;
 /// Held segments in one frame, 44 bytes each.
 pub const MAX_HELD: usize = 8192;
+/// Dictionaries in one transfer; their numbers are from 1 on.
+pub const MAX_DICTIONARIES: u32 = 32;
+/// Bytes of a dictionary.
+pub const MAX_DICTIONARY_BYTES: u32 = 112 << 10;
 /// Bytes of signatures in one frame.
 pub const MAX_SIGNATURE_BYTES: usize = 512 << 10;
 
@@ -52,6 +57,10 @@ pub enum SenderFrame {
     Abort(Abort),
     /// First of all, instead of [`SenderFrame::Open`]: the channel is a bench.
     Bench(Box<BenchOpen>),
+    /// Dictionaries that may be used: numbers and digests.
+    Dictionaries(Vec<(u32, [u8; 32])>),
+    /// A dictionary that the receiver does not hold.
+    Dictionary(DictionaryContents),
 }
 
 /// From the receiver.
@@ -83,6 +92,8 @@ pub enum ReceiverFrame {
     },
     /// Small files that could not be made of what was held; they are to come whole.
     ResendFiles(Vec<u64>),
+    /// Which of the offered dictionaries are held.
+    Dictionaries(HeldDictionaries),
 }
 
 /// By what right a transfer is opened.
@@ -111,6 +122,26 @@ pub struct Open {
     pub segment_bytes: u32,
     /// Of the newest job that the sender was told of; 0 where it was told of none.
     pub order: u64,
+}
+
+/// The bytes of a dictionary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DictionaryContents {
+    /// Which.
+    pub number: u32,
+    /// Its length.
+    pub size: u32,
+    /// An HDE container of it.
+    pub container: Vec<u8>,
+}
+
+/// Numbers of dictionaries that a receiver holds, and of those that it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldDictionaries {
+    /// Those that it holds.
+    pub held: Vec<u32>,
+    /// Those that it does not.
+    pub missing: Vec<u32>,
 }
 
 /// The receiver's consent.
@@ -270,6 +301,8 @@ impl SenderFrame {
             Self::Finish { tree_digest } => Frame::Finish(rpc::Finish { tree_digest: tree_digest.to_vec() }),
             Self::Abort(abort) => Frame::Abort(abort.into()),
             Self::Bench(open) => Frame::Bench((*open).into()),
+            Self::Dictionaries(offered) => Frame::Dictionaries(dictionaries::offered(offered)),
+            Self::Dictionary(contents) => Frame::Dictionary(contents.into()),
         };
         rpc::SenderFrame { frame: Some(frame) }.encode_to_vec()
     }
@@ -291,6 +324,8 @@ impl SenderFrame {
             Frame::Finish(finish) => Self::Finish { tree_digest: digest("tree_digest", &finish.tree_digest)? },
             Frame::Abort(abort) => Self::Abort(abort.into()),
             Frame::Bench(open) => Self::Bench(Box::new(open.try_into()?)),
+            Frame::Dictionaries(offered) => Self::Dictionaries(dictionaries::parse_offered(&offered)?),
+            Frame::Dictionary(contents) => Self::Dictionary(contents.try_into()?),
         })
     }
 }
@@ -311,6 +346,7 @@ impl ReceiverFrame {
                 Frame::Progress(rpc::Progress { bytes_verified, files_published })
             }
             Self::ResendFiles(indexes) => Frame::ResendFiles(rpc::ResendFiles { indexes }),
+            Self::Dictionaries(held) => Frame::Dictionaries(held.into()),
         };
         rpc::ReceiverFrame { frame: Some(frame) }.encode_to_vec()
     }
@@ -334,6 +370,7 @@ impl ReceiverFrame {
             Frame::Resend(resend) => Self::Resend { file: resend.index, segment: resend.segment },
             Frame::Finished(finished) => Self::Finished(finished.try_into()?),
             Frame::Abort(abort) => Self::Abort(abort.into()),
+            Frame::Dictionaries(held) => Self::Dictionaries(held.try_into()?),
             Frame::Progress(progress) => {
                 Self::Progress { bytes_verified: progress.bytes_verified, files_published: progress.files_published }
             }

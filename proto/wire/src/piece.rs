@@ -10,7 +10,8 @@
 //!
 //! Numbers are little-endian. Kinds: a *segment* of one file, an HDE container (value: its BLAKE3 chaining value, or the file's root
 //! where it is the only one); a *bundle* of whole small files ([`BundleRow`]; file: the first; segment: how many); *known*: a list of
-//! segments that the receiver makes of what it holds ([`Known`]; value: BLAKE3 of the list).
+//! segments that the receiver makes of what it holds ([`Known`]; value: BLAKE3 of the list); *leaning*: a bundle whose contents are one
+//! frame of zstd with a dictionary (size of the file: the dictionary's number).
 
 mod bundle;
 mod known;
@@ -50,6 +51,8 @@ pub enum PieceKind {
     Bundle,
     /// Segments that the receiver makes of what it holds.
     Known,
+    /// Whole small files, with a dictionary.
+    Leaning,
 }
 
 /// The head of a piece.
@@ -71,7 +74,7 @@ pub struct Header {
     pub file: u64,
     /// The segment's number in the file; of a bundle how many files.
     pub segment: u64,
-    /// The file's size.
+    /// The file's size; of a leaning bundle its dictionary's number.
     pub file_bytes: u64,
     /// What proves it.
     pub value: [u8; 32],
@@ -129,6 +132,7 @@ impl Header {
             PieceKind::Segment => 0,
             PieceKind::Bundle => 1,
             PieceKind::Known => 2,
+            PieceKind::Leaning => 3,
         };
         let mut bytes = [0; HEADER_BYTES];
         let mut out = bytes.as_mut_slice();
@@ -159,6 +163,7 @@ impl Header {
             0 => PieceKind::Segment,
             1 => PieceKind::Bundle,
             2 => PieceKind::Known,
+            3 => PieceKind::Leaning,
             other => return Err(BadPiece::Unknown(other)),
         };
         let header = Self {
@@ -241,7 +246,7 @@ mod tests {
         fn takes_any_bytes_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let [version, kind, ..] = bytes.as_mut_slice() {
                 *version = VERSION;
-                *kind %= 3;
+                *kind %= 4;
             }
             drop(Header::parse(&bytes.clone().into()));
         }

@@ -267,7 +267,7 @@ fn header(kind: PieceKind) -> Header {
 
 fn pieces() -> Made<Vec<Vec<u8>>> {
     let mut pieces = Vec::new();
-    for kind in [PieceKind::Segment, PieceKind::Bundle, PieceKind::Known] {
+    for kind in [PieceKind::Segment, PieceKind::Bundle, PieceKind::Known, PieceKind::Leaning] {
         let room = [[0; HEADER_BYTES].as_slice(), b"contents"].concat();
         pieces.extend(header(kind).pieces(room)?.iter().map(|piece| piece.to_vec()));
     }

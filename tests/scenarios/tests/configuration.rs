@@ -12,13 +12,13 @@ fn a_written_configuration_is_applied_by_every_agent_and_rolled_back_by_one_comm
     let file = fleet.scratch.path().join("fleet.yaml");
     fs::write(
         &file,
-        "dwcp:\n  transport:\n    initial_streams: 20\n    congestion_algorithm: bbr\n  compression:\n    enable_dictionary: true\n",
+        "dwcp:\n  transport:\n    initial_streams: 20\n    congestion_algorithm: bbr\n  dht:\n    encrypt_records: true\n",
     )?;
     let path = file.display().to_string();
     let written = cli.json(&["config", "set", "fleet", &path, "-m", "first"])?;
     assert_eq!(written["rollout"]["state"], "SUCCEEDED", "{written:#}");
     assert_eq!(written["rollout"]["appliedNodes"].as_array().map(Vec::len), Some(2), "{written:#}");
-    assert!(written["notInForce"].to_string().contains("enable_dictionary"), "{written:#}");
+    assert!(written["notInForce"].to_string().contains("encrypt_records"), "{written:#}");
 
     let effective = cli.json(&["config", "effective", "site-a"])?;
     let value = effective["values"].as_array().into_iter().flatten().find(|v| v["path"] == "transport.initial_streams");

@@ -11,8 +11,10 @@ use crate::{
     literals::{Literals, Unpacker},
 };
 
-/// The longest object that is compressed as a whole, and the longest old version that it may lean on.
+/// The longest object that has a class, and the longest old version that one may lean on.
 pub const MAX_SMALL_BYTES: usize = 64 << 10;
+/// The longest row of objects that lean on a dictionary together.
+pub const MAX_TOGETHER_BYTES: usize = 1 << 20;
 /// Dictionaries whose digested form is kept, at most 1 MB each.
 const KEPT: usize = 4;
 
@@ -25,6 +27,16 @@ pub enum Lean<'a> {
     Baseline(&'a [u8]),
     /// What its class has in common.
     Dictionary(&'a Dictionary),
+}
+
+impl Lean<'_> {
+    /// The longest object.
+    const fn most_bytes(&self) -> usize {
+        match self {
+            Self::Baseline(_) => MAX_SMALL_BYTES,
+            Self::Nothing | Self::Dictionary(_) => MAX_TOGETHER_BYTES,
+        }
+    }
 }
 
 /// The object cannot be made of these bytes.
@@ -68,7 +80,7 @@ impl SmallEncoder {
 
     /// The object as one frame of zstd, where that is shorter than it is and neither it nor what it leans on is too long.
     pub fn compress(&mut self, object: &[u8], lean: Lean<'_>, level: i8) -> Option<&[u8]> {
-        if object.len() > MAX_SMALL_BYTES {
+        if object.len() > lean.most_bytes() {
             return None;
         }
         let prefix = match lean {
@@ -127,7 +139,7 @@ impl SmallDecoder {
     /// # Errors
     /// On bytes that are no object of this length; what is in `room` then is not said.
     pub fn decompress(&mut self, packed: &[u8], lean: Lean<'_>, room: &mut [u8]) -> Result<(), DamagedObject> {
-        if room.len() > MAX_SMALL_BYTES {
+        if room.len() > lean.most_bytes() {
             return Err(DamagedObject);
         }
         let prefix = match lean {

@@ -27,7 +27,8 @@ fn a_dictionary_of_like_objects_pays_and_carries_them() {
     let dictionary = &trained.dictionary;
     assert!(dictionary.bytes().len() <= MAX_DICTIONARY_BYTES);
     assert!(trained.saved_permille > 100, "{trained:?}");
-    assert!(trained.pays(10 << 20) && !trained.pays(1000));
+    assert!(trained.clone().useful().is_some());
+    assert_eq!(Dictionary::train(&documents(400)).unwrap().dictionary, *dictionary, "the same of the same");
     let same = Dictionary::from_bytes(dictionary.bytes(), dictionary.id()).unwrap();
     let (mut encoder, mut decoder) = (SmallEncoder::new(), SmallDecoder::new());
     for number in 1000..1010 {
@@ -63,39 +64,98 @@ fn dictionaries_of_peers_are_bounded_and_verified() {
     }
 }
 
-#[test]
-fn classes_train_when_they_have_enough_and_drop_what_does_not_pay() {
-    assert_eq!(Class::of("a.JSON", 100), Class::of("b.json", 4096));
-    assert_ne!(Class::of("a.json", 4097), Class::of("b.json", 4096));
-    assert_eq!(
-        [Class::of("README", 10), Class::of(".bashrc", 10), Class::of("a.c", 0), Class::of("a.c", 1 << 20)],
-        [const { None }; 4]
-    );
-    let class = Class::of("a.json", 100).unwrap();
-    let mut classes = Classes::new();
-    documents(300).iter().for_each(|object| classes.sample(&class, object));
-    assert_eq!(classes.dictionary(&class, u64::MAX), None);
-    classes.close();
-    assert!(classes.dictionary(&class, 100 << 20).is_some());
-    assert_eq!(classes.dictionary(&class, 1000), None);
-    assert!(classes.dictionary_bytes() > 0);
-    // It pays as long as it saves something.
-    for (saved, rounds) in [(100, 2000), (1, 1000)] {
-        for _ in 0..rounds {
-            if classes.is_measured(&class) {
-                classes.measured(&class, 1000 - saved, 1000);
-            }
-        }
-        assert_eq!(classes.dictionary(&class, u64::MAX).is_some(), saved == 100);
-    }
-    assert_eq!((classes.dropped(), classes.dictionary_bytes()), (1, 0));
+fn class(name: &str) -> Class {
+    Class::of(name.as_bytes(), 10).unwrap()
+}
 
-    // Strangers' names fill no memory.
-    for number in 0..1000 {
-        let class = Class::of(&format!("a.x{number}"), 10).unwrap();
-        classes.sample(&class, &[1; 10]);
+/// Classes in which `json` has a dictionary.
+fn trained(documents: &[Vec<u8>]) -> Classes {
+    let (mut classes, json) = (Classes::default(), class("a.json"));
+    for object in documents {
+        classes.sample(&json, object, *blake3::hash(object).as_bytes());
     }
-    assert!(classes.classes.len() <= 32);
+    assert_eq!(classes.ready(), vec![json.clone()]);
+    let samples = classes.take_samples(&json);
+    classes.trained(&json, Dictionary::train(&samples).and_then(Trained::useful));
+    classes
+}
+
+#[test]
+fn what_has_the_same_extension_is_alike() {
+    assert_eq!(Class::of(b"a.JSON", 100), Class::of(b"b.c.json", 4096));
+    let none = [Class::of(b"README", 10), Class::of(b".bashrc", 10), Class::of(b"a.c", 0), Class::of(b"a.c", 1 << 20)];
+    assert_eq!(none, [const { None }; 4]);
+    assert_eq!(Class::of(b"a.x/y", 10), None);
+    assert_eq!(Class::of(b"a.\xff", 10), None);
+}
+
+#[test]
+fn a_dictionary_is_the_same_in_whatever_order_its_samples_come() {
+    let (documents, json) = (documents(2000), class("a.json"));
+    let forward = trained(&documents);
+    let backward = trained(&documents.into_iter().rev().collect::<Vec<_>>());
+    assert_eq!(forward.dictionary(&json), backward.dictionary(&json));
+    assert!(forward.dictionary(&json).is_some());
+}
+
+#[test]
+fn a_dictionary_is_shipped_once_it_has_missed_its_price_and_dropped_when_it_saves_too_little() {
+    let json = class("a.json");
+    let mut classes = trained(&documents(300));
+    let price = classes.records()[0].price;
+    assert!(price > 500, "{price}");
+    assert_eq!(classes.measured(&json, 0, price - 1), Verdict::Open);
+    assert_eq!(classes.measured(&json, 0, 1), Verdict::Ship);
+    assert!(!classes.is_held(&json, true));
+    // It pays as long as it saves something.
+    for _ in 0..200 {
+        assert_eq!(classes.measured(&json, 900, 1000), Verdict::Open);
+    }
+    // What it saves became much less: the class is another one.
+    let less: Vec<_> = (0..140).map(|_| classes.measured(&json, 960, 1000)).collect();
+    assert!(less.contains(&Verdict::Dropped));
+    assert_eq!((classes.dictionary(&json), classes.records()[0].pass), (None, 0));
+    documents(300).iter().for_each(|object| classes.sample(&json, object, *blake3::hash(object).as_bytes()));
+    assert_eq!(classes.ready(), vec![json.clone()]);
+    let samples = classes.take_samples(&json);
+    classes.trained(&json, Dictionary::train(&samples).and_then(Trained::useful));
+    assert_eq!(classes.records()[0].version, 2);
+    // One that saves nothing is not shipped at all, and the next one is not trained at once.
+    let none: Vec<_> = (0..100).map(|_| classes.measured(&json, 999, 1000)).collect();
+    assert!(none.contains(&Verdict::Dropped) && !none.contains(&Verdict::Ship));
+    documents(300).iter().for_each(|object| classes.sample(&json, object, *blake3::hash(object).as_bytes()));
+    assert_eq!(classes.ready(), Vec::new());
+    assert_eq!(Classes::kept(classes.records(), |_| None).records(), classes.records());
+}
+
+#[test]
+fn what_was_kept_comes_back_and_what_is_gone_is_trained_anew() {
+    let json = class("a.json");
+    let mut classes = trained(&documents(300));
+    assert!(!classes.is_held(&json, true));
+    let dictionary = classes.dictionary(&json).cloned().unwrap();
+    let again = Classes::kept(classes.records(), |id| (id == dictionary.id()).then(|| dictionary.clone()));
+    assert_eq!((again.dictionary(&json), again.records()), (Some(&dictionary), classes.records()));
+    let gone = Classes::kept(classes.records(), |_| None);
+    assert!(gone.dictionary(&json).is_none() && !gone.records()[0].held);
+    // The peer lost it: then it is as if it had never been shipped.
+    assert!(classes.is_held(&json, false));
+    assert!(!classes.is_held(&json, false));
+}
+
+#[test]
+fn names_of_files_fill_no_memory() {
+    let mut classes = Classes::default();
+    for number in 0..1000 {
+        let object = vec![1; 60_000];
+        for digest in 0..50 {
+            classes.sample(&class(&format!("a.x{number}")), &object, [digest; 32]);
+        }
+    }
+    assert_eq!(classes.records().len(), MAX_CLASSES);
+    let sampled: Vec<_> = (0..1000).map(|n| classes.take_samples(&class(&format!("a.x{n}"))).concat().len()).collect();
+    assert_eq!(sampled.iter().filter(|bytes| **bytes > 0).count(), 4);
+    assert!(sampled.iter().all(|bytes| *bytes <= 1 << 20));
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use dataplane_hde::{NoSources, Sources};
+use dataplane_hde::{Lean, NoSources, Sources};
 use proto_wire::{
     frames::{FileEnd, MAX_PUBLISHED, ReceiverFrame},
     manifest::{Entry, Kind},
@@ -76,14 +76,49 @@ pub(super) fn take(
     if !verified {
         return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));
     }
-    let mut rest = &worker.decoded[..];
+    write_all(receiving, files, &worker.decoded, after)?;
+    receiving.tally.reused(reused);
+    Ok(())
+}
+
+/// Takes a bundle that leans on a dictionary: both ends have the same bytes of that, so what does not verify is no accident of the disk.
+pub(super) fn take_leaning(
+    receiving: &Receiving,
+    header: &Header,
+    bundle: &[u8],
+    worker: &mut Worker,
+    after: &mut After,
+) -> Result<(), Stop> {
+    let dictionary = receiving.dictionary(header.file_bytes)?;
+    let (rows, table, packed) = read_bundle(bundle, header.segment, header.file)?;
+    if rows.iter().any(|row| row.basis) {
+        return Err(Stop::violation("a bundle leans on a dictionary and on old versions"));
+    }
+    let files = rows.iter().map(|row| small(receiving, row)).collect::<Result<Vec<_>, _>>()?;
+    let bytes = files.iter().map(|small| small.moved.size).sum::<u64>();
+    if bytes != u64::from(header.decoded_bytes) {
+        return Err(Stop::violation("a bundle does not have the length of its files"));
+    }
+    let Worker { small, decoded, .. } = worker;
+    let room = decoded.zeros(usize::try_from(bytes).unwrap_or(usize::MAX));
+    let made = small.decompress(packed, Lean::Dictionary(&dictionary), room);
+    made.map_err(|error| Stop::violation(error.to_string()))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(table).update(decoded);
+    if *hasher.finalize().as_bytes() != header.value {
+        return Err(Stop::temporary(end::CORRUPTED, "a bundle of small files did not verify"));
+    }
+    write_all(receiving, files, &worker.decoded, after)
+}
+
+fn write_all(receiving: &Receiving, files: Vec<Small>, decoded: &[u8], after: &mut After) -> Result<(), Stop> {
+    let mut rest = decoded;
     for small in files {
         let size = usize::try_from(small.moved.size).unwrap_or(usize::MAX);
         let (contents, others) = rest.split_at_checked(size).unwrap_or_default();
         rest = others;
         write(receiving, small, contents, after)?;
     }
-    receiving.tally.reused(reused);
     Ok(())
 }
 

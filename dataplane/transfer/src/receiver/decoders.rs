@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use dataplane_hde::Decoder;
+use dataplane_hde::{Decoder, SmallDecoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::direct::Aligned;
@@ -16,6 +16,7 @@ use crate::service::Shared;
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(super) decoder: Decoder,
+    pub(super) small: SmallDecoder,
     pub(super) decoded: Aligned,
 }
 

@@ -89,6 +89,7 @@ impl Incoming {
         match header.kind {
             PieceKind::Segment => self.aligned(receiving, header, encoded, worker, after),
             PieceKind::Bundle => bundles::take(receiving, header, encoded, worker, after),
+            PieceKind::Leaning => bundles::take_leaning(receiving, header, encoded, worker, after),
             PieceKind::Known => self.known(receiving, header, encoded, worker, after),
         }
     }

@@ -13,7 +13,7 @@ use foundation_runtime::TaskGroup;
 use futures::{StreamExt, stream::FuturesUnordered};
 use proto_model::{TransferRole, TransferState};
 use proto_wire::{
-    frames::{FileAborted, FileEnd, Finished, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame},
+    frames::{FileAborted, FileEnd, Finished, HeldDictionaries, ManifestEnd, Open, Opened, ReceiverFrame, SenderFrame},
     manifest::{Page, PageReader},
 };
 use tokio::{
@@ -33,7 +33,7 @@ use super::{
     incoming::Incoming,
     publish::{BATCH_FILES, publish},
     remains::{sender_of, until, write_down},
-    state::Receiving,
+    state::{After, Receiving},
     stopping,
 };
 use crate::{
@@ -42,7 +42,7 @@ use crate::{
     ends::remove_folder,
     exclude::{Excludes, is_temporary},
     journal::Journal,
-    link::{ControlIn, ControlOut, DELTAS, HOLES, Link, PiecesIn},
+    link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HOLES, Link, PiecesIn},
     orders::paused,
     page_store::PageStore,
     reason::end,
@@ -155,6 +155,10 @@ impl Attempt {
             segment_bytes: open.segment_bytes,
             tells_holes: open.features.iter().any(|feature| feature == HOLES),
             deltas: open.features.iter().any(|feature| feature == DELTAS),
+            leans: shared.settings.load().dictionary_bytes.bytes() > 0
+                && open.features.iter().any(|feature| feature == DICTIONARIES),
+            dictionaries: Mutex::default(),
+            sender: admitted.sender,
             destination: admitted.destination,
             target: admitted.target,
             device: stat.map_or(0, |stat| stat.st_dev),
@@ -196,7 +200,7 @@ async fn go(
         alive: AtomicBool::new(true),
     };
     let window = receiving.shared.settings.load().receive_window.bytes();
-    let offered = [(receiving.tells_holes, HOLES), (receiving.deltas, DELTAS)];
+    let offered = [(receiving.tells_holes, HOLES), (receiving.deltas, DELTAS), (receiving.leans, DICTIONARIES)];
     let features = offered.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_owned()).collect();
     let opened = Opened { features, receive_window_bytes: window, resuming: receiving.resuming };
     let part = Part { receiving: &receiving, group, board: &board };
@@ -259,10 +263,28 @@ impl Part<'_> {
                 SenderFrame::FileAborted(aborted) => self.file_aborted(aborted).await?,
                 SenderFrame::Finish { tree_digest } => self.finish(tree_digest)?,
                 SenderFrame::Abort(abort) => return Err(abort.into()),
+                SenderFrame::Dictionaries(offers) => {
+                    self.dictionaries(move |receiving| receiving.offered(offers)).await?
+                }
+                SenderFrame::Dictionary(contents) => {
+                    self.dictionaries(move |receiving| receiving.shipped(&contents)).await?;
+                }
                 SenderFrame::Bench(_) => return Err(Stop::violation("a transfer is no bench")),
             }
             self.board.ring();
         }
+    }
+
+    async fn dictionaries(
+        &self,
+        answer: impl FnOnce(&Receiving) -> Result<HeldDictionaries, Stop> + Send + 'static,
+    ) -> Result<(), Stop> {
+        if !self.receiving.leans {
+            return Err(Stop::violation("dictionaries were not agreed upon"));
+        }
+        let answer = self.blocking("transfer dictionaries", move |receiving| answer(receiving)).await?;
+        let frames = vec![ReceiverFrame::Dictionaries(answer)];
+        self.receiving.follow_up(After { whole: Vec::new(), frames }).await
     }
 
     async fn page(&self, mut reader: PageReader, page: proto_rpc::peer::ManifestPage) -> Result<PageReader, Stop> {

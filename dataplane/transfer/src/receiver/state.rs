@@ -9,13 +9,14 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use proto_model::{RootPath, TransferId, TransferOptions};
+use proto_model::{PublicKey, RootPath, TransferId, TransferOptions};
 use proto_wire::{TreePath, frames::ReceiverFrame};
 use rustix::fs::Stat;
 use tokio::sync::mpsc;
 
 use super::{
     backlog::Backlog,
+    dictionaries::Offered,
     files::{Ending, Files, Whole, temporary_name},
     flushes::Flushes,
 };
@@ -38,6 +39,8 @@ use crate::{
 pub(super) struct Receiving {
     pub(super) shared: Arc<Shared>,
     pub(super) id: TransferId,
+    /// Whose it is.
+    pub(super) sender: PublicKey,
     pub(super) options: TransferOptions,
     /// Of which sync it is a run.
     pub(super) run: Option<Arc<SyncRun>>,
@@ -47,6 +50,10 @@ pub(super) struct Receiving {
     pub(super) tells_holes: bool,
     /// Whether both ends may say what they know of versions.
     pub(super) deltas: bool,
+    /// Whether small files may lean on dictionaries …
+    pub(super) leans: bool,
+    /// … and on which.
+    pub(super) dictionaries: Mutex<Offered>,
     /// Where it is received, as the grant names it.
     pub(super) destination: RootPath,
     /// Until when it may go on.
@@ -80,6 +87,10 @@ pub(super) struct Receiving {
 impl Receiving {
     pub(super) fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn dictionaries(&self) -> MutexGuard<'_, Offered> {
+        self.dictionaries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {

@@ -2,12 +2,13 @@
 
 use std::{
     io::{self, Read},
+    ops::Range,
     sync::Arc,
 };
 
-use dataplane_hde::{Baseline, Basis, HistoryUse, MAX_SEGMENT_BYTES, Version};
+use dataplane_hde::{Baseline, Basis, Class, Encoding, HistoryUse, MAX_SEGMENT_BYTES, Version};
 use proto_wire::{
-    frames::{FileEnd, SenderFrame},
+    frames::{DictionaryContents, FileEnd, SenderFrame},
     manifest::Entry,
     piece::{
         AsRead, BundleRow, HEADER_BYTES, Header, MAX_BUNDLE_BASIS_BYTES, MAX_BUNDLE_FILES, MAX_ROW_BYTES, PieceKind,
@@ -17,16 +18,22 @@ use proto_wire::{
 
 use super::{
     buffers::Buffer,
+    leaning,
     state::{BEFORE_BYTES, Seen, Sending, Worker},
 };
 use crate::{
+    dictionaries::class_of,
     fates::{Fate, Moved},
     reason::issue,
     stop::Stop,
+    tally::add,
 };
 
 /// A bundle's contents: with its table it stays a piece.
 pub(super) const MAX_BUNDLE_BYTES: u64 = (1 << 20) - (MAX_BUNDLE_FILES * MAX_ROW_BYTES) as u64;
+
+/// Files that lean on a dictionary go by themselves from so many bytes on.
+const LEAST_LEANING_BYTES: u64 = 1 << 10;
 
 /// A small file that is wanted.
 #[derive(Debug)]
@@ -40,15 +47,27 @@ pub(super) struct Wanted {
 /// Small files that are gathered for a bundle.
 #[derive(Debug, Default)]
 pub(super) struct Bundle {
+    /// The number of the dictionary that they lean on; 0 for none.
+    dictionary: u32,
     files: Vec<Wanted>,
     bytes: u64,
 }
 
 impl Bundle {
+    pub(super) fn leaning(dictionary: u32) -> Self {
+        Self { dictionary, ..Self::default() }
+    }
+
+    /// Its files, where they go with others; else the bundle.
+    pub(super) fn dissolved(self) -> (Vec<Wanted>, Option<Self>) {
+        let alone = self.dictionary != 0 && self.bytes >= LEAST_LEANING_BYTES;
+        if alone { (Vec::new(), Some(self)) } else { (self.files, None) }
+    }
+
     /// Adds a file; gives back the bundle that is full, if this one begins another.
     pub(super) fn push(&mut self, wanted: Wanted) -> Option<Self> {
         let full = self.bytes + wanted.entry.size() > MAX_BUNDLE_BYTES || self.files.len() == MAX_BUNDLE_FILES;
-        let done = full.then(|| std::mem::take(self));
+        let done = full.then(|| std::mem::replace(self, Self::leaning(self.dictionary)));
         self.bytes += wanted.entry.size();
         self.files.push(wanted);
         done
@@ -90,6 +109,8 @@ struct Outcome {
     grown: Vec<(u64, Entry)>,
     given_up: Vec<(u64, Entry, &'static str, String)>,
     encoded: Option<(Header, Buffer)>,
+    /// Dictionaries that are to be shipped.
+    dictionaries: Vec<DictionaryContents>,
 }
 
 /// What a bundle is made of.
@@ -99,21 +120,25 @@ struct Parts {
     contents: Vec<u8>,
     /// Old versions that the receiver holds, too.
     basis: Vec<u8>,
+    /// Classes of files that have no old version, where their contents are, and what they are.
+    classed: Vec<(Class, Range<usize>, [u8; 32])>,
 }
 
 /// Reads and sends a bundle; gives back the files that are not small any more.
 pub(super) async fn send(sending: &Arc<Sending>, bundle: Bundle) -> Result<Vec<(u64, Entry)>, Stop> {
-    send_files(sending, bundle.files, 0).await
+    send_files(sending, bundle, 0).await
 }
 
 /// Sends one file as a bundle of its own, in a second reading; false where it has grown again.
 pub(super) async fn send_one(sending: &Arc<Sending>, file: u64, entry: Entry) -> Result<bool, Stop> {
-    Ok(send_files(sending, vec![Wanted { file, entry, there: None }], 1).await?.is_empty())
+    let mut bundle = Bundle::default();
+    drop(bundle.push(Wanted { file, entry, there: None }));
+    Ok(send_files(sending, bundle, 1).await?.is_empty())
 }
 
-async fn send_files(sending: &Arc<Sending>, files: Vec<Wanted>, attempt: u8) -> Result<Vec<(u64, Entry)>, Stop> {
+async fn send_files(sending: &Arc<Sending>, bundle: Bundle, attempt: u8) -> Result<Vec<(u64, Entry)>, Stop> {
     let outcome =
-        sending.on_worker("transfer bundle", move |sending, worker| read(sending, worker, files, attempt)).await??;
+        sending.on_worker("transfer bundle", move |sending, worker| read(sending, worker, bundle, attempt)).await??;
     for (file, entry, reason, message) in outcome.given_up {
         sending.give_up(file, entry.path.as_bytes(), reason, message).await?;
     }
@@ -124,6 +149,10 @@ async fn send_files(sending: &Arc<Sending>, files: Vec<Wanted>, attempt: u8) -> 
         sending.tally.reused(moved.size);
         sending.set_fate(file, Fate::Moved(moved))?;
     }
+    for dictionary in outcome.dictionaries {
+        add(&sending.tally.bytes_sent, u64::try_from(dictionary.container.len()).unwrap_or_default());
+        sending.frame(SenderFrame::Dictionary(dictionary)).await?;
+    }
     if let Some((header, encoded)) = outcome.encoded {
         sending.send_pieces(header, encoded).await?;
         for (file, moved) in outcome.sent {
@@ -133,9 +162,10 @@ async fn send_files(sending: &Arc<Sending>, files: Vec<Wanted>, attempt: u8) -> 
     Ok(outcome.grown)
 }
 
-fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -> Result<Outcome, Stop> {
+fn read(sending: &Sending, worker: &mut Worker, bundle: Bundle, first: u8) -> Result<Outcome, Stop> {
     let (mut outcome, mut parts) = (Outcome::default(), Parts::default());
     let reading = sending.tally.reading.begin();
+    let Bundle { dictionary, files, .. } = bundle;
     for Wanted { file, entry, there } in files {
         let mut small = read_one(sending, file, &entry, first);
         if matches!(small, Small::Changed) && first == 0 {
@@ -160,7 +190,15 @@ fn read(sending: &Sending, worker: &mut Worker, files: Vec<Wanted>, first: u8) -
         }
     }
     drop(reading);
-    outcome.encoded = encode(sending, worker, parts)?;
+    if let Some(leaning) = sending.leaning.as_ref().filter(|_| dictionary == 0) {
+        let options = sending.shared.settings.load().hde;
+        let files =
+            parts.classed.drain(..).filter_map(|(class, at, digest)| Some((class, parts.contents.get(at)?, digest)));
+        let to_ship = leaning.look(&mut worker.small, files, options.level.number());
+        let contents = |dictionary| leaning::contents(&mut worker.encoder, options, dictionary);
+        outcome.dictionaries = to_ship.into_iter().map(contents).collect::<Result<_, _>>()?;
+    }
+    outcome.encoded = encode(sending, worker, parts, dictionary)?;
     Ok(outcome)
 }
 
@@ -183,19 +221,28 @@ impl Parts {
         };
         let as_told = read.attempt == 0 && is_as_told(&read, entry);
         self.rows.push(BundleRow { file: read.file, basis: old.is_some(), as_read: (!as_told).then_some(as_read) });
+        if let Some(class) = class_of(entry.path.name(), entry.size()).filter(|_| old.is_none()) {
+            let start = self.contents.len();
+            self.classed.push((class, start..start + read.contents.len(), read.moved.root));
+        }
         self.basis.extend_from_slice(&old.unwrap_or_default());
         self.contents.append(&mut read.contents);
     }
 }
 
-fn encode(sending: &Sending, worker: &mut Worker, mut parts: Parts) -> Result<Option<(Header, Buffer)>, Stop> {
+fn encode(
+    sending: &Sending,
+    worker: &mut Worker,
+    mut parts: Parts,
+    dictionary: u32,
+) -> Result<Option<(Header, Buffer)>, Stop> {
     let Some(first) = parts.rows.first().map(|row| row.file) else { return Ok(None) };
     let _encoding = sending.tally.encoding.begin();
     let mut room = vec![0; HEADER_BYTES];
     write_bundle(&parts.rows, first, &mut room);
     let mut hasher = blake3::Hasher::new();
     hasher.update(&room[HEADER_BYTES + 4..]).update(&parts.contents);
-    let header = Header {
+    let mut header = Header {
         kind: PieceKind::Bundle,
         part: 0,
         parts: 1,
@@ -208,6 +255,20 @@ fn encode(sending: &Sending, worker: &mut Worker, mut parts: Parts) -> Result<Op
         value: *hasher.finalize().as_bytes(),
     };
     let options = sending.shared.settings.load().hde;
+    if let Some(leaning) = sending.leaning.as_ref().filter(|_| dictionary != 0) {
+        let started = sending.shared.clock.now();
+        let packed = leaning.compress(&mut worker.small, dictionary, &parts.contents, options.level.number());
+        if let Some(packed) = packed {
+            let encoding = Encoding::leaning(parts.contents.len(), packed.len());
+            if let Some(meter) = &sending.shared.meter {
+                meter.record(&encoding, started);
+            }
+            sending.count(&encoding);
+            (header.kind, header.file_bytes) = (PieceKind::Leaning, dictionary.into());
+            room.extend_from_slice(packed);
+            return Ok(Some((header, room.into())));
+        }
+    }
     let version = if parts.basis.is_empty() {
         Version::plain(options)
     } else {

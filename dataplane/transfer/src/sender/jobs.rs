@@ -1,6 +1,7 @@
 //! Files and bundles on their way: many at once, in the order in which they were asked for.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, PoisonError},
 };
@@ -34,7 +35,8 @@ pub(super) struct Jobs {
     sending: Arc<Sending>,
     board: Arc<Board>,
     pub(super) busy: FuturesUnordered<BoxFuture<'static, Result<(), Stop>>>,
-    bundle: Bundle,
+    /// By the dictionary that they lean on; 0 for none.
+    bundles: BTreeMap<u32, Bundle>,
     asked: BitSet,
     /// Small files that were sent whole, since they could not be made of what the receiver held.
     again: BitSet,
@@ -43,8 +45,8 @@ pub(super) struct Jobs {
 
 impl Jobs {
     pub(super) fn new(sending: Arc<Sending>, board: Arc<Board>) -> Self {
-        let (busy, bundle) = (FuturesUnordered::new(), Bundle::default());
-        Self { sending, board, busy, bundle, asked: BitSet::default(), again: BitSet::default(), gathering: None }
+        let (busy, bundles) = (FuturesUnordered::new(), BTreeMap::new());
+        Self { sending, board, busy, bundles, asked: BitSet::default(), again: BitSet::default(), gathering: None }
     }
 
     /// Whether nothing is left of what was asked for.
@@ -82,7 +84,9 @@ impl Jobs {
                     sending.replaces(index);
                 }
                 let there = gathering.baseline();
-                self.gather(bundle::Wanted { file: index, entry, there }).await?;
+                let leaning = self.sending.leaning.as_ref().filter(|_| there.is_none());
+                let number = leaning.and_then(|leaning| leaning.number(&entry)).unwrap_or_default();
+                self.gather(number, bundle::Wanted { file: index, entry, there }).await?;
             } else {
                 let wish = gathering.finish(entry)?;
                 self.start("transfer file", file::send(Arc::clone(&sending), wish), FILES).await?;
@@ -100,8 +104,9 @@ impl Jobs {
         self.sending.blocking("transfer entries", find).await
     }
 
-    async fn gather(&mut self, wanted: bundle::Wanted) -> Result<(), Stop> {
-        match self.bundle.push(wanted) {
+    async fn gather(&mut self, dictionary: u32, wanted: bundle::Wanted) -> Result<(), Stop> {
+        let bundle = self.bundles.entry(dictionary).or_insert_with(|| Bundle::leaning(dictionary));
+        match bundle.push(wanted) {
             Some(full) => self.send_bundle(full).await,
             None => Ok(()),
         }
@@ -109,7 +114,20 @@ impl Jobs {
 
     /// Sends what was gathered for a bundle, full or not.
     pub(super) async fn flush(&mut self) -> Result<(), Stop> {
-        match self.bundle.take() {
+        let mut general = Bundle::default();
+        for bundle in std::mem::take(&mut self.bundles).into_values() {
+            // A piece of its own would cost more than the dictionary saves.
+            let (wanted, bundle) = bundle.dissolved();
+            for wanted in wanted {
+                if let Some(full) = general.push(wanted) {
+                    self.send_bundle(full).await?;
+                }
+            }
+            if let Some(bundle) = bundle {
+                self.send_bundle(bundle).await?;
+            }
+        }
+        match general.take() {
             Some(bundle) => self.send_bundle(bundle).await,
             None => Ok(()),
         }
@@ -152,7 +170,7 @@ impl Jobs {
                 Stop::violation(format!("the receiver asks for all of file {file} again, which it may not"))
             })?;
             self.sending.fell_back("not_verified");
-            self.gather(bundle::Wanted { file, entry, there: None }).await?;
+            self.gather(0, bundle::Wanted { file, entry, there: None }).await?;
         }
         self.flush().await
     }

@@ -93,6 +93,13 @@ impl Pages<'_> {
     fn announced(&mut self) -> Result<(), Stop> {
         let mut entries = std::mem::take(&mut self.entries);
         self.sending.announce(&mut entries);
+        if let Some(leaning) = &self.sending.leaning {
+            let offered = leaning.offer(entries.iter().map(|(entry, _)| entry));
+            if !offered.is_empty() {
+                let frame = SenderFrame::Dictionaries(offered);
+                self.sending.frames.blocking_send(frame).map_err(|_closed| stopping())?;
+            }
+        }
         for (entry, _) in entries {
             if let Some(page) = self.builder.push(&entry) {
                 self.page(page)?;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use dataplane_hde::Algorithm;
 use foundation_runtime::{Cancelled, TaskGroup, durable};
 use foundation_telemetry::propagation;
 use futures::StreamExt;
@@ -21,6 +22,7 @@ use super::{
     Checked, FINISHING_FILE,
     board::Board,
     jobs::Jobs,
+    leaning::Leaning,
     link_rate::Seen,
     manifest::walk_sources,
     state::{Parts, Sending},
@@ -28,7 +30,7 @@ use super::{
 use crate::{
     attribution::{self, SenderLook},
     exclude::Excludes,
-    link::{ControlIn, ControlOut, DELTAS, HOLES, Link, PathOf},
+    link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HOLES, Link, PathOf},
     reason::end,
     receiver::stopping,
     report::{EVERY, Reporter},
@@ -119,7 +121,7 @@ impl Attempt<'_> {
             transfer: self.checked.id,
             authority: self.checked.authority.clone(),
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
-            features: vec![HOLES.to_owned(), DELTAS.to_owned()],
+            features: self.features(),
             segment_bytes: self.shared.settings.load().segment_bytes,
             order: self.order,
         };
@@ -133,9 +135,18 @@ impl Attempt<'_> {
             | ReceiverFrame::Published(_)
             | ReceiverFrame::Resend { .. }
             | ReceiverFrame::ResendFiles(_)
+            | ReceiverFrame::Dictionaries(_)
             | ReceiverFrame::Finished(_)
             | ReceiverFrame::Progress { .. } => Err(Stop::violation("the first frame is no consent")),
         }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let settings = self.shared.settings.load();
+        let zstd = settings.hde.enabled && settings.hde.algorithm == Algorithm::Zstd;
+        let dictionaries = settings.dictionaries && zstd && !self.checked.options.dry_run;
+        let offered = [(true, HOLES), (true, DELTAS), (dictionaries, DICTIONARIES)];
+        offered.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_owned()).collect()
     }
 
     async fn prepare(
@@ -148,6 +159,7 @@ impl Attempt<'_> {
         let (group, pieces) = (self.group.clone(), Arc::clone(&link.pieces_out));
         let agreed = |name| opened.features.iter().any(|feature| feature == name);
         let (tells_holes, deltas) = (agreed(HOLES), agreed(DELTAS));
+        let leans = agreed(DICTIONARIES) && self.features().iter().any(|feature| feature == DICTIONARIES);
         let window_bytes = opened.receive_window_bytes.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
         let prepare = move || {
             let own = |error: &std::io::Error| shared.own("sender", error);
@@ -156,6 +168,7 @@ impl Attempt<'_> {
             let segment_bytes = shared.settings.load().segment_bytes;
             let options = checked.options;
             let at = Arc::clone(&shared);
+            let leaning = leans.then(|| shared.dictionaries.for_peer(checked.peer)).flatten().map(Leaning::new);
             let parts = Parts {
                 shared,
                 group,
@@ -169,6 +182,7 @@ impl Attempt<'_> {
                 window_bytes,
                 tells_holes,
                 deltas,
+                leaning,
                 peer: checked.peer,
                 destination: checked.destination,
                 is_standing: matches!(checked.authority, Authority::Sync(_)),
@@ -252,6 +266,10 @@ impl Part<'_> {
                 ReceiverFrame::Published(files) => self.sending.are_published(&files),
                 ReceiverFrame::Resend { file, segment } => self.resend(file, segment)?,
                 ReceiverFrame::ResendFiles(files) => self.resend_whole(&files)?,
+                ReceiverFrame::Dictionaries(answer) => match &self.sending.leaning {
+                    Some(leaning) => leaning.answered(self.sending, &answer)?,
+                    None => return Err(Stop::violation("the receiver answers for dictionaries that were not offered")),
+                },
                 ReceiverFrame::Finished(finished) => return self.finished(finished),
                 ReceiverFrame::Abort(abort) => return Err(abort.into()),
                 ReceiverFrame::Progress { bytes_verified, files_published } => {

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use dataplane_hde::{Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, Stands, Version};
+use dataplane_hde::{Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, SmallEncoder, Stands, Version};
 use foundation_runtime::TaskGroup;
 use proto_model::{PublicKey, RootPath, TransferOptions};
 use proto_wire::{
@@ -25,6 +25,7 @@ use super::{
     answers::Answers,
     buffers::{Buffer, Buffers},
     keep::Basis,
+    leaning::Leaning,
     link_rate::LinkRate,
 };
 use crate::{
@@ -54,6 +55,8 @@ pub(super) struct Sending {
     pub(super) tells_holes: bool,
     /// Whether both ends may say what they know of versions.
     pub(super) deltas: bool,
+    /// Dictionaries of small files, where both ends use them.
+    pub(super) leaning: Option<Leaning>,
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
@@ -93,6 +96,7 @@ pub(super) const BEFORE_BYTES: usize = HEADER_BYTES + OVERHEAD_BYTES;
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) encoder: Encoder,
+    pub(super) small: SmallEncoder,
     /// What was read, after [`BEFORE_BYTES`].
     pub(super) read: Buffer,
 }
@@ -145,6 +149,7 @@ pub(super) struct Parts {
     pub(super) window_bytes: u64,
     pub(super) tells_holes: bool,
     pub(super) deltas: bool,
+    pub(super) leaning: Option<Leaning>,
     pub(super) peer: PublicKey,
     pub(super) destination: RootPath,
     pub(super) is_standing: bool,
@@ -165,6 +170,7 @@ impl Sending {
             segment_bytes: parts.segment_bytes,
             tells_holes: parts.tells_holes,
             deltas: parts.deltas,
+            leaning: parts.leaning,
             peer: parts.peer,
             destination: parts.destination,
             is_standing: parts.is_standing,
@@ -234,7 +240,7 @@ impl Sending {
                 Some(meter) => encoder.metered(meter.clone()),
                 None => encoder,
             };
-            Worker { encoder, read: self.buffers.take() }
+            Worker { encoder, small: SmallEncoder::new(), read: self.buffers.take() }
         })
     }
 

@@ -157,7 +157,7 @@ impl Host {
         let mut names: Vec<_> = fs::read_dir(&self.folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "ended" && name != "syncs")
+            .filter(|name| name != "ended" && name != "syncs" && name != "dictionaries")
             .collect();
         names.sort();
         names
@@ -397,7 +397,7 @@ impl Wires {
         }
     }
 
-    /// Bytes of pieces, link by link.
+    /// Bytes of pieces and of what stands for dictionaries, link by link.
     pub(crate) fn bytes(&self) -> Vec<u64> {
         self.links.lock().unwrap().iter().map(|bytes| bytes.load(SeqCst)).collect()
     }
@@ -484,6 +484,9 @@ impl ControlOut for Out {
     fn send<'a>(&'a mut self, frame: &'a [u8]) -> BoxFuture<'a, Result<(), LinkError>> {
         if let (Some(act), Ok(SenderFrame::Page(_))) = (&self.1.faults.on_page, SenderFrame::decode(frame)) {
             act();
+        }
+        if let Ok(SenderFrame::Dictionaries(_) | SenderFrame::Dictionary(_)) = SenderFrame::decode(frame) {
+            self.1.bytes.fetch_add(u64::try_from(frame.len()).unwrap(), SeqCst);
         }
         let frame = Bytes::copy_from_slice(frame);
         async move {

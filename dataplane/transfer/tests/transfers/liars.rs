@@ -223,6 +223,11 @@ pub(crate) async fn refusal_on(bed: &Bed, options: TransferOptions, steps: Vec<S
     let grant = bed.grant(&["data:/x"], "data:/", options);
     let mut all = vec![opening(bed, &grant)];
     all.extend(steps);
+    refusal_opened(bed, all).await
+}
+
+/// The same; the opening is among the steps.
+pub(crate) async fn refusal_opened(bed: &Bed, all: Vec<Step>) -> String {
     let outcome = Liar::dial(bed, bed.a.identity.public_key()).run(all).await;
     let error = match outcome {
         Received::Ended(report) | Received::Interrupted(report) => report.error,

@@ -110,8 +110,12 @@ async fn play(mut link: Link, lies: Vec<Say>) {
 
 /// Sends `big` (16 MiB, in segments of 64 KiB) and `small` to a receiver that does this, and no more.
 async fn sent_to(options: TransferOptions, lies: Vec<Say>) -> TransferReport {
+    sent_with(settings(), options, lies).await
+}
+
+async fn sent_with(settings: Settings, options: TransferOptions, lies: Vec<Say>) -> TransferReport {
     let bed = Bed::new();
-    bed.a.transfers.set_settings(Settings { stall_timeout: Duration::from_secs(2), ..settings() });
+    bed.a.transfers.set_settings(Settings { stall_timeout: Duration::from_secs(2), ..settings });
     fs::write(bed.a.root.join("big"), noise(1, 16 << 20)).unwrap();
     fs::write(bed.a.root.join("small"), noise(2, 100)).unwrap();
     fs::create_dir(bed.a.root.join("zone")).unwrap();
@@ -147,7 +151,21 @@ async fn sent_to(options: TransferOptions, lies: Vec<Say>) -> TransferReport {
 }
 
 async fn refusal(lies: Vec<Say>) -> String {
-    let report = sent_to(TransferOptions::default(), lies).await;
+    refused(sent_to(TransferOptions::default(), lies).await)
+}
+
+/// Why a sender with these settings gives up, where its receiver consents to all there is and then says this.
+pub(crate) async fn refusal_of(settings: Settings, lie: ReceiverFrame) -> String {
+    let opened = Opened {
+        features: ["deltas", "dictionaries"].map(str::to_owned).to_vec(),
+        receive_window_bytes: u64::MAX,
+        resuming: false,
+    };
+    let lies = vec![Say::Frame(ReceiverFrame::Opened(opened)), manifest_ended(), Say::Frame(lie)];
+    refused(sent_with(settings, TransferOptions::default(), lies).await)
+}
+
+fn refused(report: TransferReport) -> String {
     let error = report.error.unwrap_or_else(|| panic!("{:?}", report.state));
     if error.reason == "PROTOCOL_VIOLATION" {
         assert_eq!(report.state, TransferState::Failed);

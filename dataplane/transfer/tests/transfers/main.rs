@@ -6,6 +6,7 @@ mod bed;
 mod benches;
 mod changing;
 mod confinement;
+mod dictionaries;
 mod holding;
 mod liars;
 mod lying_receivers;

@@ -16,16 +16,11 @@ struct Idle {
 }
 
 /// Struck from here by whoever builds it.
-const IDLE: [Idle; 7] = [
+const IDLE: [Idle; 6] = [
     Idle {
         path: "transport.enable_rdma",
         when: When::Is(&["true"]),
         reason: "devices are found and reported, and QUIC serves: there is no RDMA path",
-    },
-    Idle {
-        path: "compression.enable_dictionary",
-        when: When::Is(&["true"]),
-        reason: "dictionaries are not trained yet",
     },
     Idle { path: "dht.public", when: When::Is(&["true"]), reason: "only the fleet's own ring is used" },
     Idle { path: "dht.encrypt_records", when: When::Is(&["true"]), reason: "records are signed, not encrypted yet" },

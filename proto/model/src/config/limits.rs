@@ -18,6 +18,8 @@ pub struct Limits {
     pub basis_budget: ByteCount,
     /// Objects of the content store that are open at once.
     pub open_objects: u32,
+    /// Dictionaries of small files on the disk, trained here or received; with none, none is received.
+    pub dictionaries: ByteCount,
     /// Sessions with one peer.
     pub sessions_per_peer: u32,
     /// Channels that each end may open in a session.
@@ -68,6 +70,7 @@ impl Limits {
             manifest_size: section.size("manifest_size", ByteCount::mib(1)..=ByteCount::gib(1024)),
             basis_budget: section.size("basis_budget", ByteCount::mib(1)..=ByteCount::gib(64)),
             open_objects: section.number("open_objects", 1..=65_536),
+            dictionaries: section.size("dictionaries", ByteCount::new(0)..=ByteCount::gib(64)),
             sessions_per_peer: section.number("sessions_per_peer", 2..=64),
             channels_per_session: section.number("channels_per_session", 1..=1024),
             waiting_channels: section.number("waiting_channels", 1..=65_536),

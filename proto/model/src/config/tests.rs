@@ -106,7 +106,7 @@ fn every_document_of_the_manual_is_accepted() {
     assert_eq!(effective.config.transport.pacing_rate, Some(10_000_000_000));
     assert_eq!(effective.config.transport.read_timeout, Duration::from_secs(120));
     assert_eq!(effective.config.transport.congestion_algorithm, CongestionAlgorithm::Bbr);
-    assert!(effective.not_in_force.iter().any(|idle| idle == "compression.enable_dictionary"));
+    assert!(!effective.not_in_force.iter().any(|idle| idle == "compression.enable_dictionary"));
     assert!(!effective.not_in_force.iter().any(|idle| idle == "transport.congestion_algorithm"));
     let staging = resolve(&[fleet(MANUAL_BASE), host(MANUAL_STAGING)]).expect("valid");
     assert_eq!(staging.config.transport.max_streams, 128);

@@ -5,7 +5,7 @@
 type Path = &'static [u32];
 
 /// The repeated messages and texts of what a sender says.
-pub(super) const OF_SENDER: &[Path] = &[&[1, 3, 8], &[1, 3, 11], &[1, 5], &[2, 2], &[3, 4]];
+pub(super) const OF_SENDER: &[Path] = &[&[1, 3, 8], &[1, 3, 11], &[1, 5], &[2, 2], &[3, 4], &[9, 1]];
 /// The repeated messages and texts of what a receiver says.
 pub(super) const OF_RECEIVER: &[Path] = &[&[1, 1], &[2, 1], &[2, 1, 2], &[5, 2], &[5, 5]];
 

@@ -14,9 +14,13 @@ fn frames_come_back_as_they_went() {
         incomplete: true,
     };
     let file_end = FileEnd { file: 7, root: [8; 32], attempt: 1, entry: None };
-    for frame in
-        [SenderFrame::ManifestEnd(end), SenderFrame::FileEnd(file_end), SenderFrame::Finish { tree_digest: [9; 32] }]
-    {
+    for frame in [
+        SenderFrame::ManifestEnd(end),
+        SenderFrame::FileEnd(file_end),
+        SenderFrame::Finish { tree_digest: [9; 32] },
+        SenderFrame::Dictionaries(vec![(1, [2; 32]), (32, [3; 32])]),
+        SenderFrame::Dictionary(DictionaryContents { number: 1, size: 9, container: vec![4; 20] }),
+    ] {
         assert_eq!(SenderFrame::decode(&frame.clone().encode()), Ok(frame));
     }
     let wanted = Wanted {
@@ -33,11 +37,27 @@ fn frames_come_back_as_they_went() {
         ReceiverFrame::Wanted(wanted),
         ReceiverFrame::Published(vec![1, 2]),
         ReceiverFrame::ResendFiles(vec![1, 2]),
+        ReceiverFrame::Dictionaries(HeldDictionaries { held: vec![1, 32], missing: vec![2] }),
         ReceiverFrame::Resend { file: 1, segment: 2 },
         ReceiverFrame::Abort(Abort { reason: "X".into(), message: "y".into(), temporary: true }),
     ] {
         assert_eq!(ReceiverFrame::decode(&frame.clone().encode()), Ok(frame));
     }
+}
+
+#[test]
+fn dictionaries_have_numbers_and_sizes_within_their_bounds() {
+    let contents = |number, size| SenderFrame::Dictionary(DictionaryContents { number, size, container: Vec::new() });
+    let held = |number| ReceiverFrame::Dictionaries(HeldDictionaries { held: vec![number], missing: Vec::new() });
+    for number in [0, 33] {
+        assert!(SenderFrame::decode(&SenderFrame::Dictionaries(vec![(number, [0; 32])]).encode()).is_err());
+        assert!(SenderFrame::decode(&contents(number, 1).encode()).is_err());
+        assert!(ReceiverFrame::decode(&held(number).encode()).is_err());
+    }
+    for size in [0, MAX_DICTIONARY_BYTES + 1] {
+        assert!(SenderFrame::decode(&contents(1, size).encode()).is_err());
+    }
+    assert!(SenderFrame::decode(&SenderFrame::Dictionaries(vec![(1, [0; 32]); 33]).encode()).is_err());
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl Encoder {
         let mut work = Work::begin(&mut self.tools, version, number, segment);
         let kind = if version.options().enabled {
             // What cannot be read is not referred to.
-            work.plan().unwrap_or_else(|_unreadable| work.nothing());
+            work.plan().and_then(|()| work.refine()).unwrap_or_else(|_unreadable| work.nothing());
             work.choose(length)
         } else {
             work.nothing();

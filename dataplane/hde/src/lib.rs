@@ -27,6 +27,7 @@ mod options;
 mod plan;
 mod prefix;
 mod read_at;
+mod refine;
 mod sampling;
 mod signature;
 mod sources;

@@ -44,7 +44,7 @@ impl Plan {
         }
     }
 
-    fn changed(&mut self, replaced: &[u8], from: Source, at: u64) {
+    pub(crate) fn changed(&mut self, replaced: &[u8], from: Source, at: u64) {
         self.replaced.extend_from_slice(replaced);
         let more = narrow(replaced.len());
         match self.ops.last_mut() {

@@ -17,6 +17,7 @@ use crate::{
     plan::Plan,
     prefix::Limits,
     read_at::ReadAt,
+    refine::{Fineness, Refiner},
     sampling::{Rate, sample},
     signature::Run,
     typed::{Layout, Typed},
@@ -55,6 +56,7 @@ pub(crate) struct Tools {
     writer: DeltaWriter,
     described: Described,
     typed: Typed,
+    refiner: Refiner,
     /// What stands in the baseline where the segment does.
     base: Vec<u8>,
     prefix: Vec<u8>,
@@ -154,6 +156,33 @@ impl<'a> Work<'a> {
         let least = least_match(self.tools.literals.probe(self.segment));
         let field = Field { index: Some(index), near: true, least, ..field };
         self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
+    }
+
+    /// Looks closely at what was left.
+    pub(crate) fn refine(&mut self) -> io::Result<()> {
+        let readable = match self.version.basis() {
+            Basis::Baseline(baseline) if self.version.options().references => Some(baseline.bytes().as_ref()),
+            Basis::Nothing => None,
+            Basis::Baseline(_) | Basis::Signature(_) => return Ok(()),
+        };
+        let plan = &self.tools.matcher.plan;
+        if plan.literal_bytes == 0 || plan.is_literal() || plan.literal_bytes > self.segment.len() / 8 * 7 {
+            return Ok(());
+        }
+        let fineness = match self.version.costs().configured() {
+            Effort::Zstd(16..) => Fineness::THOROUGH,
+            Effort::Zstd(_) => Fineness::QUICK,
+            Effort::Store | Effort::Lz4 | Effort::Snappy => return Ok(()),
+        };
+        let history = self.version.history();
+        let mut read = |source: Source, offset: u64, room: &mut [u8]| match source {
+            Source::Basis => readable.ok_or(io::ErrorKind::NotFound)?.read_at(offset, room),
+            Source::History => history.ok_or(io::ErrorKind::NotFound)?.source().read_at(offset, room),
+            Source::Zeros => Ok(()),
+        };
+        let ends = [readable.map_or(0, ReadAt::size), self.limit];
+        let Tools { matcher, refiner, .. } = &mut *self.tools;
+        refiner.refine(&mut matcher.plan, self.segment, fineness, ends, &mut read)
     }
 
     /// Whether the segment looks like numbers that stand, changed, at its place in the baseline.

@@ -24,9 +24,9 @@ const FILE: u64 = 4 << 20;
 /// What refusing 64 bombs at once may take beyond what the process had: R24.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// A container of one literal over the segment, in this codec.
+/// A plain container of the segment, in this codec.
 fn container(codec: u8, claimed: u32, literals: &[u8]) -> Vec<u8> {
-    [&[1, codec, 0, 0][..], &claimed.to_le_bytes(), literals].concat()
+    [&[2, 0, 0, codec][..], &claimed.to_le_bytes(), literals].concat()
 }
 
 /// A zstd frame of a GiB of zeros in 32 KiB: blocks that repeat one byte. `window` is its descriptor, `size` what it claims.
@@ -65,10 +65,11 @@ fn bombs() -> Vec<Vec<u8>> {
     // And the container's own claims: too long, too short, zeros and copies that make more than it says.
     all.push(container(1, u32::MAX, &zstd(0, None)));
     all.push(container(0, 5, b"12345"));
-    all.push(
-        [&[1, 0, 2, 0][..], &SEGMENT.to_le_bytes(), &[1], &u32::MAX.to_le_bytes(), &[1], &u32::MAX.to_le_bytes()]
-            .concat(),
-    );
+    // Operations that are not there; a prefix of all that the receiver may hold.
+    let lengths = [0xff, 0xff, 0xff, 0xff, 0x0f];
+    for kind in [[2, 1, 8, 0], [2, 1, 1, 0], [2, 0, 1, 1]] {
+        all.push([&kind[..], &SEGMENT.to_le_bytes(), &lengths, &lengths, &lengths].concat());
+    }
     all
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use proto_model::BitRate;
+use proto_model::{BitRate, ByteCount};
 
 use clap::Subcommand;
 
@@ -21,6 +21,9 @@ pub(crate) enum Hde {
         /// Where to write
         #[arg(short = 'O', long = "out")]
         out: PathBuf,
+        /// The longest file that may come of it, as 10GB [default: what is free where it is written]
+        #[arg(long)]
+        max_bytes: Option<ByteCount>,
         /// Threads [default: as many as there are cores]
         #[arg(long)]
         threads: Option<usize>,

@@ -13,6 +13,7 @@ use dataplane_hde::{
     Against, Algorithm, AnchorIndex, Baseline, Codec, Encoding, FileAt, FileError, FileOptions, FileOutput,
     FileSummary, Level, Options, ReadAt, WriteAt, decode_file, encode_file,
 };
+use proto_model::ByteCount;
 use serde::Serialize;
 
 use crate::{
@@ -38,8 +39,8 @@ pub(super) fn run(output: &Output, verb: Verb) -> Result<(), Failure> {
             part.keep(&encode.out)?;
             output.plain(&Summary::from(&summary), |_| summary_lines(&summary))
         }
-        Verb::Decode { file, baseline, out, threads } => {
-            let summary = decode(&file, baseline.as_deref(), &out, threads)?;
+        Verb::Decode { file, baseline, out, max_bytes, threads } => {
+            let summary = decode(&file, baseline.as_deref(), &out, max_bytes, threads)?;
             output.plain(&Summary::from(&summary), |_| summary_lines(&summary))
         }
         Verb::Explain { file, how } => explain(output, &file, &how),
@@ -229,17 +230,39 @@ fn keep_index(path: &Path, against: &Against, how: &FileOptions) -> Result<(), F
 }
 
 /// Nothing stands at `out` until it is whole and verified.
-fn decode(file: &Path, baseline: Option<&Path>, out: &Path, threads: Option<usize>) -> Result<FileSummary, Failure> {
+fn decode(
+    file: &Path,
+    baseline: Option<&Path>,
+    out: &Path,
+    max_bytes: Option<ByteCount>,
+    threads: Option<usize>,
+) -> Result<FileSummary, Failure> {
     let input = File::open(file).map_err(|error| cannot("read", file, &error))?;
     let mut input = BufReader::with_capacity(64 << 10, input);
     let baseline = baseline.map(open).transpose()?;
     let part = Part::create(out, 0o666)?;
     let whole = File::options().read(true).write(true).open(&part.path);
     let whole: Arc<dyn WriteAt> = Arc::new(FileOutput(whole.map_err(|error| cannot("write", out, &error))?));
-    let summary = decode_file(&mut input, baseline, &whole, count(threads), u64::MAX);
-    let summary = summary.map_err(|error| failure(file, &error))?;
+    let most = max_bytes.map_or_else(|| free(&part.file), |most| Ok(most.bytes()));
+    let most = most.map_err(|error| cannot("write", out, &error))?;
+    let summary = decode_file(&mut input, baseline, &whole, count(threads), most);
+    let summary = summary.map_err(|error| match error {
+        FileError::TooLong(_) if max_bytes.is_none() => Failure::failed(format!(
+            "{}: what it makes is longer than what is free for {} ({}); where it has holes, --max-bytes allows more",
+            file.display(),
+            out.display(),
+            units::bytes(most)
+        )),
+        error => failure(file, &error),
+    })?;
     part.keep(out)?;
     Ok(summary)
+}
+
+/// Bytes that are free where a file is.
+fn free(file: &File) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::fstatvfs(file)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 fn open(path: &Path) -> Result<Arc<dyn ReadAt>, Failure> {
@@ -300,6 +323,26 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         rests.check().unwrap_err();
+    }
+
+    #[test]
+    fn what_would_not_fit_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let [encoded, out] = ["encoded", "out"].map(|name| folder.path().join(name));
+        // Zeros without end: a head that says 2^62 bytes, and one record for all of them.
+        let size = (1_u64 << 62).to_le_bytes();
+        let mut bytes = [b"DWCPHDE\x02", [0, 0, 64, 0].as_slice(), &size, &[0; 40]].concat();
+        bytes.extend_from_slice(&[0x82, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]);
+        fs::write(&encoded, &bytes).unwrap();
+        let failed = decode(&encoded, None, &out, None, Some(1)).unwrap_err();
+        assert!(format!("{failed:?}").contains("--max-bytes"), "{failed:?}");
+        // The same that does not say so.
+        bytes[12..20].fill(0xff);
+        fs::write(&encoded, &bytes).unwrap();
+        let most = "10MiB".parse().unwrap();
+        let failed = decode(&encoded, None, &out, Some(most), Some(2)).unwrap_err();
+        assert!(format!("{failed:?}").contains("longer than 10485760 bytes"), "{failed:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub fn decode_file(
     bytes[..FILE_MAGIC_BYTES].copy_from_slice(&magic);
     read_exact(input, &mut bytes[FILE_MAGIC_BYTES..])?;
     let head = FileHead::parse(&bytes).ok_or(FileError::NotEncoded)?;
+    if head.size.is_some_and(|size| size > max_bytes) {
+        return Err(FileError::TooLong(max_bytes));
+    }
     let baseline = chosen(baseline, head.baseline_bytes)?;
     let records = Mutex::new(Records::new(input, head, max_bytes, &bytes));
     let done = Done::default();

@@ -1,17 +1,17 @@
 //! What a segment may be made of that is held here.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{io, sync::Arc};
 
-use dataplane_hde::{NoSources, Sources};
+use dataplane_hde::{FileAt, HeldSources, NoSources, Sources};
 use proto_wire::TreePath;
 
 use super::state::Receiving;
 
-/// The old version of a file, opened when it is first asked for.
+/// The old version of a file, opened when it is first asked for, and read through a small cache: any number of short copies costs few calls.
 pub(super) struct HeldHere<'a> {
     receiving: &'a Receiving,
     path: &'a TreePath,
-    old: Option<File>,
+    old: Option<HeldSources>,
 }
 
 impl<'a> HeldHere<'a> {
@@ -23,9 +23,10 @@ impl<'a> HeldHere<'a> {
 impl Sources for HeldHere<'_> {
     fn basis(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {
         if self.old.is_none() {
-            self.old = Some(self.receiving.parent(self.path)?.read(self.path.name())?);
+            let file = self.receiving.parent(self.path)?.read(self.path.name())?;
+            self.old = Some(HeldSources::new(Some(Arc::new(FileAt::new(file)?)), None));
         }
-        self.old.as_ref().map_or(Ok(()), |file| file.read_exact_at(room, offset))
+        self.old.as_mut().map_or(Ok(()), |old| old.basis(offset, room))
     }
 
     fn history(&mut self, offset: u64, room: &mut [u8]) -> io::Result<()> {

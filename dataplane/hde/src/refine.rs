@@ -24,7 +24,7 @@ pub(crate) struct Fineness {
 }
 
 impl Fineness {
-    /// What pays by default: about a tenth of the search's time.
+    /// What pays by default.
     pub(crate) const QUICK: Self = Self { margin: 256, most: 4 << 10, depth: 4, shortest: 10 };
     /// For the strongest levels.
     pub(crate) const THOROUGH: Self = Self { margin: 4 << 10, most: 64 << 10, depth: 64, shortest: 20 };
@@ -53,10 +53,8 @@ const NONE: u32 = u32::MAX;
 /// Looks through holes; keeps its memory.
 #[derive(Debug, Default)]
 pub(crate) struct Refiner {
-    /// Bytes of the sources around the hole.
+    /// Bytes of a source between what surrounds the hole, and a margin on each side.
     near: Vec<u8>,
-    /// Where they are from: begin in `near`, source, offset.
-    pieces: Vec<(usize, Source, u64)>,
     heads: Vec<u32>,
     chain: Vec<u32>,
     made: Plan,
@@ -76,6 +74,16 @@ struct Hole<'a> {
     /// Where the copy before it ended, and the one behind it begins.
     before: Option<Spot>,
     behind: Option<Spot>,
+}
+
+impl Hole<'_> {
+    /// The source and the places in it between which the hole was, where its neighbours stand together.
+    fn neighbours(&self, margin: u64) -> Option<(Source, u64, u64)> {
+        let ((source, from), (same, to)) = (self.before?, self.behind?);
+        let length = wide(self.new.len() - self.begin);
+        let together = source == same && to + margin >= from && to.saturating_sub(from) <= length + APART;
+        together.then_some((source, from, to))
+    }
 }
 
 /// A match in `near`.
@@ -122,7 +130,7 @@ impl Refiner {
                 behind: ops.get(last).and_then(|op| begin(*op)),
             };
             let is_worth_it = (MIN_HOLE..=fineness.most).contains(&bytes) && outcome.is_ok();
-            if is_worth_it && (hole.before.is_some() || hole.behind.is_some()) {
+            if is_worth_it && hole.neighbours(fineness.margin).is_some() {
                 outcome = self.look_through(&hole, fineness, ends, read);
             } else {
                 hole.ops.iter().for_each(|op| rest = self.keep(*op, rest));
@@ -155,17 +163,17 @@ impl Refiner {
         ends: [u64; 2],
         read: &mut Read<'_>,
     ) -> io::Result<()> {
-        let gathered = self.gather(hole, fineness, ends, read);
-        if gathered.is_ok() {
-            self.index();
-        } else {
+        let gathered = self.gather(hole, fineness.margin, ends, read);
+        if gathered.is_err() {
             self.near.clear();
         }
+        self.index();
+        let from = *gathered.as_ref().unwrap_or(&(Source::Zeros, 0));
         let (mut at, mut open) = (hole.begin, hole.begin);
         let mut known = Known { ops: hole.ops, at: hole.begin };
         let mut last = hole.before;
         while at < hole.new.len() {
-            let found = self.find(hole, at, at - open, last, fineness);
+            let found = self.find(hole, (at, at - open), from, last, fineness);
             let copy = known.copy_at(at);
             if let Some(found) = found.filter(|found| copy.is_none_or(|(_, length)| found.is_better_than(length))) {
                 let back = self.backward(&hole.new[open..at], found);
@@ -188,40 +196,18 @@ impl Refiner {
             }
         }
         self.made.literal(at - open);
-        gathered
+        gathered.map(|_from| ())
     }
 
-    /// Reads what surrounds the hole in the sources.
-    fn gather(&mut self, hole: &Hole<'_>, fineness: Fineness, ends: [u64; 2], read: &mut Read<'_>) -> io::Result<()> {
+    /// Reads what stands between a hole's neighbours; where that is from.
+    fn gather(&mut self, hole: &Hole<'_>, margin: u64, ends: [u64; 2], read: &mut Read<'_>) -> io::Result<Spot> {
         self.near.clear();
-        self.pieces.clear();
-        let (length, margin) = (wide(hole.new.len() - hole.begin), fineness.margin);
-        let mut add = |(source, from, to): (Source, u64, u64)| {
-            let to = to.min(ends[usize::from(source == Source::History)]);
-            if from < to {
-                let begin = self.near.len();
-                self.near.resize(begin + usize::try_from(to - from).unwrap_or(0), 0);
-                self.pieces.push((begin, source, from));
-                return read(source, from, &mut self.near[begin..]);
-            }
-            Ok(())
-        };
-        match (hole.before, hole.behind) {
-            (Some((source, from)), Some((same, to)))
-                if source == same && to + margin >= from && to.saturating_sub(from) <= length + APART =>
-            {
-                add((source, from.min(to).saturating_sub(margin), from.max(to) + margin))
-            }
-            (before, behind) => {
-                if let Some((source, from)) = before {
-                    add((source, from.saturating_sub(margin), from + length + margin))?;
-                }
-                match behind {
-                    Some((source, to)) => add((source, to.saturating_sub(length + margin), to + margin)),
-                    None => Ok(()),
-                }
-            }
-        }
+        let Some((source, from, to)) = hole.neighbours(margin) else { return Ok((Source::Zeros, 0)) };
+        let (first, last) = (from.min(to).saturating_sub(margin), from.max(to) + margin);
+        let length = last.min(ends[usize::from(source == Source::History)]).saturating_sub(first);
+        self.near.resize(usize::try_from(length).unwrap_or(0), 0);
+        read(source, first, &mut self.near)?;
+        Ok((source, first))
     }
 
     /// Notes each place by what stands there.
@@ -241,8 +227,8 @@ impl Refiner {
     fn find(
         &self,
         hole: &Hole<'_>,
-        at: usize,
-        literal: usize,
+        (at, literal): (usize, usize),
+        (source, from): Spot,
         last: Option<Spot>,
         fineness: Fineness,
     ) -> Option<Found> {
@@ -250,15 +236,10 @@ impl Refiner {
         if new.len() < fineness.shortest || self.near.len() < 8 {
             return None;
         }
-        let mut window = [0; 8];
-        let length = new.len().min(8);
-        window[..length].copy_from_slice(&new[..length]);
         let mut best: Option<Found> = None;
-        let mut weigh = |number: usize, at: usize| {
-            let (begin, source, offset) = self.pieces[number];
-            let end = self.pieces.get(number + 1).map_or(self.near.len(), |(begin, ..)| *begin);
-            let length = common_prefix(new, &self.near[at..end]);
-            let spot = (source, offset + wide(at - begin));
+        let mut weigh = |at: usize| {
+            let length = common_prefix(new, &self.near[at..]);
+            let spot = (source, from + wide(at));
             // What brings to where the copy behind the hole goes on saves that one's move.
             let joins = length == new.len() && hole.behind == Some((source, spot.1 + wide(length)));
             let cost = if joins { 0 } else { cost(spot, literal, last) };
@@ -268,36 +249,28 @@ impl Refiner {
             }
         };
         // Where the last copy would go on, and where the copy behind the hole does, as it would be from here.
-        let goes_on = last.map(|(source, end)| (source, end + wide(literal)));
-        let joins = hole.behind.and_then(|(source, begin)| Some((source, begin.checked_sub(wide(new.len()))?)));
-        for spot in [goes_on, joins].into_iter().flatten() {
-            if let Some((number, at)) = self.piece_of(spot) {
-                weigh(number, at);
-            }
+        let goes_on = last.map(|(of, end)| (of, end + wide(literal)));
+        let joins = hole.behind.and_then(|(of, begin)| Some((of, begin.checked_sub(wide(new.len()))?)));
+        for (_, offset) in [goes_on, joins].into_iter().flatten().filter(|(of, _)| *of == source) {
+            let at = offset.checked_sub(from).and_then(|at| usize::try_from(at).ok());
+            at.filter(|at| *at < self.near.len()).into_iter().for_each(&mut weigh);
         }
+        let mut window = [0; 8];
+        let length = new.len().min(8);
+        window[..length].copy_from_slice(&new[..length]);
         let mut place = self.heads[bucket(&window, self.heads.len().ilog2())];
         for _ in 0..fineness.depth {
             let at = narrow(place);
             let Some(next) = self.chain.get(at) else { break };
-            weigh(self.pieces.partition_point(|(begin, ..)| *begin <= at) - 1, at);
+            weigh(at);
             place = *next;
         }
         best
     }
 
-    /// The piece that a place of a source is in, and where in `near` it stands.
-    fn piece_of(&self, (source, offset): Spot) -> Option<(usize, usize)> {
-        self.pieces.iter().enumerate().find_map(|(number, (begin, same, from))| {
-            let end = self.pieces.get(number + 1).map_or(self.near.len(), |(begin, ..)| *begin);
-            let at = usize::try_from(offset.checked_sub(*from)?).ok()?.checked_add(*begin)?;
-            (*same == source && at < end).then_some((number, at))
-        })
-    }
-
     /// How many of the bytes before a match are those before its place.
     fn backward(&self, literals: &[u8], found: Found) -> usize {
-        let begin = self.pieces.iter().rev().find(|(begin, ..)| *begin <= found.at).map_or(0, |(begin, ..)| *begin);
-        let near = &self.near[begin..found.at];
+        let near = &self.near[..found.at];
         literals.iter().rev().zip(near.iter().rev()).take_while(|(new, old)| new == old).count()
     }
 }

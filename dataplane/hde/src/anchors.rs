@@ -1,6 +1,11 @@
 //! Where contents stand in a baseline: anchors of its whole length, in at most 64 MB.
 
-use std::{io, sync::Arc, thread};
+use std::{
+    hint::black_box,
+    io,
+    sync::{Arc, mpsc::sync_channel},
+    thread,
+};
 
 use crate::{
     read_at::ReadAt,
@@ -53,7 +58,7 @@ const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 /// The same window is kept at most so often.
 const REPEATS: usize = 2;
 /// What a thread samples at once while an index is built.
-const PIECE_BYTES: u64 = 4 << 20;
+const PIECE_BYTES: u64 = 1 << 20;
 /// Anchors whose buckets are read together: more than a processor has loads under way.
 const TOGETHER: usize = 32;
 const MAGIC: [u8; 8] = *b"DWCPHDX\x02";
@@ -93,34 +98,50 @@ impl AnchorIndex {
         let size = bytes.size();
         let rate = density.rate(size);
         let mut table = Table::new(size >> rate.0);
-        let threads = threads.clamp(1, 64);
-        let pieces = size.div_ceil(PIECE_BYTES);
-        let mut rooms: Vec<Piece> = (0..threads).map(|_| Piece { hashed, ..Piece::default() }).collect();
         let mut tree = Tree::default();
-        let mut next = 0;
-        while next < pieces {
-            thread::scope(|scope| -> io::Result<()> {
-                let mut running = Vec::new();
-                for (number, room) in (next..pieces).zip(&mut rooms) {
-                    if threads == 1 {
-                        room.sample(bytes.as_ref(), number * PIECE_BYTES, rate)?;
-                    } else {
-                        running.push(scope.spawn(move || room.sample(bytes.as_ref(), number * PIECE_BYTES, rate)));
-                    }
-                }
-                running
-                    .into_iter()
-                    .try_for_each(|thread| thread.join().map_err(|_panic| io::Error::other("a thread"))?)
-            })?;
-            for (number, room) in (next..pieces).zip(&rooms) {
-                let first = number * PIECE_BYTES;
-                room.values.iter().for_each(|value| tree.push(*value));
-                for anchors in room.anchors.chunks(TOGETHER) {
-                    table.touch(anchors);
-                    anchors.iter().for_each(|(place, hash)| table.insert(*hash, first + u64::from(*place)));
-                }
+        let mut take = |number: u64, piece: &Piece| {
+            let first = number * PIECE_BYTES;
+            piece.values.iter().for_each(|value| tree.push(*value));
+            for anchors in piece.anchors.chunks(TOGETHER) {
+                table.touch(anchors);
+                anchors.iter().for_each(|(place, hash)| table.insert(*hash, first + u64::from(*place)));
             }
-            next += u64::try_from(threads).unwrap_or(1);
+        };
+        let pieces = size.div_ceil(PIECE_BYTES);
+        let threads = u64::try_from(threads.clamp(1, 64)).unwrap_or(1).min(pieces.max(1));
+        let read = |piece: &mut Piece, number: u64| piece.read(bytes.as_ref(), number * PIECE_BYTES, rate, hashed);
+        if threads == 1 {
+            let mut piece = Piece::default();
+            for number in 0..pieces {
+                read(&mut piece, number)?;
+                take(number, &piece);
+            }
+        } else {
+            thread::scope(|scope| -> io::Result<()> {
+                // Each has its share of the pieces, and is some pieces ahead of who takes them in order.
+                let lane = |first: u64| {
+                    let (send, made) = sync_channel::<io::Result<Piece>>(1);
+                    let (give, free) = sync_channel::<Piece>(2);
+                    scope.spawn(move || {
+                        for number in (first..pieces).step_by(usize::try_from(threads).unwrap_or(1)) {
+                            let mut piece = free.try_recv().unwrap_or_default();
+                            let result = read(&mut piece, number).map(|()| piece);
+                            if send.send(result).is_err() {
+                                break;
+                            }
+                        }
+                    });
+                    (made, give)
+                };
+                let lanes: Vec<_> = (0..threads).map(lane).collect();
+                for (number, (made, give)) in (0..pieces).zip(lanes.iter().cycle()) {
+                    let piece = made.recv().map_err(|_ended| io::Error::other("a thread ended early"))??;
+                    take(number, &piece);
+                    // Its thread may have no more to do.
+                    let _kept = give.try_send(piece);
+                }
+                Ok(())
+            })?;
         }
         Ok((Self { table, density, rate, size }, tree.root()))
     }
@@ -184,14 +205,13 @@ impl AnchorIndex {
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
-    hashed: bool,
     values: Vec<[u8; 32]>,
     anchors: Vec<(u32, u64)>,
 }
 
 impl Piece {
     /// Reads a piece in parts that stay in the processor's cache while they are hashed and sampled.
-    fn sample(&mut self, source: &dyn ReadAt, first: u64, rate: Rate) -> io::Result<()> {
+    fn read(&mut self, source: &dyn ReadAt, first: u64, rate: Rate, hashed: bool) -> io::Result<()> {
         let behind = u64::try_from(WINDOW).unwrap_or(0) - 1;
         self.values.clear();
         self.anchors.clear();
@@ -203,7 +223,7 @@ impl Piece {
             let (part, length) = (usize::try_from(part).unwrap_or(0), usize::try_from(length).unwrap_or(0));
             self.bytes.resize(length, 0);
             source.read_at(at, &mut self.bytes)?;
-            if self.hashed {
+            if hashed {
                 self.values.push(part_value(&self.bytes[..part], at, source.size() <= PART_BYTES));
             }
             let known = self.anchors.len();
@@ -239,10 +259,14 @@ impl Table {
         usize::try_from(((hash >> 32) * self.buckets) >> 32).unwrap_or(0) * WAYS
     }
 
-    /// Reads the buckets of some anchors, so that waits for memory overlap.
-    fn touch(&self, anchors: &[(u32, u64)]) {
-        let entry = |hash: u64| self.entries.get(self.bucket(hash)).copied().unwrap_or(0);
-        std::hint::black_box(anchors.iter().fold(0, |all, (_, hash)| all ^ entry(*hash)));
+    /// Goes to the buckets of some anchors, so that waits for memory overlap; writes, or a new page would be asked for twice.
+    fn touch(&mut self, anchors: &[(u32, u64)]) {
+        for (_, hash) in anchors {
+            let at = self.bucket(*hash);
+            if let Some(entry) = self.entries.get_mut(at) {
+                *entry = black_box(*entry);
+            }
+        }
     }
 
     /// Adds a place, unless its bucket is full or has the window twice. Without a branch that waits for memory.

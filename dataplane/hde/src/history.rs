@@ -12,8 +12,10 @@ use proto_wire::hde::LAG;
 
 use crate::{anchors::Table, read_at::ReadAt, sampling::Rate};
 
-/// The most anchors that are aimed at: 32 MB, so that they and a baseline's make 96 MB.
+/// The most anchors that are aimed at: 32 MB.
 const MAX_ANCHORS: u64 = 2 << 20;
+/// This part of a version is allowed for that stands in no basis of its size.
+const SHARE: u64 = 4;
 /// The densest sampling.
 const DENSEST: u32 = 7;
 
@@ -37,8 +39,10 @@ struct Order {
 }
 
 impl History {
-    pub(crate) fn new(source: Arc<dyn ReadAt>, segment_bytes: u32) -> Self {
+    /// Of a version whose basis has so many bytes: most of the version is found there, and only the rest comes here.
+    pub(crate) fn new(source: Arc<dyn ReadAt>, segment_bytes: u32, basis: u64) -> Self {
         let size = source.size();
+        let size = size.min(size.saturating_sub(basis) + size / SHARE);
         let mut rate = DENSEST;
         while size >> rate > MAX_ANCHORS {
             rate += 1;

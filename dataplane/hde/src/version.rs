@@ -56,7 +56,13 @@ impl Version {
             HistoryUse::None => None,
         };
         let history = match history {
-            HistoryUse::Whole(source) if options.enabled => Some(History::new(source, segment_bytes)),
+            HistoryUse::Whole(source) if options.enabled => {
+                let held = match &basis {
+                    Basis::Baseline(baseline) if options.references => baseline.bytes().size(),
+                    Basis::Baseline(_) | Basis::Signature(_) | Basis::Nothing => 0,
+                };
+                Some(History::new(source, segment_bytes, held))
+            }
             HistoryUse::Whole(_) | HistoryUse::None => None,
         };
         Self { options, basis, size, segment_bytes, history, source, link: None, id: NEXT_ID.fetch_add(1, Relaxed) }

@@ -108,6 +108,11 @@ impl Folder {
         Self::kept_out(opened, self.closed.as_ref())
     }
 
+    /// Where it lies, as this process sees it.
+    pub(crate) fn path(&self) -> io::Result<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
     /// A folder below this one; an empty path is this one.
     pub(crate) fn folder(&self, path: &[u8]) -> io::Result<Self> {
         let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), confined())?;

@@ -50,4 +50,4 @@ pub use receiver::Received;
 pub use roots::Roots;
 pub use sender::{SendAuthority, SendJob, Sent};
 pub use service::{Options, Settings, Transfers};
-pub use sync::{Look, SyncOrder};
+pub use sync::{Look, SourceMount, SyncOrder};

@@ -44,6 +44,8 @@ pub(crate) mod end {
     pub(crate) const READ_ONLY_ROOT: &str = "READ_ONLY_ROOT";
     /// A source does not exist, or cannot be opened.
     pub(crate) const SOURCE_UNAVAILABLE: &str = "SOURCE_UNAVAILABLE";
+    /// Of a sync: the file system that its source lay on is not mounted.
+    pub(crate) const SOURCE_NOT_MOUNTED: &str = "SOURCE_NOT_MOUNTED";
     /// The destination cannot be opened or made.
     pub(crate) const DESTINATION_UNAVAILABLE: &str = "DESTINATION_UNAVAILABLE";
     /// The file system has no room.

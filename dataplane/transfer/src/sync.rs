@@ -2,11 +2,13 @@
 
 mod book;
 mod look;
+mod mount;
 mod published;
 mod run;
 
 pub(crate) use book::Book;
 pub use book::SyncOrder;
 pub use look::Look;
+pub use mount::SourceMount;
 pub(crate) use published::read_any_record;
 pub(crate) use run::{CHANGED, SyncRun};

@@ -7,6 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use dataplane_transfer::SourceMount;
 use foundation_runtime::{checked, durable};
 use prost::Message;
 use proto_model::{Digest, SyncId, SyncName, SyncStatus};
@@ -35,6 +36,9 @@ pub(super) struct Kept {
     pub(super) look: Option<Digest>,
     /// When the last run or look began.
     pub(super) began: Option<DateTime<Utc>>,
+    /// The mount that the source of the last run lay on, and the newest order to overwrite then.
+    pub(super) mount: Option<SourceMount>,
+    pub(super) overwrite: u64,
     /// Runs that failed, one after the other.
     pub(super) failures: u32,
     pub(super) status: SyncStatus,
@@ -53,13 +57,26 @@ struct File {
     under_way_ms: Option<i64>,
     look: Option<Digest>,
     began_ms: Option<i64>,
+    #[serde(default)]
+    mount: Option<(String, u64)>,
+    #[serde(default)]
+    overwrite: u64,
     failures: u32,
     status: String,
 }
 
 impl Kept {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self { wanted, under_way: None, look: None, began: None, failures: 0, status: SyncStatus::default() }
+        Self {
+            wanted,
+            under_way: None,
+            look: None,
+            began: None,
+            mount: None,
+            overwrite: 0,
+            failures: 0,
+            status: SyncStatus::default(),
+        }
     }
 
     fn to_bytes(&self) -> io::Result<Vec<u8>> {
@@ -74,6 +91,8 @@ impl Kept {
             under_way_ms: self.under_way.map(|time| time.timestamp_millis()),
             look: self.look,
             began_ms: self.began.map(|time| time.timestamp_millis()),
+            mount: self.mount.as_ref().map(SourceMount::to_kept),
+            overwrite: self.overwrite,
             failures: self.failures,
             status: hex::encode(v1::SyncStatus::from(self.status.clone()).encode_to_vec()),
         };
@@ -96,6 +115,8 @@ impl Kept {
             under_way: time(file.under_way_ms),
             look: file.look,
             began: time(file.began_ms),
+            mount: file.mount.and_then(SourceMount::from_kept),
+            overwrite: file.overwrite,
             failures: file.failures,
             status: SyncStatus::try_from(status).ok()?,
         })
@@ -163,6 +184,7 @@ mod tests {
         };
         let id = SyncId::from_parts(1, &[1; 10]);
         let mut kept = Kept { look: Some(Digest::blake3(b"x")), failures: 3, ..Kept::new(wanted) };
+        kept.mount = Some(SourceMount { point: "/srv".into(), device: 3 });
         kept.under_way = DateTime::from_timestamp_millis(5);
         kept.status.run = 9;
         folder.keep(id, &kept).unwrap();

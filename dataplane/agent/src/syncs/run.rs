@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dataplane_transfer::{Order, Sent};
+use dataplane_transfer::{Look, Order, Sent};
 use foundation_runtime::Cancelled;
 use proto_model::{
     SyncId, SyncReport, SyncResult, SyncRun, SyncState, SyncStatus, TransferError, TransferReport, TransferRole,
@@ -155,7 +155,7 @@ impl Runner {
         let look = self.syncer.0.tasks.blocking("look at a sync's source", move || transfers.look(&grant)).await;
         let look = match look {
             Err(Cancelled) => return,
-            Ok(look) => look,
+            Ok(look) => look.and_then(|look| self.as_mounted(look)),
         };
         let due_to_compare = self.compared.is_none_or(|compared| began - compared >= COMPARE_AFTER);
         if let Ok(look) = &look
@@ -181,6 +181,9 @@ impl Runner {
                 // Seen before the run: what changed during it is seen by the next look.
                 let in_step = report.state == TransferState::Succeeded && look.is_settled;
                 self.kept.look = in_step.then_some(look.digest);
+                if matches!(report.state, TransferState::Succeeded | TransferState::SucceededInPart) {
+                    (self.kept.mount, self.kept.overwrite) = (look.mount, look.overwrite);
+                }
                 report
             }
             Err(error) => {
@@ -190,6 +193,15 @@ impl Runner {
             }
         };
         self.ended(&report, request, began).await;
+    }
+
+    /// A source whose mount is missing is another folder: it is not run, unless somebody asked for it since.
+    fn as_mounted(&self, look: Look) -> Result<Look, TransferError> {
+        let missing = self.kept.mount.as_ref().and_then(|mount| mount.missing(look.mount.as_ref()));
+        match missing {
+            Some(missing) if look.overwrite <= self.kept.overwrite => Err(missing),
+            Some(_) | None => Ok(look),
+        }
     }
 
     fn unchanged(&mut self, began: DateTime<Utc>) {

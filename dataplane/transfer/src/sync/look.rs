@@ -7,6 +7,7 @@ use foundation_runtime::durable;
 use proto_model::{Digest, SyncGrant, TransferError, TransferId};
 use proto_wire::{Signed, manifest::Kind, sync, sync::SyncSource};
 
+use super::mount::SourceMount;
 use crate::{
     exclude::Excludes,
     reason::end,
@@ -28,6 +29,10 @@ pub struct Look {
     pub source: SyncSource,
     /// Whether an equal look later on means that nothing changed: all could be seen, and nothing changed just now.
     pub is_settled: bool,
+    /// The mount that it lies on, where that is known.
+    pub mount: Option<SourceMount>,
+    /// The newest order to replace what others changed: whoever gave it also means a source whose mount is missing.
+    pub overwrite: u64,
 }
 
 impl Transfers {
@@ -64,7 +69,7 @@ fn look(shared: &Shared, signed: &Signed) -> Result<Look, Stop> {
     let bundle = shared.trust.bundle();
     let standing = sync::open(bundle.grant_key.verifying_key(), signed)
         .map_err(|error| Stop::final_(end::GRANT_INVALID, error.to_string()))?;
-    let sync = standing.sync();
+    let (sync, overwrite) = (standing.sync(), standing.overwrite);
     let grant = standing.grant;
     let excludes = Excludes::new(&grant.options.exclude);
     let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
@@ -74,6 +79,7 @@ fn look(shared: &Shared, signed: &Signed) -> Result<Look, Stop> {
         Some(Top::Folder { .. }) => SyncSource::FolderByName,
         Some(Top::Contents { .. }) | None => SyncSource::Contents,
     };
+    let mount = sources.tops.first().and_then(SourceMount::of);
     let own = |error: &io::Error| shared.own("sender", error);
     // Names that are too many for the memory.
     let folder = shared.syncs.path().join(format!("{sync}.look"));
@@ -86,7 +92,7 @@ fn look(shared: &Shared, signed: &Signed) -> Result<Look, Stop> {
         return Err(stop);
     }
     let is_settled = seen.all && !grant.options.checksum && seen.newest < begun - COARSE;
-    Ok(Look { digest: Digest::from_bytes(*seen.hasher.finalize().as_bytes()), source, is_settled })
+    Ok(Look { digest: Digest::from_bytes(*seen.hasher.finalize().as_bytes()), source, is_settled, mount, overwrite })
 }
 
 struct Seen {

@@ -103,6 +103,7 @@ impl Applier {
         if let Some(member) = member {
             member.endpoint.limit_handshakes(count(limits.quic_handshakes), count(limits.quic_retry_from));
             member.bencher.limit(count(limits.benches));
+            member.syncer.limit(count(limits.sync_looks));
             member.movers.limit(count(limits.sending_transfers), count(limits.receiving_transfers));
         }
     }
@@ -173,6 +174,7 @@ pub(crate) fn transfer_settings(config: &AgentConfig) -> Settings {
         manifest_bytes: config.limits.manifest_size,
         dictionaries: config.compression.enable_dictionary,
         dictionary_bytes: config.limits.dictionaries,
+        received_syncs: count(config.limits.received_syncs),
     }
 }
 

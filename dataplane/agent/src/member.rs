@@ -72,7 +72,7 @@ pub(crate) struct Member {
     pub(crate) transfers: Transfers,
     pub(crate) movers: Movers,
     pub(crate) bencher: Bencher,
-    _syncer: Syncer,
+    pub(crate) syncer: Syncer,
     pub(crate) discovery: Discovery,
     /// Of the agent's state.
     dir: PathBuf,
@@ -169,15 +169,14 @@ impl Member {
             (transfers.clone(), movers.clone()),
             control.clone(),
             context.health.clone(),
-            context.clock.clone(),
+            (context.clock.clone(), count(config.limits.sync_looks)),
             &tasks,
         );
         let syncer = syncer.map_err(|source| MemberError::Transfers { path: context.dir.join("syncs"), source })?;
         context.health.healthy(Component::Transfers);
         context.health.healthy(Component::Identity);
         let dir = context.dir.clone();
-        let member =
-            Arc::new(Self { identity, endpoint, control, transfers, movers, bencher, _syncer: syncer, discovery, dir });
+        let member = Arc::new(Self { identity, endpoint, control, transfers, movers, bencher, syncer, discovery, dir });
         member.take_jobs(jobs, &tasks);
         member.bencher.follow(&member.control);
         member.keep_known(context, &tasks);

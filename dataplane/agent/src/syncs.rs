@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     health::{Component, Health},
     transfers::Movers,
+    turns::Turns,
 };
 use kept::{Folder, Kept, Wanted};
 use run::Runner;
@@ -41,6 +42,8 @@ struct Shared {
     clock: Clock,
     tasks: TaskGroup,
     folder: Folder,
+    /// Sources that are looked through at once.
+    looks: Turns,
     /// Those that are sent here.
     running: Mutex<HashMap<SyncId, Running>>,
     /// How each of them is, for the health of the whole.
@@ -62,7 +65,7 @@ impl Syncer {
         (transfers, movers): (Transfers, Movers),
         control: Handle,
         health: Health,
-        clock: Clock,
+        (clock, looks): (Clock, usize),
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
         let (folder, found) = Folder::open(dir)?;
@@ -75,6 +78,7 @@ impl Syncer {
             clock,
             tasks: tasks.clone(),
             folder,
+            looks: Turns::new(looks),
             running: Mutex::default(),
             states: Mutex::default(),
         }));
@@ -85,6 +89,11 @@ impl Syncer {
         let following = syncer.clone();
         tasks.spawn("follow syncs", OnEnd::Expected, async move { following.follow().await });
         Ok(syncer)
+    }
+
+    /// Another bound of sources that are looked through at once.
+    pub(crate) fn limit(&self, looks: usize) {
+        self.0.looks.set(looks);
     }
 
     async fn follow(&self) {

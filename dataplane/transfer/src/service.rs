@@ -60,6 +60,8 @@ pub struct Settings {
     pub dictionaries: bool,
     /// Bytes of all dictionaries on the disk, trained or received; with none, none is received.
     pub dictionary_bytes: ByteCount,
+    /// Syncs of which this host, as a receiver, keeps something; deleted ones included.
+    pub received_syncs: usize,
 }
 
 impl Default for Settings {
@@ -78,6 +80,7 @@ impl Default for Settings {
             manifest_bytes: ByteCount::new(4 << 30),
             dictionaries: false,
             dictionary_bytes: ByteCount::new(64 << 20),
+            received_syncs: 512,
         }
     }
 }
@@ -176,6 +179,7 @@ impl Transfers {
 
     /// Other settings, for transfers that begin after this.
     pub fn set_settings(&self, settings: Settings) {
+        self.0.syncs.limit(settings.received_syncs);
         self.0.settings.store(Arc::new(settings));
     }
 
@@ -215,6 +219,7 @@ impl Shared {
     pub(crate) fn new(options: Options, folder: TransferFolder, clock: Clock, tasks: TaskGroup) -> io::Result<Self> {
         let orders = Orders::kept_in(&folder)?;
         let syncs = Book::open(folder.path().join("syncs"))?;
+        syncs.limit(options.settings.received_syncs);
         let closed = options.own.as_deref().map(Closed::new).transpose()?.map(Arc::new);
         let index_kib = usize::try_from(options.settings.basis_budget.bytes() / 1024).unwrap_or(usize::MAX);
         let index_kib = index_kib.clamp(1, Semaphore::MAX_PERMITS);

@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dataplane_transfer::{Look, Order, Sent};
+use foundation_listener::limit_hits;
 use foundation_runtime::Cancelled;
 use proto_model::{
     SyncId, SyncReport, SyncResult, SyncRun, SyncState, SyncStatus, TransferError, TransferReport, TransferRole,
@@ -14,7 +15,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Syncer, kept::Kept, kept::Wanted, schedule::Schedule, show_counters};
+use super::{
+    Syncer,
+    kept::{Kept, Wanted},
+    schedule::{Schedule, share, spread},
+    show_counters,
+};
+use crate::turns::Turn;
 
 /// How often it is looked whether something is due, whatever the clock did meanwhile, and the lag is told.
 const LOOK: Duration = Duration::from_secs(5);
@@ -33,6 +40,8 @@ pub(super) struct Runner {
     wanted: watch::Receiver<Wanted>,
     deleted: CancellationToken,
     not_before: Option<DateTime<Utc>>,
+    /// How much later its second run is due, so that syncs that were made together do not stay together.
+    spread: Duration,
     /// When the last run over the wire ended; none since the start.
     compared: Option<DateTime<Utc>>,
     /// What was last said of it.
@@ -53,7 +62,8 @@ impl Runner {
         wanted: watch::Receiver<Wanted>,
         deleted: CancellationToken,
     ) -> Self {
-        Self { syncer, id, kept, wanted, deleted, not_before: None, compared: None, said: None }
+        let spread = if kept.began.is_none() { spread(kept.wanted.every, share(id)) } else { Duration::ZERO };
+        Self { syncer, id, kept, wanted, deleted, not_before: None, spread, compared: None, said: None }
     }
 
     /// Runs until the sync is deleted, or the agent stops.
@@ -61,7 +71,7 @@ impl Runner {
         show_counters(self.name());
         if after_start {
             let now = self.syncer.0.clock.utc();
-            let schedule = self.schedule().after_start(self.kept.wanted.every, rand::random(), now);
+            let schedule = self.schedule().after_start(self.kept.wanted.every, share(self.id), now);
             self.not_before = schedule.not_before;
         }
         if let Err(error) = self.keep().await {
@@ -80,7 +90,12 @@ impl Runner {
     }
 
     fn schedule(&self) -> Schedule {
-        Schedule { began: self.kept.began, failures: self.kept.failures, not_before: self.not_before }
+        Schedule {
+            began: self.kept.began,
+            failures: self.kept.failures,
+            not_before: self.not_before,
+            spread: self.spread,
+        }
     }
 
     /// Waits until a run may begin.
@@ -147,12 +162,18 @@ impl Runner {
 
     /// One look, and a run where there is something to say to the receiver.
     async fn once(&mut self) {
+        let Some(turn) = self.look_turn().await else { return };
+        // Those that wait for one another are due one after the other the next time, too.
         let began = self.syncer.0.clock.utc();
+        if self.kept.began.is_some() {
+            self.spread = Duration::ZERO;
+        }
         let request = self.kept.wanted.run_request;
         let asked = request > self.kept.status.met_run_request;
         let resumed = self.kept.under_way.is_some();
         let (transfers, grant) = (self.syncer.0.transfers.clone(), self.kept.wanted.grant.clone());
         let look = self.syncer.0.tasks.blocking("look at a sync's source", move || transfers.look(&grant)).await;
+        drop(turn);
         let look = match look {
             Err(Cancelled) => return,
             Ok(look) => look.and_then(|look| self.as_mounted(look)),
@@ -193,6 +214,20 @@ impl Runner {
             }
         };
         self.ended(&report, request, began).await;
+    }
+
+    /// A turn to look through a source; none where the sync ends meanwhile.
+    async fn look_turn(&self) -> Option<Turn> {
+        let looks = &self.syncer.0.looks;
+        if let Some(turn) = looks.try_next() {
+            return Some(turn);
+        }
+        limit_hits::hit("limits.sync_looks");
+        tokio::select! {
+            turn = looks.next() => turn,
+            () = self.deleted.cancelled() => None,
+            () = self.syncer.0.tasks.cancelled() => None,
+        }
     }
 
     /// A source whose mount is missing is another folder: it is not run, unless somebody asked for it since.

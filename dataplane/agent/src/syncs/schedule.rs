@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use proto_model::SyncId;
 
 /// The first pause after a run that failed; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -20,13 +21,26 @@ pub(super) struct Schedule {
     pub(super) failures: u32,
     /// At a start of the agent nothing begins before this.
     pub(super) not_before: Option<DateTime<Utc>>,
+    /// How much later the next one is due.
+    pub(super) spread: Duration,
+}
+
+/// A sync's place among all: from 0 to 1, always the same.
+pub(super) fn share(id: SyncId) -> f64 {
+    // The end of its id is random.
+    let [.., a, b, c, d] = *id.uuid().as_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) / f64::from(u32::MAX)
+}
+
+/// How much later than others of its interval a sync of this place runs.
+pub(super) fn spread(every: Duration, share: f64) -> Duration {
+    (every / 10).min(MAX_JITTER).mul_f64(share.clamp(0.0, 1.0))
 }
 
 impl Schedule {
     /// After a start of the agent: a share of the interval is waited for.
     pub(super) fn after_start(self, every: Duration, share: f64, now: DateTime<Utc>) -> Self {
-        let most = (every / 10).min(MAX_JITTER);
-        Self { not_before: Some(later(now, most.mul_f64(share.clamp(0.0, 1.0)))), ..self }
+        Self { not_before: Some(later(now, spread(every, share))), ..self }
     }
 
     /// A clock that was set back does not hold a sync up for longer than its interval: what lies after now began now.
@@ -42,6 +56,7 @@ impl Schedule {
             0 => every,
             failures => every.max(backoff(failures)),
         };
+        let pause = pause.saturating_add(self.spread);
         self.not_before.map_or(later(began, pause), |not_before| later(began, pause).max(not_before))
     }
 }
@@ -91,12 +106,31 @@ mod tests {
 
     #[test]
     fn runs_that_fail_come_ever_more_seldom_up_to_a_bound() {
-        let after = |failures| Schedule { began: Some(at(0)), failures, not_before: None };
+        let after = |failures| Schedule { began: Some(at(0)), failures, ..Schedule::default() };
         let pauses: Vec<_> =
             (0..12).map(|failures| (after(failures).next(EVERY, at(1)) - at(0)).num_seconds()).collect();
         assert_eq!(pauses, [10, 10, 10, 10, 10, 16, 32, 64, 128, 256, 300, 300]);
         let seldom = Duration::from_secs(3600);
         assert_eq!(after(40).next(seldom, at(1)), at(3600));
+    }
+
+    #[test]
+    fn syncs_of_one_interval_have_each_a_place_of_their_own_and_keep_it() {
+        let ids = (0..256_u16).map(|n| {
+            SyncId::from_parts(7, proto_model::Digest::blake3(&n.to_le_bytes()).as_bytes().first_chunk().unwrap())
+        });
+        let mut places: Vec<f64> = ids.map(share).collect();
+        places.sort_unstable_by(f64::total_cmp);
+        assert!(places[0] >= 0.0 && places[255] <= 1.0);
+        // Of ten parts of the time, none has twice its share.
+        for part in 0..10_i32 {
+            let part = f64::from(part) / 10.0;
+            let there = places.iter().filter(|place| (part..part + 0.1).contains(*place)).count();
+            assert!((8..=48).contains(&there), "{there} from {part}");
+        }
+        let minutes = Duration::from_secs(300);
+        let schedule = Schedule { began: Some(at(0)), spread: spread(minutes, 0.5), ..Schedule::default() };
+        assert_eq!(schedule.next(minutes, at(1)), at(315));
     }
 
     #[test]

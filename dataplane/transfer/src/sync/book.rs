@@ -5,7 +5,10 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -18,8 +21,6 @@ use crate::{orders::paused, reason::end, stop::Stop};
 
 /// What a sync's folder has of it.
 const FILE: &str = "state";
-/// Syncs that a receiver keeps: as many as a node is an end of at the control plane, and as many again that were deleted.
-const MAX_KEPT: usize = 512;
 /// For how long what is known of a sync outlives its grant: a control plane that was away for long renews it then.
 const KEPT_AFTER: TimeDelta = TimeDelta::days(60);
 /// No standing grant is made for longer: those of a sync that was deleted are over then.
@@ -76,6 +77,8 @@ fn damaged(folder: &Path, error: &serde_json::Error) -> String {
 pub(crate) struct Book {
     folder: PathBuf,
     kept: Mutex<HashMap<SyncId, Kept>>,
+    /// How many there are at most: `limits.received_syncs`.
+    most: AtomicUsize,
 }
 
 impl Book {
@@ -98,11 +101,24 @@ impl Book {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { folder, kept: Mutex::new(kept) })
+        Ok(Self { folder, kept: Mutex::new(kept), most: AtomicUsize::new(usize::MAX) })
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<SyncId, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another bound of what is kept; what there is stays.
+    pub(crate) fn limit(&self, most: usize) {
+        self.most.store(most, Relaxed);
+    }
+
+    fn is_full(&self, count: usize) -> bool {
+        let is_full = count >= self.most.load(Relaxed);
+        if is_full {
+            metrics::counter!("dwcp_limit_hits_total", "limit" => "limits.received_syncs").increment(1);
+        }
+        is_full
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -118,8 +134,11 @@ impl Book {
     pub(crate) fn check(&self, grant: &SyncGrant, run: u64, order: u64) -> Result<(), Stop> {
         let kept = self.kept();
         let Some(known) = kept.get(&grant.sync()) else {
-            if kept.len() >= MAX_KEPT {
-                let message = format!("this host keeps {MAX_KEPT} syncs already, deleted ones included");
+            if self.is_full(kept.len()) {
+                let message = format!(
+                    "limits.received_syncs: this host keeps {} syncs already, deleted ones included",
+                    kept.len()
+                );
                 return Err(Stop::temporary(end::BUSY, message));
             }
             return Ok(());
@@ -203,7 +222,7 @@ impl Book {
         {
             let kept = self.kept();
             let known = kept.get(&sync);
-            if known.is_some_and(|known| known.order >= order.order) || (known.is_none() && kept.len() >= MAX_KEPT) {
+            if known.is_some_and(|known| known.order >= order.order) || (known.is_none() && self.is_full(kept.len())) {
                 return Ok(None);
             }
         }
@@ -354,6 +373,22 @@ mod tests {
         fs::write(&kept, b"{").unwrap();
         let damaged = Book::open(dir.path().join("syncs")).unwrap_err().to_string();
         assert!(damaged.contains(&kept.display().to_string()) && damaged.contains("--overwrite"), "{damaged}");
+    }
+
+    #[test]
+    fn no_more_syncs_are_kept_than_may_be_and_known_ones_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(dir.path().join("syncs")).unwrap();
+        let (known, accepted_by) = (grant(1, 0), Digest::blake3(b"grant"));
+        book.begin(&known, 1, accepted_by, 0).unwrap();
+        book.limit(1);
+        let mut other = grant(1, 0);
+        other.grant.transfer = TransferId::from_parts(2, &[2; 10]);
+        let refused = book.check(&other, 1, 0).unwrap_err();
+        assert!(refused.temporary && refused.message.contains("limits.received_syncs"), "{refused}");
+        assert_eq!(reason(book.check(&known, 2, 0)), "fine");
+        book.limit(2);
+        assert_eq!(reason(book.check(&other, 1, 0)), "fine");
     }
 
     #[test]

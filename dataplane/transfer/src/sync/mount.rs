@@ -87,6 +87,6 @@ mod tests {
         }
         assert_eq!(missing(None), None);
         assert_eq!(SourceMount::from_kept(was.to_kept()), Some(was));
-        assert_eq!(is_mount_point("/".as_ref()).unwrap_or(true), true);
+        assert!(is_mount_point("/".as_ref()).unwrap_or(true));
     }
 }

@@ -36,6 +36,10 @@ pub struct Limits {
     pub sending_transfers: u32,
     /// Transfers that are received at once.
     pub receiving_transfers: u32,
+    /// Sources of syncs that are looked through at once.
+    pub sync_looks: u32,
+    /// Syncs of which this node, as a receiver, keeps something.
+    pub received_syncs: u32,
     /// Benches of which this node is an end at once.
     pub benches: u32,
     /// Members that an agent keeps; of a larger fleet those it deals with (D1).
@@ -79,6 +83,8 @@ impl Limits {
             quic_first_packets_per_second: section.number("quic_first_packets_per_second", 1..=1_000_000),
             sending_transfers: section.number("sending_transfers", 1..=1024),
             receiving_transfers: section.number("receiving_transfers", 1..=1024),
+            sync_looks: section.number("sync_looks", 1..=256),
+            received_syncs: section.number("received_syncs", 1..=100_000),
             benches: section.number("benches", 1..=64),
             roster_entries: section.number("roster_entries", 100..=1_000_000),
             http_connections: section.number("http_connections", 1..=65_536),

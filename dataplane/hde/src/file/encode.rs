@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, sync_channel},
     },
@@ -17,11 +17,14 @@ use proto_wire::hde::{
 use super::{Bytes, Explain, FileError, FileOptions, FileSummary, panicked, short};
 use crate::{
     baseline::Baseline,
-    encoder::Encoder,
-    encoding::{Encoding, Whole},
+    encoder::{Encoder, OVERHEAD_BYTES},
+    encoding::{Encoding, Stands, Whole},
     tree::{Tree, part_value},
     version::{Basis, HistoryUse, Version},
 };
+
+/// Containers that are shorter are not kept to be filled again.
+const MIN_ROOM_BYTES: usize = 1 << 20;
 
 /// A baseline, and its BLAKE3.
 #[derive(Clone, Debug)]
@@ -69,12 +72,12 @@ pub fn encode_file(
     writer.write(&head.bytes())?;
     let segments = size.div_ceil(segment_bytes.into());
     let threads = how.threads.clamp(1, 64);
-    let turns = Turns { next: AtomicU64::new(0), segments };
+    let turns = Turns { next: AtomicU64::new(0), segments, rooms: Mutex::default() };
     thread::scope(|scope| {
         let (send, made) = sync_channel(threads);
         for _ in 0..threads {
             let (send, version, turns) = (send.clone(), &version, &turns);
-            let mut worker = Worker { input, version, encoder: Encoder::new(), segment: Vec::new() };
+            let mut worker = Worker { input, version, turns, encoder: Encoder::new(), room: Vec::new() };
             if let Some(meter) = &how.meter {
                 worker.encoder = worker.encoder.metered(meter.clone());
             }
@@ -92,7 +95,7 @@ pub fn encode_file(
             });
         }
         drop(send);
-        let result = writer.all(&made, explain);
+        let result = writer.all(&made, &turns, explain);
         turns.stop();
         // So that no thread waits for room to send.
         made.into_iter().for_each(drop);
@@ -114,21 +117,25 @@ struct Made {
 struct Worker<'a> {
     input: &'a Bytes,
     version: &'a Version,
+    turns: &'a Turns,
     encoder: Encoder,
-    segment: Vec<u8>,
+    /// Room for what a segment may be longer than it is, and a segment.
+    room: Vec<u8>,
 }
 
 impl Worker<'_> {
     fn encode(&mut self, number: u64) -> Result<Made, FileError> {
         let offset = number * u64::from(self.version.segment_bytes());
         let length = (self.version.size() - offset).min(self.version.segment_bytes().into());
-        let segment = &mut self.segment;
-        segment.resize(usize::try_from(length).unwrap_or(0), 0);
-        self.input.read_at(offset, segment).map_err(FileError::Input)?;
+        self.room.resize(OVERHEAD_BYTES + usize::try_from(length).unwrap_or(0), 0);
+        self.input.read_at(offset, &mut self.room[OVERHEAD_BYTES..]).map_err(FileError::Input)?;
         let mut container = Vec::new();
-        let encoding = self.encoder.encode(self.version, number, segment, &mut container);
-        let encoding = encoding.map_err(|error| FileError::Input(std::io::Error::other(error)))?;
-        let value = part_value(segment, offset, false);
+        let made = self.encoder.encode_in_room(self.version, number, &mut self.room, &mut container);
+        let (encoding, stands) = made.map_err(|error| FileError::Input(std::io::Error::other(error)))?;
+        let value = part_value(&self.room[OVERHEAD_BYTES..], offset, false);
+        if stands == Stands::InRoom {
+            container = std::mem::replace(&mut self.room, self.turns.room());
+        }
         Ok(Made { encoding, container, value })
     }
 }
@@ -137,12 +144,25 @@ impl Worker<'_> {
 struct Turns {
     next: AtomicU64,
     segments: u64,
+    /// Containers that were written: large ones are filled again, for new pages cost more than what is done with them.
+    rooms: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Turns {
     fn take(&self) -> Option<u64> {
         let number = self.next.fetch_add(1, Relaxed);
         (number < self.segments).then_some(number)
+    }
+
+    fn room(&self) -> Vec<u8> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, container: Vec<u8>) {
+        // As many as are under way at once.
+        if container.len() >= MIN_ROOM_BYTES {
+            self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(container);
+        }
     }
 
     fn stop(&self) {
@@ -160,13 +180,19 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn all(&mut self, made: &Receiver<(u64, Result<Made, FileError>)>, explain: Explain<'_>) -> Result<(), FileError> {
+    fn all(
+        &mut self,
+        made: &Receiver<(u64, Result<Made, FileError>)>,
+        turns: &Turns,
+        explain: Explain<'_>,
+    ) -> Result<(), FileError> {
         let mut ahead = std::collections::BTreeMap::new();
         for (number, result) in made {
             ahead.insert(number, result?);
             while let Some(made) = ahead.remove(&self.summary.segments) {
                 explain(self.summary.segments, &made.encoding);
                 self.segment(&made)?;
+                turns.give_back(made.container);
             }
         }
         Ok(())

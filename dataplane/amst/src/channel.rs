@@ -1,6 +1,9 @@
 //! A conversation in a session.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use proto_model::PublicKey;
@@ -10,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::{
     CloseReason, Closed, MAX_CONTROL_FRAME, Session,
     budget::ControlRoom,
+    frames::{ChannelOpened, MAX_FRAME, Malformed},
     session::{ChannelState, send_piece},
 };
 
@@ -44,6 +48,8 @@ pub struct ControlReceiver {
     stream: RecvStream,
     /// What came of frames that were not given out yet: at most one frame and what one read gives.
     buffer: BytesMut,
+    /// Whether the other end has yet to take the channel, and until when it may.
+    unopened: Option<(Arc<ChannelState>, Instant)>,
     /// For what lies there.
     _room: ControlRoom,
 }
@@ -111,6 +117,9 @@ pub enum ControlError {
     /// The other end gave the channel up, without finishing it.
     #[error("the other end gave the channel up")]
     Abandoned,
+    /// The other end has no room for a further channel now, or does not answer.
+    #[error("no room for a further channel now")]
+    Busy,
     /// The session is over.
     #[error(transparent)]
     Session(#[from] Closed),
@@ -136,6 +145,7 @@ impl ControlError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::TooLarge(_) | Self::Abandoned => false,
+            Self::Busy => true,
             Self::Session(closed) => closed.is_temporary(),
         }
     }
@@ -192,7 +202,12 @@ impl ControlSender {
 
 impl ControlReceiver {
     pub(crate) fn new(session: Session, stream: RecvStream, room: ControlRoom) -> Self {
-        Self { session, stream, buffer: BytesMut::new(), _room: room }
+        Self { session, stream, buffer: BytesMut::new(), unopened: None, _room: room }
+    }
+
+    /// The answer to the opening comes first.
+    pub(crate) fn is_unopened(&mut self, channel: Arc<ChannelState>, until: Instant) {
+        self.unopened = Some((channel, until));
     }
 
     /// The next frame; `None` when the other end finished. Cancel safe.
@@ -201,10 +216,18 @@ impl ControlReceiver {
     /// See [`ControlError`].
     pub async fn recv(&mut self) -> Result<Option<Bytes>, ControlError> {
         loop {
-            if let Some(frame) = self.whole_frame()? {
+            if self.is_open()?
+                && let Some(frame) = self.whole_frame()?
+            {
                 return Ok(Some(frame));
             }
-            match self.stream.read_chunk(MAX_CONTROL_FRAME, true).await {
+            let until = self.unopened.as_ref().map(|(_, until)| *until);
+            let read = self.stream.read_chunk(MAX_CONTROL_FRAME, true);
+            let read = match until {
+                Some(until) => tokio::time::timeout_at(until.into(), read).await.map_err(|_late| ControlError::Busy)?,
+                None => read.await,
+            };
+            match read {
                 Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
                 Ok(None) if self.buffer.is_empty() => return Ok(None),
                 Ok(None) | Err(ReadError::Reset(_)) => {
@@ -216,6 +239,29 @@ impl ControlReceiver {
                 }
             }
         }
+    }
+
+    /// Takes the answer to the opening, where it was not waited for.
+    fn is_open(&mut self) -> Result<bool, ControlError> {
+        let Some((channel, _)) = &self.unopened else { return Ok(true) };
+        let Some(length) = self.buffer.first_chunk::<2>() else { return Ok(false) };
+        let length = usize::from(u16::from_le_bytes(*length));
+        let frame = match self.buffer.get(2..2 + length) {
+            Some(frame) => ChannelOpened::decode(frame),
+            None if length > MAX_FRAME => Err(Malformed),
+            None => return Ok(false),
+        };
+        match frame {
+            Ok(ChannelOpened::Taken { credit }) => channel.credit(credit),
+            Ok(ChannelOpened::Busy) => return Err(ControlError::Busy),
+            Err(error) => {
+                self.session.close(CloseReason::Protocol(error.to_string()));
+                return Err(self.session.reason().into());
+            }
+        }
+        self.unopened = None;
+        self.buffer.advance(2 + length);
+        Ok(true)
     }
 
     fn whole_frame(&mut self) -> Result<Option<Bytes>, ControlError> {

@@ -9,13 +9,17 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub(crate) const MAX_FRAME: usize = 1024;
 
 /// Bits of the optional features that this version has.
-pub(crate) const FEATURES: u64 = TCP_LANES | LANES_END;
+pub(crate) const FEATURES: u64 = TCP_LANES | LANES_END | EARLY;
 
 /// Takes lanes over TCP (`docs/protocol/amst-tcp-lane.md`), and says how many pieces it took of one that is over.
 pub(crate) const TCP_LANES: u64 = 1;
 
 /// Lanes may end while their session goes on (`docs/protocol/amst-lanes.md`).
 pub(crate) const LANES_END: u64 = 2;
+
+/// What follows the opening of a channel may come before it is answered, also what is said to the program above; who says this has a
+/// program that takes it so.
+pub const EARLY: u64 = 4;
 
 /// Bytes before a piece's payload.
 pub(crate) const PIECE_HEAD: usize = 20;

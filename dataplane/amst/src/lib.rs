@@ -41,6 +41,7 @@ pub use channel::{
 };
 pub use close::{CloseReason, Closed};
 pub use endpoint::{BindError, DialError, Endpoint, IncomingChannel, MemoryUse, Options, TcpPort};
+pub use frames::EARLY;
 pub use path_use::PathUse;
 pub use profiles::{MAX_PROFILES, PeerProfile};
 pub use rate::Rates;

@@ -28,6 +28,7 @@ use crate::{
     close::Code,
     congestion::{Snapshot, adapter},
     endpoint::Shared,
+    frames::EARLY,
     lane_thread::LaneThread,
     path_use::{Part, Waiters},
     rate::{Limiter, ONE_BY_ONE_BELOW},
@@ -172,6 +173,21 @@ impl Session {
     /// See [`OpenChannelError`].
     pub async fn open_channel(&self) -> Result<Channel, OpenChannelError> {
         channels::open(self).await
+    }
+
+    /// Opens a channel without waiting for the other end: frames travel behind the opening, so that they cost no round trip more. Whether
+    /// the other end has taken it shows at the first [`crate::ControlReceiver::recv`]; until that is called, pieces wait.
+    ///
+    /// # Errors
+    /// See [`OpenChannelError`].
+    pub async fn open_channel_early(&self) -> Result<Channel, OpenChannelError> {
+        channels::open_early(self).await
+    }
+
+    /// Whether the other end's program takes what follows the opening of a channel before that is answered ([`crate::EARLY`]).
+    #[must_use]
+    pub fn is_early(&self) -> bool {
+        self.0.features & EARLY != 0
     }
 
     /// What the congestion control knows of the path; none when the session is over.

@@ -14,8 +14,8 @@ use std::{
 use bed::{Fleet, PATIENCE, contents, fleet, open, options, soon};
 use bytes::Bytes;
 use dataplane_amst::{
-    Channel, CloseReason, DialError, Endpoint, IncomingChannel, MAX_PIECE, OpenChannelError, Options, SendError,
-    TransportSettings,
+    Channel, CloseReason, ControlError, DialError, Endpoint, IncomingChannel, MAX_PIECE, OpenChannelError, Options,
+    SendError, TransportSettings,
 };
 use foundation_runtime::{Clock, TaskGroup};
 use proto_model::ByteCount;
@@ -314,6 +314,44 @@ async fn channels_beyond_what_a_session_or_the_budget_takes_are_refused_for_now(
     }
     drop(incoming);
     let (_ours, _theirs) = open(&session, &fleet.nodes[1]).await;
+}
+
+#[tokio::test]
+async fn what_is_said_behind_an_opening_arrives_with_it_and_a_refusal_shows_at_the_first_answer() {
+    let little = |number, options: &mut Options| {
+        if number == 1 {
+            options.limits.receive_budget = ByteCount::mib(64);
+        }
+    };
+    let fleet = fleet(2, little).await;
+    let session = fleet.nodes[0].dial(&fleet.nodes[1]).await.unwrap();
+    assert!(session.is_early());
+    let mut ours = soon(session.open_channel_early()).await.unwrap();
+    soon(ours.control_tx.send(b"at once")).await.unwrap();
+    let mut theirs = soon(fleet.nodes[1].endpoint.next_channel()).await.unwrap().channel;
+    assert_eq!(soon(theirs.control_rx.recv()).await.unwrap().unwrap(), "at once");
+    soon(theirs.control_tx.send(b"an answer")).await.unwrap();
+    assert_eq!(soon(ours.control_rx.recv()).await.unwrap().unwrap(), "an answer");
+    // The credit came with it.
+    let piece = contents(1, 300_000);
+    let (sent, came) =
+        soon(async { tokio::join!(ours.pieces_tx.send(1, piece.clone()), theirs.pieces_rx.recv()) }).await;
+    sent.unwrap();
+    assert_eq!(came.unwrap().payload, piece);
+
+    let mut kept = Vec::new();
+    soon(async {
+        while let Ok(channel) = session.open_channel().await {
+            kept.push(channel);
+        }
+    })
+    .await;
+    let mut refused = soon(session.open_channel_early()).await.unwrap();
+    assert_eq!(soon(refused.control_rx.recv()).await.unwrap_err(), ControlError::Busy);
+    drop(refused);
+    // Nothing of it is left.
+    soon(ours.control_tx.send(b"more")).await.unwrap();
+    assert_eq!(soon(theirs.control_rx.recv()).await.unwrap().unwrap(), "more");
 }
 
 #[tokio::test]

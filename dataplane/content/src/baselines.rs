@@ -151,6 +151,15 @@ impl Baselines {
         Ok(Arc::new(self.references.content.open_verified(digest)?))
     }
 
+    /// Opens a version as it lies on the disk: for who notices by itself that it is damaged, and calls [`Self::open`] then, which sets such a
+    /// one aside.
+    ///
+    /// # Errors
+    /// It is gone, or too many are open.
+    pub fn open_unverified(&self, digest: Digest) -> Result<Arc<dyn ReadAt>, ContentError> {
+        Ok(Arc::new(self.references.content.open_object(digest)?))
+    }
+
     /// The index of a version, where one is kept. May block.
     ///
     /// # Errors

@@ -21,7 +21,9 @@ impl Link {
     /// The same, where a first frame was taken from the channel already.
     #[must_use]
     pub fn of_opened(channel: Channel, session: Option<Session>, first: Option<Bytes>) -> Self {
+        let is_early = session.as_ref().is_some_and(Session::is_early);
         Self {
+            is_early,
             peer: channel.peer,
             control_out: Box::new(Out(channel.control_tx)),
             control_in: Box::new(In { taken: first, rest: channel.control_rx }),

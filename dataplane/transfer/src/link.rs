@@ -76,6 +76,8 @@ pub struct Link {
     pub pieces_in: Box<dyn PiecesIn>,
     /// What carries it, asked again with each report.
     pub path: PathOf,
+    /// Whether the other end takes what follows the opening before it has consented, and has all optional features.
+    pub is_early: bool,
 }
 
 impl Link {

@@ -13,7 +13,7 @@ use prost::Message;
 use proto_rpc::peer;
 use proto_wire::manifest::{BadPage, Entry, MAX_PAGE_BYTES, Page, TreeHasher};
 
-use crate::fates::{Fate, Fates};
+use crate::fates::{Fate, Fates, Reader};
 
 /// Decoded pages that are kept: the one being read, the one being asked for, and two more for pieces out of order.
 const CACHED_PAGES: usize = 4;
@@ -114,6 +114,11 @@ impl PageStore {
     /// Keeps what became of an entry.
     pub(crate) fn set_fate(&self, index: u64, fate: Fate) -> io::Result<()> {
         self.fates.set(index, fate)
+    }
+
+    /// What became of entries.
+    pub(crate) fn fates(&self) -> Reader<'_> {
+        self.fates.read()
     }
 
     /// The digest of the tree of all entries that are in place, as they were read; and of those that the sender could read.

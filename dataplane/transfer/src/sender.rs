@@ -47,6 +47,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 pub(crate) use keep::Keepers;
+use keep::Unheard;
 
 use crate::{
     ends::{End, remove_folder},
@@ -273,7 +274,17 @@ async fn until_the_end(
         Err(stop) => return failed(&stop),
     }
     tracing::info!(transfer = %checked.id, peer = %checked.peer.node_id(), "sending a transfer");
-    let mut trying = Trying { shared, checked, job, unkept: Mutex::new(true), connector, reporter, counted, turn };
+    let mut trying = Trying {
+        shared,
+        checked,
+        job,
+        unkept: Mutex::new(true),
+        connector,
+        reporter,
+        counted,
+        turn,
+        unheard: Unheard::default(),
+    };
     Box::pin(trying.run()).await
 }
 
@@ -356,6 +367,8 @@ struct Trying<'a> {
     reporter: &'a Reporter,
     counted: &'a Counted,
     turn: Turn,
+    /// What earlier attempts sent, and nobody said whether it is in place.
+    unheard: Unheard,
 }
 
 impl Shared {
@@ -517,6 +530,7 @@ impl Trying<'_> {
             group: group.clone(),
             reporter: self.reporter,
             order: self.order().number,
+            unheard: &self.unheard,
         };
         let result = tokio::select! {
             result = Box::pin(attempt.run(&mut link)) => result,

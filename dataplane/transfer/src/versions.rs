@@ -14,6 +14,15 @@ use tokio::runtime::Handle;
 /// What is smaller is indexed when it is needed.
 const INDEX_FROM_BYTES: u64 = 4 << 20;
 
+/// What was opened, where it can be used.
+fn usable<E: std::fmt::Display>(digest: Digest, opened: Result<Arc<dyn ReadAt>, E>) -> Option<Arc<dyn ReadAt>> {
+    opened
+        .inspect_err(|error| {
+            tracing::warn!(%digest, %error, "a version that was kept cannot be used; it is not referred to");
+        })
+        .ok()
+}
+
 /// What is remembered of versions.
 #[derive(Clone, Debug)]
 pub(crate) struct Versions {
@@ -61,16 +70,21 @@ impl Versions {
         known.unwrap_or_else(|| vec![None; paths.len()])
     }
 
-    /// A version, found to be whole, and its index where one is kept.
+    /// A version as it lies on the disk, and its index where one is kept. One that is damaged costs bytes: what is made of it does not
+    /// verify at the receiver.
     pub(crate) fn open(&self, digest: Digest) -> Option<(Arc<dyn ReadAt>, Option<AnchorIndex>)> {
-        let baselines = self.baselines.as_ref()?;
-        match baselines.open(digest) {
-            Ok(bytes) => Some((bytes, self.index(digest))),
-            Err(error) => {
-                tracing::warn!(%digest, %error, "a version that was kept cannot be used; it is not referred to");
-                None
-            }
-        }
+        Some((self.open_bytes(digest)?, self.index(digest)))
+    }
+
+    /// The same without its index.
+    pub(crate) fn open_bytes(&self, digest: Digest) -> Option<Arc<dyn ReadAt>> {
+        usable(digest, self.baselines.as_ref()?.open_unverified(digest))
+    }
+
+    /// Reads a version that may be damaged: then it is set aside.
+    pub(crate) fn verify(&self, digest: Digest) {
+        let Some(baselines) = &self.baselines else { return };
+        usable(digest, baselines.open(digest));
     }
 
     /// The index that is kept of a version.
@@ -79,12 +93,23 @@ impl Versions {
         AnchorIndex::from_bytes(&bytes)
     }
 
-    /// Makes indexes of large versions that were kept just now, where these pay, so that the next transfer need not.
-    pub(crate) fn keep_indexes(&self, peer: &PublicKey, root: &RootName, paths: Vec<Vec<u8>>) {
+    /// The newest large versions of these places of which an index pays.
+    pub(crate) fn to_index(&self, peer: &PublicKey, root: &RootName, paths: Vec<Vec<u8>>) -> Vec<Kept> {
+        if self.baselines.is_none() {
+            return Vec::new();
+        }
+        let newest = self.newest(peer, root, paths).into_iter().flatten();
+        newest.filter(|kept| kept.indexes && kept.size >= INDEX_FROM_BYTES).collect()
+    }
+
+    /// Makes indexes of versions that were kept just now, so that the next transfer need not, until there is no time any more.
+    pub(crate) fn keep_indexes(&self, versions: &[Kept], stops: impl Fn() -> bool) {
         let Some(baselines) = &self.baselines else { return };
-        for kept in self.newest(peer, root, paths).into_iter().flatten() {
-            let wanted = kept.indexes && kept.size >= INDEX_FROM_BYTES && self.index(kept.digest).is_none();
-            let Some((bytes, _)) = wanted.then(|| self.open(kept.digest)).flatten() else { continue };
+        for kept in versions.iter().filter(|kept| self.index(kept.digest).is_none()) {
+            if stops() {
+                return;
+            }
+            let Some((bytes, _)) = self.open(kept.digest) else { continue };
             let made = AnchorIndex::build(&bytes, Density::Usual, 1).map(|index| index.to_bytes());
             // One that is not kept is made when it is needed.
             if let Ok(index) = made

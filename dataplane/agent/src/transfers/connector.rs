@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dataplane_amst::{DialError, Endpoint, Session};
+use dataplane_amst::{Channel, DialError, Endpoint, OpenChannelError, Session};
 use dataplane_transfer::{Connector, Link, LinkError};
 use futures::future::BoxFuture;
 use proto_model::PublicKey;
@@ -26,13 +26,12 @@ impl AmstConnector {
 
     async fn open(&self, peer: PublicKey) -> Result<Link, LinkError> {
         if let Some(session) = self.endpoint.present_session(&peer)
-            && let Ok(channel) = session.open_channel().await
+            && let Ok(channel) = opened(&session).await
         {
             return Ok(Link::of_channel(channel, Some(session)));
         }
         let session = self.dialled(peer).await?;
-        let channel = session
-            .open_channel()
+        let channel = opened(&session)
             .await
             .map_err(|error| LinkError { message: described(&error), temporary: error.is_temporary() })?;
         Ok(Link::of_channel(channel, Some(session)))
@@ -122,6 +121,11 @@ impl Connector for InTurn {
     fn connect(&self, peer: PublicKey) -> BoxFuture<'_, Result<Link, LinkError>> {
         Box::pin(self.open(peer))
     }
+}
+
+/// A channel; where the other end takes it so, its answer is not waited for.
+async fn opened(session: &Session) -> Result<Channel, OpenChannelError> {
+    if session.is_early() { session.open_channel_early().await } else { session.open_channel().await }
 }
 
 /// An error with what caused it, in one line.

@@ -78,7 +78,7 @@ struct Ends {
 
 impl ChannelState {
     /// Takes news of the sum of all credit. A smaller sum is older news.
-    pub(super) fn credit(&self, total: u64) {
+    pub(crate) fn credit(&self, total: u64) {
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
         let more = total.saturating_sub(*granted);
         let room = MAX_CREDIT.saturating_sub(self.credit.available_permits());
@@ -229,55 +229,92 @@ impl Session {
 
 /// Opens a channel, and waits until the peer has taken it.
 pub(super) async fn open(session: &Session) -> Result<Channel, OpenChannelError> {
+    let Opening { state, incoming, withdraw, stream: (send, mut receive) } = begin(session).await?;
+    let answer = async { Ok(ChannelOpened::decode(&read_frame(&mut receive).await?)?) };
+    match tokio::time::timeout(OPEN_TIMEOUT, answer).await {
+        Ok(Ok(ChannelOpened::Taken { credit })) => {
+            state.credit(credit);
+            withdraw.keep();
+            Ok(session.assemble(state, incoming, (send, receive)))
+        }
+        // It has no room.
+        Ok(Ok(ChannelOpened::Busy)) | Err(_) => Err(OpenChannelError::Busy),
+        Ok(Err(error)) => Err(session.not_opened(error)),
+    }
+}
+
+/// Opens a channel without waiting: what is said at once travels behind the opening, and the answer shows at the first frame that is
+/// received. Pieces wait for it.
+pub(super) async fn open_early(session: &Session) -> Result<Channel, OpenChannelError> {
+    let Opening { state, incoming, withdraw, stream } = begin(session).await?;
+    withdraw.keep();
+    let mut channel = session.assemble(Arc::clone(&state), incoming, stream);
+    channel.control_rx.is_unopened(state, session.0.shared.clock.now() + OPEN_TIMEOUT);
+    Ok(channel)
+}
+
+/// A channel that the peer has not taken yet.
+struct Opening {
+    state: Arc<ChannelState>,
+    incoming: Incoming,
+    withdraw: Withdraw,
+    stream: (SendStream, RecvStream),
+}
+
+async fn begin(session: &Session) -> Result<Opening, OpenChannelError> {
     session.check_open()?;
     let id = session.0.next_channel.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
     let (state, incoming, credit) = session.register(id).ok_or(OpenChannelError::Busy)?;
-    let withdraw = Withdraw { session, state: &state, armed: true };
+    let withdraw = Withdraw { session: session.clone(), state: Arc::clone(&state), armed: true };
     let lane = session.lanes().first().cloned().ok_or_else(|| session.reason())?;
     let opening = async {
-        let (mut send, mut receive) = lane.connection.open_bi().await.map_err(|_ended| FrameError::Ended)?;
+        let (mut send, receive) = lane.connection.open_bi().await.map_err(|_ended| FrameError::Ended)?;
         let frame = OpenChannel { channel: id, credit }.encode();
         send.write_chunk(frame).await.map_err(|_ended| FrameError::Ended)?;
-        let answer = ChannelOpened::decode(&read_frame(&mut receive).await?)?;
-        Ok((answer, (send, receive)))
+        Ok((send, receive))
     };
     match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-        Ok(Ok((ChannelOpened::Taken { credit }, stream))) => {
-            state.credit(credit);
-            withdraw.keep();
-            Ok(session.assemble(state, incoming, stream))
+        Ok(Ok(stream)) => Ok(Opening { state, incoming, withdraw, stream }),
+        // Over the streams that the peer allows.
+        Err(_) => Err(OpenChannelError::Busy),
+        Ok(Err(error)) => Err(session.not_opened(error)),
+    }
+}
+
+impl Session {
+    /// Why a channel did not open.
+    fn not_opened(&self, error: FrameError) -> OpenChannelError {
+        match error {
+            FrameError::Malformed(error) => {
+                self.close(CloseReason::Protocol(error.to_string()));
+                self.reason().into()
+            }
+            FrameError::Ended => match self.closed() {
+                Some(closed) => closed.into(),
+                None => OpenChannelError::Busy,
+            },
         }
-        // Over the streams that the peer allows, or it has no room.
-        Ok(Ok((ChannelOpened::Busy, _))) | Err(_) => Err(OpenChannelError::Busy),
-        Ok(Err(FrameError::Malformed(error))) => {
-            session.close(CloseReason::Protocol(error.to_string()));
-            Err(session.reason().into())
-        }
-        Ok(Err(FrameError::Ended)) => match session.closed() {
-            Some(closed) => Err(closed.into()),
-            None => Err(OpenChannelError::Busy),
-        },
     }
 }
 
 /// Takes back a channel that did not open.
-struct Withdraw<'a> {
-    session: &'a Session,
-    state: &'a ChannelState,
+struct Withdraw {
+    session: Session,
+    state: Arc<ChannelState>,
     armed: bool,
 }
 
-impl Withdraw<'_> {
+impl Withdraw {
     fn keep(mut self) {
         self.armed = false;
     }
 }
 
-impl Drop for Withdraw<'_> {
+impl Drop for Withdraw {
     fn drop(&mut self) {
         if self.armed {
-            self.session.receiver_dropped(self.state);
-            self.session.sender_dropped(self.state);
+            self.session.receiver_dropped(&self.state);
+            self.session.sender_dropped(&self.state);
         }
     }
 }

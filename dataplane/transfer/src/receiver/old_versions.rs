@@ -63,7 +63,8 @@ impl Comparer {
     fn old(&self, entry: &Entry, old: &Stat) -> Result<Old, Stop> {
         let receiving = &self.receiving;
         let is_announced = |digest: &[u8; 32]| entry.versions.baseline == Versions::brief(digest);
-        if entry.versions.baseline != 0 {
+        // A small one is read sooner than it is asked for what was noted of it.
+        if entry.versions.baseline != 0 && entry.size() > SMALL_FILE_BYTES {
             let path = place(&receiving.destination, &entry.path);
             let held = receiving.shared.versions.held(&receiving.destination.root, &path, FileStat::from(old));
             if let Some(held) = held.filter(|held| is_announced(held.digest.as_bytes())) {

@@ -67,8 +67,10 @@ pub(super) fn publish(receiving: &Receiving, batch: Vec<Whole>) -> Result<(), St
         }
     }
     sync_folders(receiving, &folders).map_err(|error| receiving.destination_fails(&error))?;
-    note(receiving, &placed, &folders);
-    done(receiving, placed)
+    let published = to_note(receiving, &placed, &folders);
+    done(receiving, placed)?;
+    note(receiving, published);
+    Ok(())
 }
 
 fn leave_out(receiving: &Receiving, whole: &Whole, error: &io::Error) -> Result<(), Stop> {
@@ -156,10 +158,10 @@ fn sync_folders(receiving: &Receiving, folders: &HashMap<Vec<u8>, Folder>) -> io
     receiving.flushes.of_all(std::iter::empty(), || receiving.target()?.sync_file_system())
 }
 
-/// Notes what is in place now, so that it is known again without reading it. One whose name leads to another file by now is not noted.
-fn note(receiving: &Receiving, placed: &[Whole], folders: &HashMap<Vec<u8>, Folder>) {
+/// What is in place now, as the file system knows it. One whose name leads to another file by now is not noted.
+fn to_note(receiving: &Receiving, placed: &[Whole], folders: &HashMap<Vec<u8>, Folder>) -> Vec<Published> {
     if !receiving.shared.versions.remembers() {
-        return;
+        return Vec::new();
     }
     let published = placed.iter().filter_map(|whole| {
         let folder = folders.get(whole.path.split().0.unwrap_or_default())?;
@@ -170,7 +172,17 @@ fn note(receiving: &Receiving, placed: &[Whole], folders: &HashMap<Vec<u8>, Fold
         let path = place_of(&receiving.destination, &whole.path);
         (is_ours && stat.size == whole.moved.size).then_some(Published { path, stat, digest })
     });
-    receiving.shared.versions.published(&receiving.destination.root, published.collect());
+    published.collect()
+}
+
+/// Notes what was published, so that it is known again without reading it. No end of a transfer waits for that.
+fn note(receiving: &Receiving, published: Vec<Published>) {
+    if published.is_empty() {
+        return;
+    }
+    let (versions, root) = (receiving.shared.versions.clone(), receiving.destination.root.clone());
+    // Where this program stops meanwhile, the files are read the next time.
+    drop(receiving.shared.tasks.blocking("note what is in place", move || versions.published(&root, published)));
 }
 
 fn done(receiving: &Receiving, placed: Vec<Whole>) -> Result<(), Stop> {

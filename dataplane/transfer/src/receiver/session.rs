@@ -155,6 +155,7 @@ impl Attempt {
             segment_bytes: open.segment_bytes,
             tells_holes: open.features.iter().any(|feature| feature == HOLES),
             deltas: open.features.iter().any(|feature| feature == DELTAS),
+            is_offered: open.features.iter().any(|feature| feature == DICTIONARIES),
             leans: shared.settings.load().dictionary_bytes.bytes() > 0
                 && open.features.iter().any(|feature| feature == DICTIONARIES),
             dictionaries: Mutex::default(),
@@ -263,6 +264,8 @@ impl Part<'_> {
                 SenderFrame::FileAborted(aborted) => self.file_aborted(aborted).await?,
                 SenderFrame::Finish { tree_digest } => self.finish(tree_digest)?,
                 SenderFrame::Abort(abort) => return Err(abort.into()),
+                // Who does not wait for consent may offer what is not wanted.
+                SenderFrame::Dictionaries(_) if self.receiving.is_offered && !self.receiving.leans => {}
                 SenderFrame::Dictionaries(offers) => {
                     self.dictionaries(move |receiving| receiving.offered(offers)).await?
                 }

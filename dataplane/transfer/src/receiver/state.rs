@@ -50,6 +50,8 @@ pub(super) struct Receiving {
     pub(super) tells_holes: bool,
     /// Whether both ends may say what they know of versions.
     pub(super) deltas: bool,
+    /// Whether the sender can use dictionaries.
+    pub(super) is_offered: bool,
     /// Whether small files may lean on dictionaries …
     pub(super) leans: bool,
     /// … and on which.

@@ -17,6 +17,9 @@ use crate::{
     versions::{FileStat, Kept},
 };
 
+/// Versions that were announced and are remembered; others are asked for again.
+const MAX_ANNOUNCED: usize = 1 << 16;
+
 /// What a file is encoded against, and the memory that it takes, until it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -43,13 +46,13 @@ pub(super) async fn basis(sending: &Arc<Sending>, wish: &Wish) -> Result<Held, S
             sending.is_described(wish.file);
             Held { basis: Basis::Signature(Arc::clone(index)), _memory: None }
         }
-        Offer::Baseline(digest) => baseline(sending, &wish.entry, *digest).await?,
+        Offer::Baseline(digest) => baseline(sending, wish.file, &wish.entry, *digest).await?,
     };
     sending.has_basis(wish.file, 0);
     Ok(held)
 }
 
-async fn baseline(sending: &Arc<Sending>, entry: &Entry, digest: [u8; 32]) -> Result<Held, Stop> {
+async fn baseline(sending: &Arc<Sending>, file: u64, entry: &Entry, digest: [u8; 32]) -> Result<Held, Stop> {
     let (at, entry) = (Arc::clone(sending), entry.clone());
     let find = move || at.kept(&entry, digest);
     let kept = sending.group.blocking("transfer baseline", find).await.map_err(|Cancelled| stopping())?;
@@ -57,6 +60,7 @@ async fn baseline(sending: &Arc<Sending>, entry: &Entry, digest: [u8; 32]) -> Re
         sending.fell_back("unreadable");
         return Ok(Held::default());
     };
+    sending.refers_to(file, kept.digest);
     // Others may hold the memory for as long as their receivers please: then this one does without.
     let room = Arc::clone(&sending.shared.indexes).acquire_many_owned(index_kib(sending, kept.size));
     let patience = sending.shared.settings.load().stall_timeout / 2;
@@ -92,6 +96,10 @@ impl Sending {
 
     /// What was kept of this digest for this place, if that is the newest.
     fn kept(&self, entry: &Entry, digest: [u8; 32]) -> Option<Kept> {
+        let announced = self.announced().get(&entry.versions.baseline).copied();
+        if let Some(kept) = announced.filter(|kept| kept.digest.as_bytes() == &digest) {
+            return Some(kept);
+        }
         let path = self.place(entry);
         let kept = self.shared.versions.newest(&self.peer, &self.destination.root, vec![path]).pop().flatten();
         kept.filter(|kept| kept.digest.as_bytes() == &digest)
@@ -103,7 +111,7 @@ impl Sending {
             return None;
         }
         let old = self.kept(entry, digest).filter(|kept| kept.size <= SMALL_FILE_BYTES).and_then(|kept| {
-            let bytes = self.shared.versions.open(kept.digest)?.0;
+            let bytes = self.shared.versions.open_bytes(kept.digest)?;
             let mut old = vec![0; usize::try_from(bytes.size()).ok()?];
             bytes.read_at(0, &mut old).ok()?;
             Some(old)
@@ -123,6 +131,11 @@ impl Sending {
         let files = || entries.iter().enumerate().filter(|(_, (entry, _))| entry.size() > 0);
         let (numbers, paths): (Vec<_>, Vec<_>) = files().map(|(n, (entry, _))| (n, self.place(entry))).unzip();
         let kept = self.shared.versions.newest(&self.peer, &self.destination.root, paths);
+        let mut announced = self.announced();
+        let room = MAX_ANNOUNCED.saturating_sub(announced.len());
+        let brief = |kept: &Kept| (Versions::brief(kept.digest.as_bytes()), *kept);
+        announced.extend(kept.iter().flatten().take(room).map(brief));
+        drop(announced);
         for (number, kept) in numbers.iter().zip(&kept) {
             if let Some((entry, _)) = entries.get_mut(*number) {
                 entry.versions.baseline = kept.map_or(0, |kept| Versions::brief(kept.digest.as_bytes()));

@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read},
     ops::Range,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use dataplane_hde::{Baseline, Basis, Class, Encoding, HistoryUse, MAX_SEGMENT_BYTES, Version};
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     dictionaries::class_of,
     fates::{Fate, Moved},
-    reason::issue,
+    reason::{end, issue},
     stop::Stop,
     tally::add,
 };
@@ -124,21 +124,35 @@ struct Parts {
     classed: Vec<(Class, Range<usize>, [u8; 32])>,
 }
 
-/// Reads and sends a bundle; gives back the files that are not small any more.
-pub(super) async fn send(sending: &Arc<Sending>, bundle: Bundle) -> Result<Vec<(u64, Entry)>, Stop> {
-    send_files(sending, bundle, 0).await
+/// A bundle of which all is said but its piece.
+pub(super) struct Said {
+    /// Files that are not small any more.
+    pub(super) grown: Vec<(u64, Entry)>,
+    pub(super) piece: Option<(Header, Buffer)>,
+}
+
+/// Reads a bundle, and says what became of its files.
+pub(super) async fn say(sending: &Arc<Sending>, bundle: Bundle) -> Result<Said, Stop> {
+    say_files(sending, bundle, 0).await
 }
 
 /// Sends one file as a bundle of its own, in a second reading; false where it has grown again.
 pub(super) async fn send_one(sending: &Arc<Sending>, file: u64, entry: Entry) -> Result<bool, Stop> {
     let mut bundle = Bundle::default();
     drop(bundle.push(Wanted { file, entry, there: None }));
-    Ok(send_files(sending, bundle, 1).await?.is_empty())
+    let Said { grown, piece } = say_files(sending, bundle, 1).await?;
+    if let Some((header, encoded)) = piece {
+        sending.send_pieces(header, encoded).await?;
+    }
+    Ok(grown.is_empty())
 }
 
-async fn send_files(sending: &Arc<Sending>, bundle: Bundle, attempt: u8) -> Result<Vec<(u64, Entry)>, Stop> {
+async fn say_files(sending: &Arc<Sending>, bundle: Bundle, attempt: u8) -> Result<Said, Stop> {
     let outcome =
         sending.on_worker("transfer bundle", move |sending, worker| read(sending, worker, bundle, attempt)).await??;
+    if sending.is_finished.load(Relaxed) {
+        outcome.is_as_before(sending)?;
+    }
     for (file, entry, reason, message) in outcome.given_up {
         sending.give_up(file, entry.path.as_bytes(), reason, message).await?;
     }
@@ -153,13 +167,24 @@ async fn send_files(sending: &Arc<Sending>, bundle: Bundle, attempt: u8) -> Resu
         add(&sending.tally.bytes_sent, u64::try_from(dictionary.container.len()).unwrap_or_default());
         sending.frame(SenderFrame::Dictionary(dictionary)).await?;
     }
-    if let Some((header, encoded)) = outcome.encoded {
-        sending.send_pieces(header, encoded).await?;
-        for (file, moved) in outcome.sent {
-            sending.set_fate(file, Fate::Moved(moved))?;
-        }
+    for (file, moved) in outcome.sent {
+        sending.set_fate(file, Fate::Moved(moved))?;
     }
-    Ok(outcome.grown)
+    Ok(Said { grown: outcome.grown, piece: outcome.encoded })
+}
+
+impl Outcome {
+    /// Whether all files were read as they were the first time: the receiver was told what the tree comes to by that.
+    fn is_as_before(&self, sending: &Sending) -> Result<(), Stop> {
+        let mut same = self.grown.is_empty() && self.given_up.is_empty();
+        let mut fates = sending.pages.fates();
+        for (file, moved) in self.sent.iter().chain(&self.equal) {
+            let before = fates.get(*file).map_err(|error| sending.own(&error))?;
+            same &= matches!(before, Fate::Moved(before) if before == *moved);
+        }
+        let message = "a file changed before the receiver had asked for it again";
+        if same { Ok(()) } else { Err(Stop::temporary(end::CORRUPTED, message)) }
+    }
 }
 
 fn read(sending: &Sending, worker: &mut Worker, bundle: Bundle, first: u8) -> Result<Outcome, Stop> {
@@ -190,7 +215,7 @@ fn read(sending: &Sending, worker: &mut Worker, bundle: Bundle, first: u8) -> Re
         }
     }
     drop(reading);
-    if let Some(leaning) = sending.leaning.as_ref().filter(|_| dictionary == 0) {
+    if let Some(leaning) = sending.leaning().filter(|_| dictionary == 0) {
         let options = sending.shared.settings.load().hde;
         let files =
             parts.classed.drain(..).filter_map(|(class, at, digest)| Some((class, parts.contents.get(at)?, digest)));
@@ -255,7 +280,7 @@ fn encode(
         value: *hasher.finalize().as_bytes(),
     };
     let options = sending.shared.settings.load().hde;
-    if let Some(leaning) = sending.leaning.as_ref().filter(|_| dictionary != 0) {
+    if let Some(leaning) = sending.leaning().filter(|_| dictionary != 0) {
         let started = sending.shared.clock.now();
         let packed = leaning.compress(&mut worker.small, dictionary, &parts.contents, options.level.number());
         if let Some(packed) = packed {

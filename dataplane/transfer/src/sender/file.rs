@@ -15,10 +15,12 @@ use proto_wire::{
     manifest::{Entry, Kind},
     piece::SMALL_FILE_BYTES,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    baselines, bundle,
+    baselines,
+    board::Unsaid,
+    bundle,
     gathering::Offer,
     known::{KNOWN_AT_ONCE, KnownSegment, send_known},
     segment::{Prepared, Task, prepare},
@@ -62,16 +64,21 @@ impl From<Stop> for Failed {
 }
 
 /// Sends a file, however often it has to be read.
-pub(super) async fn send(sending: Arc<Sending>, wish: Wish) -> Result<(), Stop> {
-    send_from(sending, wish, 0).await
+pub(super) async fn send(sending: Arc<Sending>, wish: Wish, unsaid: Unsaid) -> Result<(), Stop> {
+    send_from(sending, wish, 0, Some(unsaid)).await
 }
 
 /// The same, from the second reading on where the first one was elsewhere.
-pub(super) async fn send_from(sending: Arc<Sending>, wish: Wish, first: u8) -> Result<(), Stop> {
+pub(super) async fn send_from(
+    sending: Arc<Sending>,
+    wish: Wish,
+    first: u8,
+    mut unsaid: Option<Unsaid>,
+) -> Result<(), Stop> {
     let path = wish.entry.path.as_bytes();
     let basis = baselines::basis(&sending, &wish).await?;
     for attempt in first..ATTEMPTS {
-        match Box::pin(read_once(&sending, &wish, &basis.basis, attempt)).await {
+        match Box::pin(read_once(&sending, &wish, &basis.basis, attempt, &mut unsaid)).await {
             Ok(()) => return Ok(()),
             Err(Failed::Stopped(stop)) => return Err(stop),
             Err(Failed::Unreadable(error)) => {
@@ -94,7 +101,13 @@ async fn open(sending: &Arc<Sending>, entry: &Entry) -> Result<(Arc<File>, Seen)
     opened.await.map_err(|Cancelled| Failed::Stopped(stopping()))?.map_err(Failed::Unreadable)
 }
 
-async fn read_once(sending: &Arc<Sending>, wish: &Wish, basis: &Basis, attempt: u8) -> Result<(), Failed> {
+async fn read_once(
+    sending: &Arc<Sending>,
+    wish: &Wish,
+    basis: &Basis,
+    attempt: u8,
+    unsaid: &mut Option<Unsaid>,
+) -> Result<(), Failed> {
     let (source, seen) = open(sending, &wish.entry).await?;
     let as_promised = seen.size == wish.entry.size() && seen.mtime == wish.entry.mtime;
     if attempt == 0 && !as_promised {
@@ -113,7 +126,7 @@ async fn read_once(sending: &Arc<Sending>, wish: &Wish, basis: &Basis, attempt: 
     let (version, plain) = (version(basis.clone())?, version(Basis::Nothing)?);
     let source_at = Arc::clone(&source);
     let task = Task { file: wish.file, source: source_at, segments, segment: 0, attempt, version, plain };
-    let root = Reading::new(sending, wish, task).run().await?;
+    let (root, mut under_way) = Reading::new(sending, wish, task).run().await?;
     let after = Seen::of(&source).map_err(Failed::Unreadable)?;
     if after != seen {
         return Err(Failed::Changed);
@@ -123,8 +136,16 @@ async fn read_once(sending: &Arc<Sending>, wish: &Wish, basis: &Basis, attempt: 
     let entry = moved.apply(&wish.entry);
     let entry = (entry != wish.entry).then_some(entry);
     sending.frame(SenderFrame::FileEnd(FileEnd { file: wish.file, root, attempt, entry })).await?;
+    // What is said need not wait for what is under way.
+    drop(unsaid.take());
+    while let Some(sent) = under_way.next().await {
+        sent?;
+    }
     Ok(())
 }
+
+/// Pieces that were handed over, until they are acknowledged.
+type UnderWay = FuturesUnordered<BoxFuture<'static, Result<(), Stop>>>;
 
 /// One reading of a file: many segments at once.
 struct Reading<'a> {
@@ -132,7 +153,10 @@ struct Reading<'a> {
     wish: &'a Wish,
     task: Task,
     hasher: FileHasher,
+    /// Segments that are read and encoded.
     busy: FuturesUnordered<BoxFuture<'static, Result<Done, Failed>>>,
+    /// The same ones, until they are acknowledged.
+    under_way: UnderWay,
     known: Vec<KnownSegment>,
 }
 
@@ -145,30 +169,39 @@ struct Done {
 
 impl<'a> Reading<'a> {
     fn new(sending: &'a Arc<Sending>, wish: &'a Wish, task: Task) -> Self {
-        let (busy, known) = (FuturesUnordered::new(), Vec::new());
-        Self { sending, wish, hasher: FileHasher::new(task.segments), task, busy, known }
+        let (busy, under_way, known) = (FuturesUnordered::new(), FuturesUnordered::new(), Vec::new());
+        Self { sending, wish, hasher: FileHasher::new(task.segments), task, busy, under_way, known }
     }
 
-    async fn run(mut self) -> Result<[u8; 32], Failed> {
+    /// The digest of the whole, and what is under way of it still.
+    async fn run(mut self) -> Result<([u8; 32], UnderWay), Failed> {
         let held = self.held()?;
         for segment in (0..self.task.segments.count()).filter(|segment| !held.contains(*segment)) {
             let len = self.task.segments.len(segment).unwrap_or_default();
             let room = self.sending.room(len).await?;
             let task = Task { segment, ..self.task.clone() };
             let sending = Arc::clone(self.sending);
-            let send = async move { send_segment(&sending, task, room).await };
-            let run = self.sending.group.run("transfer segment", send);
-            self.busy.push(run.map(|done| done.unwrap_or_else(|Cancelled| Err(stopping().into()))).boxed());
+            let (prepared, done) = oneshot::channel();
+            self.busy.push(done.map(|done| done.unwrap_or_else(|_gone| Err(stopping().into()))).boxed());
+            self.start("transfer segment", async move { send_segment(&sending, task, room, prepared).await });
             while let Some(Some(done)) = self.busy.next().now_or_never() {
-                self.done(done?).await?;
+                self.done(done?);
+            }
+            while let Some(Some(sent)) = self.under_way.next().now_or_never() {
+                sent?;
             }
         }
         while let Some(done) = self.busy.next().await {
-            self.done(done?).await?;
+            self.done(done?);
         }
-        let known = std::mem::take(&mut self.known);
-        send_known(self.sending, &self.task, known).await?;
-        self.hasher.root().ok_or_else(|| Failed::Stopped(Stop::violation("the segments do not make the file")))
+        self.tell_known();
+        let root = self.hasher.root().ok_or_else(|| Stop::violation("the segments do not make the file"))?;
+        Ok((root, self.under_way))
+    }
+
+    fn start(&mut self, name: &'static str, send: impl Future<Output = Result<(), Stop>> + Send + 'static) {
+        let run = self.sending.group.run(name, send);
+        self.under_way.push(run.map(|sent| sent.unwrap_or_else(|Cancelled| Err(stopping()))).boxed());
     }
 
     /// What the receiver holds of this reading.
@@ -187,32 +220,48 @@ impl<'a> Reading<'a> {
         Ok(held)
     }
 
-    async fn done(&mut self, done: Done) -> Result<(), Failed> {
+    fn done(&mut self, done: Done) {
         self.hasher.add(done.segment, done.value);
         self.known.extend(done.known);
         if self.known.len() >= KNOWN_AT_ONCE {
-            let known = std::mem::take(&mut self.known);
-            send_known(self.sending, &self.task, known).await?;
+            self.tell_known();
         }
-        Ok(())
+    }
+
+    fn tell_known(&mut self) {
+        let (sending, task, known) = (Arc::clone(self.sending), self.task.clone(), std::mem::take(&mut self.known));
+        if !known.is_empty() {
+            self.start("transfer known", async move { send_known(&sending, &task, known).await });
+        }
     }
 }
 
-async fn send_segment(sending: &Arc<Sending>, task: Task, mut room: OwnedSemaphorePermit) -> Result<Done, Failed> {
+/// Reads and encodes a segment, says what it came to, and sends it.
+async fn send_segment(
+    sending: &Arc<Sending>,
+    task: Task,
+    mut room: OwnedSemaphorePermit,
+    prepared: oneshot::Sender<Result<Done, Failed>>,
+) -> Result<(), Stop> {
     let segment = task.segment;
-    let prepared = sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &task)).await?;
-    match prepared {
-        Ok(Prepared::Known(known)) => Ok(Done { segment, value: known.value, known: Some(known) }),
+    let encode = sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &task)).await?;
+    let (done, piece) = match encode {
+        Ok(Prepared::Known(known)) => (Ok(Done { segment, value: known.value, known: Some(known) }), None),
         Ok(Prepared::Encoded { header, encoded }) => {
-            // What encoding saved is room for others.
-            drop(room.split(room.num_permits().saturating_sub(encoded.as_ref().len().div_ceil(1024))));
-            sending.send_pieces(header, encoded).await?;
-            Ok(Done { segment, value: header.value, known: None })
+            (Ok(Done { segment, value: header.value, known: None }), Some((header, encoded)))
         }
         // It is shorter than it was.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Failed::Changed),
-        Err(error) => Err(Failed::Unreadable(error)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => (Err(Failed::Changed), None),
+        Err(error) => (Err(Failed::Unreadable(error)), None),
+    };
+    // Who does not hear it has given the reading up.
+    drop(prepared.send(done));
+    if let Some((header, encoded)) = piece {
+        // What encoding saved is room for others.
+        drop(room.split(room.num_permits().saturating_sub(encoded.as_ref().len().div_ceil(1024))));
+        sending.send_pieces(header, encoded).await?;
     }
+    Ok(())
 }
 
 fn version(sending: &Sending, basis: Basis, segments: Segments, source: &File) -> io::Result<Arc<Version>> {
@@ -256,7 +305,7 @@ fn unreadable_again() -> Stop {
 }
 
 /// Confirms a file that the receiver makes of what it holds: it is read here, and travels only where its digest is another.
-pub(super) async fn confirm(sending: Arc<Sending>, wish: Wish) -> Result<(), Stop> {
+pub(super) async fn confirm(sending: Arc<Sending>, wish: Wish, unsaid: Unsaid) -> Result<(), Stop> {
     let hash = async {
         let (source, seen) = open(&sending, &wish.entry).await?;
         if seen.size != wish.entry.size() || seen.mtime != wish.entry.mtime {
@@ -283,7 +332,7 @@ pub(super) async fn confirm(sending: Arc<Sending>, wish: Wish) -> Result<(), Sto
         // What the receiver made is none of it: it is read once more, and sent.
         Ok(_) | Err(Failed::Changed | Failed::Unreadable(_)) => {
             sending.fell_back("changed");
-            send_from(sending, wish, 1).await
+            send_from(sending, wish, 1, Some(unsaid)).await
         }
     }
 }

@@ -15,7 +15,7 @@ use proto_wire::{
 };
 
 use super::{
-    board::Board,
+    board::{Board, Unsaid},
     bundle,
     bundle::Bundle,
     file::{self, Wish},
@@ -53,7 +53,8 @@ impl Jobs {
     pub(super) fn sent_all(&self) -> bool {
         let resends = &self.board.resends;
         let whole = &self.board.whole;
-        self.gathering.is_none()
+        self.board.all_is_said()
+            && self.gathering.is_none()
             && resends.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             && whole.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
@@ -78,18 +79,20 @@ impl Jobs {
             }
             if gathering.is_made() {
                 let wish = gathering.finish(entry)?;
-                self.start("transfer confirm", file::confirm(Arc::clone(&sending), wish), FILES).await?;
+                let sending = Arc::clone(&sending);
+                self.start("transfer confirm", |unsaid| file::confirm(sending, wish, unsaid), FILES).await?;
             } else if entry.size() <= SMALL_FILE_BYTES {
                 if gathering.replaces() {
                     sending.replaces(index);
                 }
                 let there = gathering.baseline();
-                let leaning = self.sending.leaning.as_ref().filter(|_| there.is_none());
+                let leaning = self.sending.leaning().filter(|_| there.is_none());
                 let number = leaning.and_then(|leaning| leaning.number(&entry)).unwrap_or_default();
                 self.gather(number, bundle::Wanted { file: index, entry, there }).await?;
             } else {
                 let wish = gathering.finish(entry)?;
-                self.start("transfer file", file::send(Arc::clone(&sending), wish), FILES).await?;
+                let sending = Arc::clone(&sending);
+                self.start("transfer file", |unsaid| file::send(sending, wish, unsaid), FILES).await?;
             }
         }
         Ok(())
@@ -136,13 +139,19 @@ impl Jobs {
     async fn send_bundle(&mut self, bundle: Bundle) -> Result<(), Stop> {
         let sending = Arc::clone(&self.sending);
         let room = sending.room(bundle.bytes()).await?;
-        let send = async move {
-            let grown = bundle::send(&sending, bundle).await?;
+        let send = |unsaid| async move {
+            let bundle::Said { grown, piece } = bundle::say(&sending, bundle).await?;
+            let mut unsaid = Some(unsaid).filter(|_| !grown.is_empty());
+            if let Some((header, encoded)) = piece {
+                sending.send_pieces(header, encoded).await?;
+            }
             drop(room);
-            for (file, entry) in grown {
+            let mut grown = grown.into_iter().peekable();
+            while let Some((file, entry)) = grown.next() {
                 // It is no small file any more: its second reading is one of segments.
                 let wish = Wish { file, entry, held: Vec::new(), offer: Offer::Nothing };
-                Box::pin(file::send_from(Arc::clone(&sending), wish, 1)).await?;
+                let last = if grown.peek().is_none() { unsaid.take() } else { None };
+                Box::pin(file::send_from(Arc::clone(&sending), wish, 1, last)).await?;
             }
             Ok(())
         };
@@ -156,7 +165,11 @@ impl Jobs {
             if !self.asked.contains(file) {
                 return Err(Stop::violation(format!("the receiver asks again for file {file}, which it did not want")));
             }
-            let again = file::send_again(Arc::clone(&self.sending), file, segment);
+            let sending = Arc::clone(&self.sending);
+            let again = |unsaid: Unsaid| async move {
+                let _unsaid = unsaid;
+                file::send_again(sending, file, segment).await
+            };
             self.start("transfer segment again", again, JOBS).await?;
         }
         let whole = std::mem::take(&mut *self.board.whole.lock().unwrap_or_else(PoisonError::into_inner));
@@ -176,10 +189,10 @@ impl Jobs {
     }
 
     /// Starts a job, once there are fewer than so many.
-    async fn start(
+    async fn start<Job: Future<Output = Result<(), Stop>> + Send + 'static>(
         &mut self,
         name: &'static str,
-        job: impl Future<Output = Result<(), Stop>> + Send + 'static,
+        job: impl FnOnce(Unsaid) -> Job,
         at_most: usize,
     ) -> Result<(), Stop> {
         while self.busy.len() >= at_most {
@@ -187,7 +200,7 @@ impl Jobs {
                 done?;
             }
         }
-        let run = self.sending.group.run(name, job);
+        let run = self.sending.group.run(name, job(Unsaid::new(&self.board)));
         self.busy.push(run.map(|done| done.unwrap_or_else(|Cancelled| Err(stopping()))).boxed());
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,24 +15,27 @@ use dataplane_content::{
 use foundation_runtime::OnEnd;
 use futures::{FutureExt, future::BoxFuture};
 use proto_model::{Digest, PublicKey};
-use proto_wire::manifest::Entry;
+use proto_wire::{TreePath, manifest::Entry};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::state::{Seen, Sending};
 use crate::{
     fates::{Fate, Moved},
     stop::Stop,
-    versions::{FileStat, Published},
+    versions::{FileStat, Kept, Published},
 };
 
 /// Versions that are kept together: as many files are open.
 const AT_ONCE: usize = 256;
 /// What is smaller costs more to keep than it saves.
 const LEAST_BYTES: u64 = 256;
-/// How long the end of a transfer waits for what it keeps: a file that changes before it is kept is not.
+/// How long the end of a transfer waits until what it keeps is open: whoever replaces a file then, as editors do, finds the one before
+/// kept. One that is written to before it is kept is not.
 const AT_THE_END: Duration = Duration::from_secs(1);
 /// Ends of transfers that keep, or wait to keep, what one peer has, and beginnings that wait for them: each holds what it was sent with.
 const MAX_WAITING: usize = 64;
+/// Files of earlier attempts that are remembered.
+const MAX_UNHEARD: usize = 1 << 16;
 /// How long a transfer waits for what the one before it keeps.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,6 +70,38 @@ impl Keepers {
     }
 }
 
+/// Files that earlier attempts of a transfer sent, and of which nobody heard whether they are in place. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unheard(Arc<Mutex<HashMap<TreePath, Moved>>>);
+
+impl Unheard {
+    fn files(&self) -> MutexGuard<'_, HashMap<TreePath, Moved>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An attempt broke off.
+    pub(super) fn hear(&self, sending: &Sending) {
+        let mut files = self.files();
+        let went = sending.pages.for_each_fate(|_, entry, fate| {
+            if let Fate::Moved(moved) = fate
+                && files.len() < MAX_UNHEARD
+            {
+                files.insert(entry.path.clone(), moved);
+            }
+            Ok(())
+        });
+        if let Err(error) = went {
+            tracing::debug!(%error, "what an attempt sent is not known any more");
+        }
+    }
+
+    /// What became of a file that is not sent in this attempt: the receiver has it as it was sent before.
+    fn fate(&self, entry: &Entry) -> Option<Moved> {
+        let moved = self.files().get(&entry.path).copied()?;
+        (moved.size == entry.size() && moved.mtime == entry.mtime).then_some(moved)
+    }
+}
+
 /// Begins to keep what the receiver has in place.
 pub(super) async fn begin(sending: &Arc<Sending>) {
     if !sending.uses_versions() || sending.options.dry_run || !sending.shared.versions.remembers() {
@@ -75,7 +110,7 @@ pub(super) async fn begin(sending: &Arc<Sending>) {
     // What is not kept costs bytes the next time.
     let Some(turn) = sending.shared.keepers.turn(sending.peer) else { return };
     let (keeping, tasks) = (Arc::clone(sending), sending.shared.tasks.clone());
-    let (done, is_done) = oneshot::channel::<()>();
+    let (opened, are_open) = oneshot::channel::<()>();
     let run = async move {
         let tasks = keeping.shared.tasks.clone();
         // The one before may copy for hours: no transfer's end waits for that.
@@ -84,38 +119,50 @@ pub(super) async fn begin(sending: &Arc<Sending>) {
             () = tasks.cancelled() => return,
         };
         let at = Arc::clone(&keeping);
-        let kept = tasks.blocking("keep versions", move || keep(&at)).await;
-        if let Ok(Err(error)) = kept {
-            tracing::warn!(error = %error.message, "versions that a peer has are not kept");
+        let kept = tasks.blocking("keep versions", move || keep(&at, opened)).await;
+        drop(turn);
+        match kept {
+            Ok(Ok(large)) => {
+                let index =
+                    move || keeping.shared.versions.keep_indexes(&large, || keeping.shared.tasks.is_cancelled());
+                // One that is missing is made when it is needed.
+                let _indexed = tasks.blocking("index versions", index).await;
+            }
+            Ok(Err(error)) => tracing::warn!(error = %error.message, "versions that a peer has are not kept"),
+            Err(_cancelled) => {}
         }
-        drop((turn, done));
     };
     tasks.spawn("keep versions", OnEnd::Expected, run);
-    // Whoever changes the files after the end most often finds them kept.
-    drop(tokio::time::timeout(AT_THE_END, is_done).await);
+    drop(tokio::time::timeout(AT_THE_END, are_open).await);
 }
 
-fn keep(sending: &Sending) -> Result<(), Stop> {
-    let mut batch = Batch::default();
+/// Keeps what the receiver has in place, and says when the first of it is open. Gives back what may be indexed.
+fn keep(sending: &Sending, opened: oneshot::Sender<()>) -> Result<Vec<Kept>, Stop> {
+    let (mut batch, mut opened, mut large) = (Batch::default(), Some(opened), Vec::new());
     let kept = sending.pages.for_each_fate(|file, entry, fate| {
-        let Fate::Moved(moved) = fate else { return Ok(()) };
-        if moved.size < LEAST_BYTES || !sending.is_published(file) {
-            return Ok(());
-        }
+        let moved = match fate {
+            Fate::Moved(moved) => sending.is_published(file).then_some(moved),
+            // Where it is not what the receiver has after all, no next version refers to it.
+            Fate::Kept => sending.unheard.fate(entry),
+            Fate::LeftOut | Fate::NotMade(_) => None,
+        };
+        let Some(moved) = moved.filter(|moved| moved.size >= LEAST_BYTES) else { return Ok(()) };
         if sending.shared.tasks.is_cancelled() {
             return Err(io::Error::from(io::ErrorKind::Interrupted));
         }
         batch.add(sending, file, entry, &moved);
         if batch.acknowledged.len() >= AT_ONCE {
-            std::mem::take(&mut batch).keep(sending);
+            drop(opened.take());
+            large.append(&mut std::mem::take(&mut batch).keep(sending));
         }
         Ok(())
     });
+    drop(opened.take());
     match kept {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(sending.own(&error)),
         Ok(()) | Err(_) => {
-            batch.keep(sending);
-            Ok(())
+            large.append(&mut batch.keep(sending));
+            Ok(large)
         }
     }
 }
@@ -145,13 +192,13 @@ impl Batch {
         self.acknowledged.push(Acknowledged { place, file, digest, size: moved.size, went, prospect });
     }
 
-    fn keep(self, sending: &Sending) {
+    fn keep(self, sending: &Sending) -> Vec<Kept> {
         if let Some(root) = sending.sources.root() {
             sending.shared.versions.published(root, self.here);
         }
         let paths = self.acknowledged.iter().map(|one| one.place.path.clone()).collect();
         sending.shared.versions.keep(&sending.peer, self.acknowledged);
-        sending.shared.versions.keep_indexes(&sending.peer, &sending.destination.root, paths);
+        sending.shared.versions.to_index(&sending.peer, &sending.destination.root, paths)
     }
 }
 
@@ -162,6 +209,8 @@ pub(super) struct Basis {
     pub(super) used: bool,
     /// Whether the receiver said what that is.
     pub(super) described: bool,
+    /// The version, where it is kept here and was not found wanting.
+    pub(super) version: Option<Digest>,
     /// Segments that did not verify.
     pub(super) failed: u32,
     /// Bytes of it that are no reference.

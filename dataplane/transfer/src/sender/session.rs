@@ -22,6 +22,7 @@ use super::{
     Checked, FINISHING_FILE,
     board::Board,
     jobs::Jobs,
+    keep::Unheard,
     leaning::Leaning,
     link_rate::Seen,
     manifest::walk_sources,
@@ -70,17 +71,19 @@ pub(super) struct Attempt<'a> {
     pub(super) reporter: &'a Reporter,
     /// Of the newest job that was told.
     pub(super) order: u64,
+    pub(super) unheard: &'a Unheard,
 }
 
 impl Attempt<'_> {
     /// What was sent is to be kept by [`keep::begin`].
     pub(super) async fn run(self, link: &mut Link) -> Result<(Finished, Arc<Sending>), Stop> {
         self.reporter.say(TransferState::Running, &self.tally, (link.path)(), None);
-        let opened = self.open(link).await?;
+        link.control_out.send(&SenderFrame::Open(Box::new(self.opening())).encode()).await?;
+        let opened = if link.is_early { None } else { Some(consent(link.control_in.as_mut()).await?) };
         let (frames_tx, frames) = mpsc::channel(FRAMES);
         let excludes = Excludes::new(&self.checked.options.exclude);
         let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
-        let sending = self.prepare(link, &opened, frames_tx).await?;
+        let sending = self.prepare(link, opened.as_ref(), frames_tx).await?;
         let board = Arc::new(Board::default());
         let part = Part { sending: &sending, board: &board };
         let (control_in, control_out) = (link.control_in.as_mut(), link.control_out.as_mut());
@@ -112,32 +115,23 @@ impl Attempt<'_> {
         span.record("dwcp.hde.reused_bytes", self.tally.bytes_reused.load(Relaxed));
         span.record("dwcp.hde.changed_bytes", self.tally.bytes_changed.load(Relaxed));
         span.record("dwcp.hde.literal_bytes", self.tally.bytes_literal.load(Relaxed));
+        if result.is_err() {
+            let (unheard, of) = (self.unheard.clone(), Arc::clone(&sending));
+            // What is not known then costs bytes the next time.
+            let _heard = self.shared.tasks.blocking("what was sent", move || unheard.hear(&of)).await;
+        }
         result.map(|finished| (finished, sending))
     }
 
-    async fn open(&self, link: &mut Link) -> Result<Opened, Stop> {
+    fn opening(&self) -> Open {
         let traceparent = propagation::traceparent(&tracing::Span::current());
-        let open = Open {
+        Open {
             transfer: self.checked.id,
             authority: self.checked.authority.clone(),
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
             features: self.features(),
             segment_bytes: self.shared.settings.load().segment_bytes,
             order: self.order,
-        };
-        link.control_out.send(&SenderFrame::Open(Box::new(open)).encode()).await?;
-        let answer = tokio::time::timeout(CONSENT, link.control_in.recv()).await;
-        let answer = answer.map_err(|_elapsed| Stop::temporary(end::STALLED, "the receiver did not answer"))??;
-        match ReceiverFrame::decode(&answer.ok_or_else(gone)?)? {
-            ReceiverFrame::Opened(opened) => Ok(opened),
-            ReceiverFrame::Abort(abort) => Err(abort.into()),
-            ReceiverFrame::Wanted(_)
-            | ReceiverFrame::Published(_)
-            | ReceiverFrame::Resend { .. }
-            | ReceiverFrame::ResendFiles(_)
-            | ReceiverFrame::Dictionaries(_)
-            | ReceiverFrame::Finished(_)
-            | ReceiverFrame::Progress { .. } => Err(Stop::violation("the first frame is no consent")),
         }
     }
 
@@ -152,15 +146,16 @@ impl Attempt<'_> {
     async fn prepare(
         &self,
         link: &Link,
-        opened: &Opened,
+        opened: Option<&Opened>,
         frames: mpsc::Sender<SenderFrame>,
     ) -> Result<Arc<Sending>, Stop> {
         let (shared, checked, tally) = (Arc::clone(&self.shared), self.checked.clone(), Arc::clone(&self.tally));
-        let (group, pieces) = (self.group.clone(), Arc::clone(&link.pieces_out));
-        let agreed = |name| opened.features.iter().any(|feature| feature == name);
+        let (group, pieces, unheard) = (self.group.clone(), Arc::clone(&link.pieces_out), self.unheard.clone());
+        let agreed = |name| opened.is_none_or(|opened| agrees(opened, name));
         let (tells_holes, deltas) = (agreed(HOLES), agreed(DELTAS));
         let leans = agreed(DICTIONARIES) && self.features().iter().any(|feature| feature == DICTIONARIES);
-        let window_bytes = opened.receive_window_bytes.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
+        let has_consent = opened.is_some();
+        let window_bytes = opened.map_or(MIN_WINDOW_BYTES, window);
         let prepare = move || {
             let own = |error: &std::io::Error| shared.own("sender", error);
             let sources = Sources::open(&shared.roots.load(), &checked.sources)?;
@@ -180,6 +175,8 @@ impl Attempt<'_> {
                 pieces,
                 segment_bytes,
                 window_bytes,
+                has_consent,
+                unheard,
                 tells_holes,
                 deltas,
                 leaning,
@@ -192,6 +189,32 @@ impl Attempt<'_> {
         let prepared = self.group.blocking("transfer prepare", prepare).await;
         prepared.unwrap_or_else(|Cancelled| Err(stopping()))
     }
+}
+
+/// Waits for the receiver's consent.
+async fn consent(control: &mut dyn ControlIn) -> Result<Opened, Stop> {
+    let answer = tokio::time::timeout(CONSENT, control.recv()).await;
+    let answer = answer.map_err(|_elapsed| Stop::temporary(end::STALLED, "the receiver did not answer"))??;
+    match ReceiverFrame::decode(&answer.ok_or_else(gone)?)? {
+        ReceiverFrame::Opened(opened) => Ok(opened),
+        ReceiverFrame::Abort(abort) => Err(abort.into()),
+        ReceiverFrame::Wanted(_)
+        | ReceiverFrame::Published(_)
+        | ReceiverFrame::Resend { .. }
+        | ReceiverFrame::ResendFiles(_)
+        | ReceiverFrame::Dictionaries(_)
+        | ReceiverFrame::Finished(_)
+        | ReceiverFrame::Progress { .. } => Err(Stop::violation("the first frame is no consent")),
+    }
+}
+
+fn agrees(opened: &Opened, name: &str) -> bool {
+    opened.features.iter().any(|feature| feature == name)
+}
+
+/// Encoded bytes under way.
+fn window(opened: &Opened) -> u64 {
+    opened.receive_window_bytes.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
 }
 
 fn gone() -> Stop {
@@ -235,7 +258,8 @@ impl Part<'_> {
         loop {
             self.sending.alive.store(false, Relaxed);
             tokio::time::sleep(patience).await;
-            if !self.sending.alive.load(Relaxed) {
+            // A receiver may take longer to consent, which is waited for elsewhere.
+            if !self.sending.alive.load(Relaxed) && self.sending.has_consent.load(Relaxed) {
                 let message = format!("nothing came from the receiver for {} s", patience.as_secs());
                 return Err(Stop::temporary(end::STALLED, message));
             }
@@ -257,6 +281,16 @@ impl Part<'_> {
     /// Reads what the receiver says; never waits for anything but the disk.
     async fn read_frames(&self, control: &mut dyn ControlIn) -> Result<Finished, Stop> {
         let tally = &self.sending.tally;
+        if !self.sending.has_consent.load(Relaxed) {
+            let opened = consent(control).await?;
+            if ![HOLES, DELTAS].iter().all(|name| agrees(&opened, name)) {
+                return Err(Stop::violation("the receiver consents to less than it said that it can"));
+            }
+            self.sending.leans.store(agrees(&opened, DICTIONARIES), Relaxed);
+            self.sending.widen(window(&opened));
+            self.sending.alive.store(true, Relaxed);
+            self.sending.has_consent.store(true, Relaxed);
+        }
         loop {
             let bytes = control.recv().await?.ok_or_else(gone)?;
             self.sending.alive.store(true, Relaxed);
@@ -290,6 +324,8 @@ impl Part<'_> {
             let message = "the receiver holds another tree than the one that was sent";
             return Err(Stop::final_(end::TREE_MISMATCH, message));
         }
+        // It has all of it, whether or not its acknowledgments have come.
+        add(&self.sending.tally.bytes_sent, self.sending.unacknowledged.swap(0, Relaxed));
         Ok(finished)
     }
 
@@ -405,7 +441,7 @@ impl Part<'_> {
             // Nothing more for now: what was gathered goes.
             jobs.flush().await?;
             jobs.resend().await?;
-            if complete && !finished && jobs.busy.is_empty() && jobs.sent_all() {
+            if complete && !finished && jobs.sent_all() {
                 self.finish().await?;
                 finished = true;
             }
@@ -433,6 +469,7 @@ impl Part<'_> {
             })
             .await?;
         *self.board.finished.lock().unwrap_or_else(PoisonError::into_inner) = Some(tree_digest);
+        self.sending.is_finished.store(true, Relaxed);
         self.sending.frame(SenderFrame::Finish { tree_digest }).await
     }
 }

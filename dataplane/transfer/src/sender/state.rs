@@ -7,13 +7,13 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use dataplane_hde::{Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, SmallEncoder, Stands, Version};
 use foundation_runtime::TaskGroup;
-use proto_model::{PublicKey, RootPath, TransferOptions};
+use proto_model::{Digest, PublicKey, RootPath, TransferOptions};
 use proto_wire::{
     frames::{FileAborted, SenderFrame},
     manifest::Mtime,
@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{
     answers::Answers,
     buffers::{Buffer, Buffers},
-    keep::Basis,
+    keep::{Basis, Unheard},
     leaning::Leaning,
     link_rate::LinkRate,
 };
@@ -39,6 +39,7 @@ use crate::{
     source::Sources,
     stop::Stop,
     tally::{Tally, add},
+    versions::Kept,
 };
 
 /// One attempt at its sender.
@@ -57,13 +58,21 @@ pub(super) struct Sending {
     pub(super) deltas: bool,
     /// Dictionaries of small files, where both ends use them.
     pub(super) leaning: Option<Leaning>,
+    /// Whether the receiver takes them; not known before its consent.
+    pub(super) leans: AtomicBool,
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
     pub(super) next_piece: AtomicU64,
     /// KiB that may be under way.
     pub(super) window: Arc<Semaphore>,
-    pub(super) window_kib: u32,
+    window_kib: AtomicU32,
+    /// Whether the receiver has consented.
+    pub(super) has_consent: AtomicBool,
+    /// Whether the receiver was told that all was sent.
+    pub(super) is_finished: AtomicBool,
+    /// Bytes of pieces under way.
+    pub(super) unacknowledged: AtomicU64,
     /// Blocking threads that read and encode.
     pub(super) threads: Semaphore,
     workers: Mutex<Vec<Worker>>,
@@ -75,8 +84,12 @@ pub(super) struct Sending {
     pub(super) is_standing: bool,
     /// Files that have an older version at the receiver.
     bases: Mutex<HashMap<u64, Basis>>,
+    /// Versions that the receiver was told of, by what it was told.
+    announced: Mutex<HashMap<u64, Kept>>,
     /// Files that the receiver has put in place.
     published: Mutex<BitSet>,
+    /// Those that it may have put in place in earlier attempts.
+    pub(super) unheard: Unheard,
     /// What the path carries.
     pub(super) link: LinkRate,
     pub(super) thread_count: usize,
@@ -147,6 +160,8 @@ pub(super) struct Parts {
     pub(super) pieces: Arc<dyn PiecesOut>,
     pub(super) segment_bytes: u32,
     pub(super) window_bytes: u64,
+    pub(super) has_consent: bool,
+    pub(super) unheard: Unheard,
     pub(super) tells_holes: bool,
     pub(super) deltas: bool,
     pub(super) leaning: Option<Leaning>,
@@ -155,10 +170,14 @@ pub(super) struct Parts {
     pub(super) is_standing: bool,
 }
 
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes / 1024).unwrap_or(u32::MAX)
+}
+
 impl Sending {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
-        let window_kib = u32::try_from(parts.window_bytes / 1024).unwrap_or(u32::MAX);
+        let window_kib = kib(parts.window_bytes);
         Ok(Self {
             pages: PageStore::create(&parts.folder)?,
             answers: Answers::create(&parts.folder)?,
@@ -171,17 +190,23 @@ impl Sending {
             tells_holes: parts.tells_holes,
             deltas: parts.deltas,
             leaning: parts.leaning,
+            leans: AtomicBool::new(parts.has_consent),
             peer: parts.peer,
             destination: parts.destination,
             is_standing: parts.is_standing,
             bases: Mutex::default(),
+            announced: Mutex::default(),
             published: Mutex::default(),
+            unheard: parts.unheard,
             tally: parts.tally,
             frames: parts.frames,
             pieces: parts.pieces,
             next_piece: AtomicU64::new(0),
             window: Arc::new(Semaphore::new(usize::try_from(window_kib).unwrap_or(usize::MAX))),
-            window_kib,
+            window_kib: AtomicU32::new(window_kib),
+            has_consent: AtomicBool::new(parts.has_consent),
+            is_finished: AtomicBool::new(false),
+            unacknowledged: AtomicU64::new(0),
             threads: Semaphore::new(threads),
             workers: Mutex::default(),
             buffers: Buffers::default(),
@@ -246,9 +271,16 @@ impl Sending {
 
     /// Takes room of the window for so many bytes.
     pub(super) async fn room(&self, bytes: usize) -> Result<tokio::sync::OwnedSemaphorePermit, Stop> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.window_kib);
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.window_kib.load(Relaxed));
         let room = Arc::clone(&self.window).acquire_many_owned(kib);
         self.unless_cancelled(room).await?.map_err(|_closed| stopping())
+    }
+
+    /// The receiver offers a window of so many bytes: never less than there is.
+    pub(super) fn widen(&self, window_bytes: u64) {
+        let before = self.window_kib.fetch_max(kib(window_bytes), Relaxed);
+        let more = kib(window_bytes).saturating_sub(before);
+        self.window.add_permits(usize::try_from(more).unwrap_or_default());
     }
 
     /// Whether no further segment may be read: as much is under way as may be.
@@ -262,8 +294,13 @@ impl Sending {
         for piece in header.pieces(room_and_encoded)? {
             let len = u64::try_from(piece.len()).unwrap_or_default();
             let number = self.next_piece.fetch_add(1, Relaxed);
+            add(&self.unacknowledged, len);
             self.unless_cancelled(self.pieces.send(number, piece)).await??;
-            add(&self.tally.bytes_sent, len);
+            // Else it was counted at the end.
+            let taken = self.unacknowledged.fetch_update(Relaxed, Relaxed, |bytes| bytes.checked_sub(len));
+            if taken.is_ok() {
+                add(&self.tally.bytes_sent, len);
+            }
             self.alive.store(true, Relaxed);
         }
         Ok(())
@@ -271,6 +308,20 @@ impl Sending {
 
     pub(super) fn bases(&self) -> MutexGuard<'_, HashMap<u64, Basis>> {
         self.bases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Dictionaries that the receiver takes.
+    pub(super) fn leaning(&self) -> Option<&Leaning> {
+        self.leaning.as_ref().filter(|_| self.leans.load(Relaxed))
+    }
+
+    pub(super) fn announced(&self) -> MutexGuard<'_, HashMap<u64, Kept>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file is sent against a version that is kept here.
+    pub(super) fn refers_to(&self, file: u64, version: Digest) {
+        self.bases().entry(file).or_default().version = Some(version);
     }
 
     /// The receiver has an older version of a file.
@@ -291,11 +342,20 @@ impl Sending {
         basis.literal += literal;
     }
 
-    /// A segment of a file did not verify at the receiver.
+    /// A segment of a file did not verify at the receiver. What is kept of its old version may be damaged: it is read.
     pub(super) fn did_not_verify(&self, file: u64) {
-        if let Some(basis) = self.bases().get_mut(&file).filter(|basis| basis.used) {
-            basis.failed += 1;
-            self.fell_back("not_verified");
+        let version = match self.bases().get_mut(&file).filter(|basis| basis.used) {
+            Some(basis) => {
+                basis.failed += 1;
+                basis.version.take()
+            }
+            None => return,
+        };
+        self.fell_back("not_verified");
+        if let Some(version) = version {
+            let versions = self.shared.versions.clone();
+            // What is found is said there.
+            drop(self.shared.tasks.blocking("verify a version", move || versions.verify(version)));
         }
     }
 

@@ -320,6 +320,8 @@ pub(crate) struct Faults {
     pub(crate) spoil: Option<usize>,
     /// One in so many frames and pieces, in both directions, is changed, cut short, doubled or told again, drawn by the seed.
     pub(crate) mangle: Option<Arc<Mangle>>,
+    /// The receiver's program takes nothing before it has consented.
+    pub(crate) waits_for_consent: bool,
 }
 
 /// Draws what becomes of frames.
@@ -461,6 +463,7 @@ pub(crate) fn pair(a: PublicKey, b: PublicKey, faults: Faults) -> (Link, Link, A
             shared: Arc::clone(&shared),
         }),
         path: Arc::new(|| None),
+        is_early: !shared.faults.waits_for_consent,
     };
     let bytes = Arc::clone(&shared.bytes);
     (end(b, a_to_b, from_b, pieces, from_back), end(a, b_to_a, from_a, back, from_pieces), bytes)

@@ -21,8 +21,12 @@ enum Say {
 }
 
 fn opened() -> Say {
+    opened_with(&["holes", "deltas"])
+}
+
+fn opened_with(features: &[&str]) -> Say {
     Say::Frame(ReceiverFrame::Opened(Opened {
-        features: vec!["deltas".to_owned()],
+        features: features.iter().map(|name| (*name).to_owned()).collect(),
         receive_window_bytes: u64::MAX,
         resuming: true,
     }))
@@ -277,6 +281,8 @@ async fn without_memory_for_an_old_version_the_whole_file_travels() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_that_are_none_are_refused() {
     assert_eq!(refusal(vec![opened(), finished([0; 32], 0)]).await, VIOLATION);
+    // Who takes pages before it has consented has what they are made of.
+    assert_eq!(refusal(vec![opened_with(&["deltas"]), Say::Freeze]).await, VIOLATION);
     assert_eq!(refusal(vec![opened(), manifest_ended(), finished([0; 32], 0)]).await, VIOLATION);
     let all = |end| vec![opened(), manifest_ended(), wants(vec![file(0), file(1)]), told_all(), end];
     assert_eq!(refusal(all(finished([0; 32], 0))).await, "TREE_MISMATCH");

@@ -124,6 +124,18 @@ impl Bed {
         Ok(())
     }
 
+    /// Keeps what both agents wrote since they were started, in NAME-sender.log and NAME-receiver.log.
+    pub(crate) fn keep_logs(&self, name: &str) -> Result<()> {
+        if self.log_levels.is_none() {
+            return Ok(());
+        }
+        for (host, end) in [("one", "sender"), ("two", "receiver")] {
+            let kept = format!("{name}-{end}.log");
+            std::fs::copy(self.shared(&format!("{host}-dwcp-agent.log")), &kept).context(kept)?;
+        }
+        Ok(())
+    }
+
     /// A file name that both hosts see.
     pub(crate) fn shared(&self, name: &str) -> PathBuf {
         self.hosts.scratch.path().join(name)

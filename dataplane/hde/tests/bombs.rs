@@ -57,7 +57,7 @@ fn delta(flags: Flags, ops: &[Op], literals: (LiteralCodec, usize, &[u8])) -> Ve
         put_varint(u64::MAX, &mut body);
         put_varint(u64::MAX, &mut body);
     }
-    put_ops(&writer.finish(), &mut body);
+    put_ops(writer.finish(), &mut body);
     put_stream(LiteralCodec::Raw, 0, &[], &mut body);
     put_stream(literals.0, literals.1, literals.2, &mut body);
     container(Kind::Delta, flags, &body)

@@ -100,12 +100,27 @@ struct Models {
     literal: [Number; 2],
     /// By the sizes of the last one, and of the last copy.
     changed: [[Number; SIZES]; SIZES],
+    /// By how often the prediction was right, and what it is of.
+    predicted: [[Bit; SURE + 1]; KINDS],
     /// By the kind before, and the size of the last copy.
     copy: [[Number; SIZES]; KINDS],
 }
 
 /// So many bytes, and more, that were passed are one class.
 const NEAR: usize = 8;
+/// Lengths that are remembered by what stood before them.
+const PREDICTIONS: usize = 1 << 12;
+/// How often a prediction was right, at most.
+const SURE: usize = 7;
+
+/// The length that came last after the same lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Prediction {
+    /// 0 for none.
+    length: u32,
+    right: u8,
+}
+
 /// Classes of sizes.
 const SIZES: usize = 4;
 
@@ -119,6 +134,7 @@ impl Models {
         is_back: [Bit::NEW; 3],
         literal: [Number::NEW; 2],
         changed: [const { [Number::NEW; SIZES] }; SIZES],
+        predicted: [[Bit::NEW; SURE + 1]; KINDS],
         copy: [const { [Number::NEW; SIZES] }; KINDS],
     };
 }
@@ -142,6 +158,8 @@ struct Before {
     passed: u64,
     changed_size: usize,
     copy_size: usize,
+    /// Of the last three operations.
+    lengths: [u32; 3],
 }
 
 impl Before {
@@ -152,6 +170,7 @@ impl Before {
         passed: 0,
         changed_size: 0,
         copy_size: 0,
+        lengths: [0; 3],
     };
 
     /// How a place is told, and how far it is from there.
@@ -183,6 +202,17 @@ impl Before {
         self.ends[..=places].rotate_right(1);
     }
 
+    /// The place of what is predicted for an operation of this kind.
+    fn slot(&self, kind: Kind) -> usize {
+        let [last, earlier, first] = self.lengths.map(u64::from);
+        let both = (last << 32 | earlier << 2 | kind as u64).wrapping_add(first.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        usize::try_from(both.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52).unwrap_or(0)
+    }
+
+    fn note_length(&mut self, length: u32) {
+        self.lengths = [length, self.lengths[0], self.lengths[1]];
+    }
+
     fn note(&mut self, kind: Kind) {
         self.kinds = [kind, self.kinds[0]];
     }
@@ -197,22 +227,48 @@ fn size(length: u32) -> usize {
     usize::try_from(length.max(1).ilog2() / 2).unwrap_or(0).min(SIZES - 1)
 }
 
+impl Prediction {
+    /// Writes a length less one, or reads it; gives the length.
+    fn code<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        hits: &mut [Bit; SURE + 1],
+        model: &mut Number,
+        less_one: u64,
+    ) -> Result<u32, ContainerError> {
+        if self.length > 0 {
+            let right = usize::from(self.right);
+            if coder.bit(&mut hits[right], less_one + 1 == u64::from(self.length)) {
+                self.right = u8::try_from((right + 1).min(SURE)).unwrap_or(0);
+                return Ok(self.length);
+            }
+        }
+        let length = length(model.code(coder, less_one))?;
+        *self = Self { length, right: 0 };
+        Ok(length)
+    }
+}
+
 /// Writes or reads operations, one after another.
 #[derive(Clone, Debug)]
 struct Codec {
     models: Box<Models>,
+    predictions: Box<[Prediction; PREDICTIONS]>,
     before: Before,
 }
 
+const UNKNOWN: Prediction = Prediction { length: 0, right: 0 };
+
 impl Default for Codec {
     fn default() -> Self {
-        Self { models: Box::new(Models::NEW), before: Before::NEW }
+        Self { models: Box::new(Models::NEW), predictions: Box::new([UNKNOWN; PREDICTIONS]), before: Before::NEW }
     }
 }
 
 impl Codec {
     fn clear(&mut self) {
         *self.models = Models::NEW;
+        self.predictions.fill(UNKNOWN);
         self.before = Before::NEW;
     }
 
@@ -224,8 +280,10 @@ impl Codec {
         let is_changed = !is_copy && coder.bit(&mut models.is_changed[last][earlier], matches!(op, Op::Changed { .. }));
         let wanted = u64::from(op.length().saturating_sub(1));
         if !is_copy && !is_changed {
+            let slot = self.predictions.get_mut(before.slot(Kind::Literal)).ok_or(ContainerError::Inconsistent)?;
             let model = &mut models.literal[usize::from(before.kinds[0] == Kind::Changed)];
-            let length = length(model.code(coder, wanted))?;
+            let length = slot.code(coder, &mut models.predicted[Kind::Literal as usize], model, wanted)?;
+            before.note_length(length);
             before.note(Kind::Literal);
             before.passed += u64::from(length);
             return Ok(Op::Literal { length });
@@ -235,7 +293,10 @@ impl Codec {
             true => &mut models.copy[last][before.copy_size],
             false => &mut models.changed[before.changed_size][before.copy_size],
         };
-        let length = length(model.code(coder, wanted))?;
+        let kind = if is_copy { Kind::Copy } else { Kind::Changed };
+        let slot = self.predictions.get_mut(before.slot(kind)).ok_or(ContainerError::Inconsistent)?;
+        let length = slot.code(coder, &mut models.predicted[kind as usize], model, wanted)?;
+        before.note_length(length);
         let Some(End { source, offset }) = end else {
             before.note(Kind::Zeros);
             before.passed += u64::from(length);

@@ -103,3 +103,17 @@ fn edits_of_one_kind_cost_little() {
     let bytes = writer.finish().len();
     assert!(bytes < 2000, "{bytes}");
 }
+
+#[test]
+fn what_repeats_costs_next_to_nothing() {
+    let mut writer = OpWriter::default();
+    for row in 0..5000_u64 {
+        let at = row * 200;
+        writer.push(Op::Copy { length: 150, source: Source::Basis, offset: at });
+        writer.push(Op::Changed { length: 4, source: Source::Basis, offset: at + 150 });
+        writer.push(Op::Copy { length: 44, source: Source::Basis, offset: at + 154 });
+        writer.push(Op::Changed { length: 2, source: Source::Basis, offset: at + 198 });
+    }
+    let bytes = writer.finish().len();
+    assert!(bytes < 600, "{bytes}");
+}

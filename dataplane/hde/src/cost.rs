@@ -5,6 +5,8 @@
 //! configured one; and a segment never takes more CPU than it would as a whole at the configured level. So what is little may be compressed
 //! harder: the literals of a delta, not the segment that is all literal.
 
+use std::fmt;
+
 use crate::options::{Algorithm, Level, Options};
 
 /// How much is done to make bytes small.
@@ -18,6 +20,17 @@ pub enum Effort {
     Snappy,
     /// zstd at this level: 1 to 22, or below 0 for its fast ones.
     Zstd(i8),
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store => out.write_str("raw"),
+            Self::Lz4 => out.write_str("lz4"),
+            Self::Snappy => out.write_str("snappy"),
+            Self::Zstd(level) => write!(out, "zstd {level}"),
+        }
+    }
 }
 
 /// Why.
@@ -157,6 +170,14 @@ impl Costs {
             Some(effort) => Choice { effort, reason: Reason::Little },
             None => Choice { effort: configured, reason: Reason::Configured },
         }
+    }
+
+    /// What an effort is expected to take for so many bytes, in nanoseconds of the processor.
+    #[must_use]
+    pub fn nanoseconds(&self, effort: Effort, bytes: usize) -> u64 {
+        let like = if effort == Effort::Snappy { Effort::Lz4 } else { self.nearest(effort) };
+        let known = KNOWN.iter().find(|known| known.effort == like).map_or(0, |known| u64::from(known.cpu));
+        u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(known) / 1024
     }
 
     /// What the configuration says.

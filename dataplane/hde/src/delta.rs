@@ -5,7 +5,7 @@ use std::io;
 use proto_wire::hde::{Flags, LiteralCodec, MAX_OPS, Op, OpWriter, Source, put_ops, put_stream, put_varint};
 
 use crate::{
-    cost::{Costs, Effort},
+    cost::{Choice, Costs, Effort},
     literals::Literals,
     plan::Plan,
     prefix::{Gathered, Gatherer, Limits, Read},
@@ -26,6 +26,8 @@ pub(crate) struct DeltaWriter {
     changes: Vec<u8>,
     differences: Vec<u8>,
     prefix: Vec<u8>,
+    /// How the literals were compressed, and how much was gone through for it.
+    pub(crate) chosen: Option<(Choice, usize)>,
 }
 
 /// How to write a delta.
@@ -72,8 +74,9 @@ impl DeltaWriter {
         let prefix = self.prefix.len();
         self.prefix.extend_from_slice(&self.literals);
         let (prefix, all) = self.prefix.split_at(prefix);
-        let effort = how.costs.little(prefix.len() + all.len(), new.len() / LITTLE_PART).effort;
-        put(how.literals, all, prefix, effort, out);
+        let choice = how.costs.little(prefix.len() + all.len(), new.len() / LITTLE_PART);
+        self.chosen = Some((choice, self.prefix.len()));
+        put(how.literals, all, prefix, choice.effort, out);
         Ok(Some(flags))
     }
 

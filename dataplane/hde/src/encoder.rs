@@ -115,7 +115,9 @@ impl Encoder {
         let kind = if version.options().enabled {
             // What cannot be read is not referred to.
             work.plan().and_then(|()| work.refine()).unwrap_or_else(|_unreadable| work.nothing());
-            work.choose(length)
+            let kind = work.choose(length);
+            work.decide(kind);
+            kind
         } else {
             work.nothing();
             None
@@ -126,6 +128,7 @@ impl Encoder {
         }
         work.remember();
         let mut encoding = counts(&self.tools.matcher.plan, segment.len());
+        encoding.why = self.tools.why;
         if kind == Some(Kind::Typed) {
             (encoding.referenced_bytes, encoding.changed_bytes, encoding.whole) =
                 (wide(segment.len()), wide(segment.len()), None);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use proto_wire::hde::{Kind, LiteralCodec, Op, Source};
 
-use crate::plan::Plan;
+use crate::{plan::Plan, why::Why};
 
 /// What carries most of a segment; the `codec` of metrics and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +89,8 @@ pub struct Encoding {
     pub literal_bytes: u64,
     /// Where the receiver can make all of it of what it holds.
     pub whole: Option<Whole>,
+    /// Why it is encoded like this.
+    pub why: Why,
 }
 
 impl Encoding {
@@ -107,6 +109,7 @@ impl Encoding {
             zero_bytes: 0,
             literal_bytes: wide(input),
             whole: None,
+            why: Why::default(),
         }
     }
 }
@@ -168,6 +171,7 @@ pub(crate) fn counts(plan: &Plan, length: usize) -> Encoding {
         history_bytes: 0,
         zero_bytes: 0,
         literal_bytes: 0,
+        why: Why::default(),
         whole: match plan.ops[..] {
             [Op::Copy { source: Source::Zeros, .. }] => Some(Whole::Zeros),
             [Op::Copy { source: Source::Basis, offset, .. }] => Some(Whole::Basis { offset }),

@@ -35,6 +35,7 @@ mod tree;
 mod typed;
 mod version;
 mod views;
+mod why;
 mod work;
 mod zeros;
 
@@ -57,6 +58,7 @@ pub use signature::{Chunker, Cut, Run, Signature, SignatureBuilder, SignatureErr
 pub use sources::{HeldSources, NoSources, Sources};
 pub use typed::{DamagedNumbers, Layout, Typed};
 pub use version::{Basis, HistoryUse, Version};
+pub use why::{Decided, Form, Found, Weighed, Why};
 
 #[cfg(test)]
 mod tests;

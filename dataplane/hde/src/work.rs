@@ -7,7 +7,7 @@ use proto_wire::hde::{Flags, HEAD_BYTES, HISTORY_PREFIX_BYTES, Head, Kind, Op, S
 use crate::{
     anchors::AnchorIndex,
     baseline::Baseline,
-    cost::{Effort, Permille},
+    cost::{Choice, Effort, Permille, Reason},
     delta::{DeltaUse, DeltaWriter},
     described::Described,
     dictionary::{Lean, small_level},
@@ -22,6 +22,7 @@ use crate::{
     signature::Run,
     typed::{Layout, Typed},
     version::{Basis, Version},
+    why::{Form, Found, Weighed, Why},
     zeros::all_zero,
 };
 
@@ -60,6 +61,8 @@ pub(crate) struct Tools {
     /// What stands in the baseline where the segment does.
     base: Vec<u8>,
     prefix: Vec<u8>,
+    /// Why the present segment becomes what it does.
+    pub(crate) why: Why,
     /// Head and body of the present segment.
     pub(crate) container: Vec<u8>,
 }
@@ -82,6 +85,7 @@ impl<'a> Work<'a> {
     /// Waits until all is there that the segment may refer to.
     pub(crate) fn begin(tools: &'a mut Tools, version: &'a Version, number: u64, segment: &'a [u8]) -> Self {
         let limit = version.history().map_or(0, |history| history.wait(number));
+        tools.why = Why::default();
         Self { tools, version, number, segment, limit, numbers: None, noise: false }
     }
 
@@ -101,6 +105,7 @@ impl<'a> Work<'a> {
         match self.version.basis() {
             Basis::Signature(index) if references => {
                 let runs = self.tools.described.runs(self.version, index, self.number, self.segment);
+                self.tools.why.found = if runs.is_empty() { Found::Nothing } else { Found::Described };
                 by_signature(&mut self.tools.matcher.plan, self.segment, runs);
                 Ok(())
             }
@@ -114,9 +119,20 @@ impl<'a> Work<'a> {
                     field.least = least_match(kept);
                     field.near = !self.noise;
                 }
-                self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
+                self.tools.matcher.run(self.segment, self.start(), &field)?;
+                self.tools.why.found = match self.version.basis() {
+                    Basis::Signature(_) | Basis::Baseline(_) => Found::DeltaDisabled,
+                    Basis::Nothing if self.noise => Found::Random,
+                    Basis::Nothing => self.elsewhere(),
+                };
+                Ok(())
             }
         }
+    }
+
+    /// Whether the search found anything.
+    fn elsewhere(&self) -> Found {
+        if self.tools.matcher.plan.is_literal() { Found::Nothing } else { Found::Elsewhere }
     }
 
     fn field<'f>(&self, baseline: Option<&'f Baseline>, index: Option<&'f AnchorIndex>) -> Field<'f>
@@ -145,17 +161,40 @@ impl<'a> Work<'a> {
             self.sample_numbers(baseline)?;
         }
         if explained {
+            self.tools.why.found = Found::InPlace;
             return Ok(());
         }
         let sure = self.numbers.is_some_and(|layout| layout.kept <= SURE_NUMBERS);
         if sure && self.few_are_equal() {
+            self.tools.why.found = Found::Numbers;
             self.nothing();
             return Ok(());
         }
         let index = baseline.built(self.version.options().density())?;
         let least = least_match(self.tools.literals.probe(self.segment));
         let field = Field { index: Some(index), near: true, least, ..field };
-        self.tools.matcher.run(self.segment, self.start(), &field).map(|_| ())
+        self.tools.matcher.run(self.segment, self.start(), &field)?;
+        self.tools.why.found = self.elsewhere();
+        Ok(())
+    }
+
+    /// Notes what a form came to; `worked` bytes were gone through for it.
+    fn weigh(&mut self, form: Form, choice: Choice, worked: usize, bytes: Option<usize>) {
+        let cpu_nanoseconds = self.version.costs().nanoseconds(choice.effort, worked);
+        self.tools.why.weigh(Weighed { form, choice, bytes: bytes.map(wide), cpu_nanoseconds });
+    }
+
+    /// Says what decided.
+    pub(crate) fn decide(&mut self, kind: Option<Kind>) {
+        let form = match kind {
+            None => Form::Raw,
+            Some(Kind::Plain(_)) => Form::Whole,
+            Some(Kind::Delta) => Form::Delta,
+            Some(Kind::Typed) => Form::Numbers,
+        };
+        let stored = Choice { effort: Effort::Store, reason: Reason::Configured };
+        self.weigh(Form::Raw, stored, self.segment.len(), Some(self.segment.len() + HEAD_BYTES));
+        self.tools.why.decide(form);
     }
 
     /// Looks closely at what was left.
@@ -223,7 +262,10 @@ impl<'a> Work<'a> {
         container.resize(HEAD_BYTES, 0);
         put_varint(start, container);
         typed.encode(segment, base, layout, container);
-        Some(layout).filter(|_| container.len() < segment.len())
+        let made = container.len();
+        let numbers = Choice { effort: Effort::Zstd(1), reason: Reason::Configured };
+        self.weigh(Form::Numbers, numbers, segment.len(), Some(made));
+        Some(layout).filter(|_| made < segment.len())
     }
 
     /// Writes the smallest form that is worth trying; none where the segment as it is is that.
@@ -320,14 +362,20 @@ impl<'a> Work<'a> {
             Some(source) => source.read_at(offset, room),
             None => Err(io::ErrorKind::NotFound.into()),
         };
-        writer.write(&matcher.plan, self.segment, how, &mut read, container)
+        let written = writer.write(&matcher.plan, self.segment, how, &mut read, container);
+        let made = written.as_ref().is_ok_and(Option::is_some).then_some(container.len());
+        if let Some((choice, worked)) = writer.chosen.take() {
+            self.weigh(Form::Delta, choice, worked, made);
+        }
+        written
     }
 
     /// The whole segment as one stream, where that makes less than `most`.
     fn plain(&mut self, most: usize) -> Option<(Kind, Flags)> {
-        let Tools { literals, prefix, container, .. } = &mut *self.tools;
+        let Tools { literals, prefix, container, why, .. } = &mut *self.tools;
         let kept = literals.probe(self.segment);
-        let effort = self.version.costs().plain(kept).effort;
+        let choice = self.version.costs().plain(kept);
+        let effort = choice.effort;
         prefix.clear();
         let history = self.version.history().filter(|_| self.limit > 0 && matches!(effort, Effort::Zstd(_)));
         if let Some(history) = history {
@@ -335,7 +383,11 @@ impl<'a> Work<'a> {
             prefix.resize(usize::try_from(length).ok()?, 0);
             history.source().read_at(self.limit - length, prefix).ok()?;
         }
-        let (codec, packed) = literals.compress(self.segment, prefix, effort)?;
+        let cpu_nanoseconds = self.version.costs().nanoseconds(effort, self.segment.len() + prefix.len());
+        let packed = literals.compress(self.segment, prefix, effort);
+        let bytes = packed.map(|(_, packed)| wide(packed.len() + HEAD_BYTES));
+        why.weigh(Weighed { form: Form::Whole, choice, bytes, cpu_nanoseconds });
+        let (codec, packed) = packed?;
         let flags = Flags { history: !prefix.is_empty(), ..Flags::default() };
         if packed.len() + HEAD_BYTES + 10 >= most {
             return None;
@@ -359,14 +411,19 @@ impl<'a> Work<'a> {
             return None;
         }
         let Effort::Zstd(level) = self.version.costs().plain(Permille(500)).effort else { return None };
-        let Tools { literals, prefix, container, .. } = &mut *self.tools;
+        let Tools { literals, prefix, container, why, .. } = &mut *self.tools;
         prefix.resize(length, 0);
         bytes.read_at(0, prefix).ok()?;
         // One stretch of memory: zstd is quicker so.
         prefix.extend_from_slice(self.segment);
         let (old, new) = prefix.split_at(length);
         let level = small_level(new.len(), level, &Lean::Baseline(old));
-        let (codec, packed) = literals.compress(new, old, Effort::Zstd(level))?;
+        let choice = Choice { effort: Effort::Zstd(level), reason: Reason::Little };
+        let cpu_nanoseconds = self.version.costs().nanoseconds(choice.effort, new.len() + old.len());
+        let packed = literals.compress(new, old, choice.effort);
+        let made = packed.map(|(_, packed)| wide(packed.len() + HEAD_BYTES));
+        why.weigh(Weighed { form: Form::Leaning, choice, bytes: made, cpu_nanoseconds });
+        let (codec, packed) = packed?;
         if packed.len() + HEAD_BYTES + 10 >= most {
             return None;
         }

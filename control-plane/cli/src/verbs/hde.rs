@@ -11,7 +11,7 @@ use std::{
 
 use dataplane_hde::{
     Against, Algorithm, AnchorIndex, Baseline, Codec, Encoding, FileAt, FileError, FileOptions, FileOutput,
-    FileSummary, Level, Options, ReadAt, WriteAt, decode_file, encode_file,
+    FileSummary, Level, Options, ReadAt, Weighed, Why, WriteAt, decode_file, encode_file,
 };
 use proto_model::ByteCount;
 use serde::Serialize;
@@ -87,6 +87,48 @@ struct Segment {
     history_bytes: u64,
     zero_bytes: u64,
     literal_bytes: u64,
+    why: Reasons,
+}
+
+/// Why a segment is encoded as it is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reasons {
+    found: &'static str,
+    decided: &'static str,
+    weighed: Vec<Form>,
+    #[serde(skip)]
+    text: String,
+}
+
+/// A form that was weighed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Form {
+    form: &'static str,
+    effort: String,
+    reason: &'static str,
+    /// None where it was not tried, or did not become shorter.
+    bytes: Option<u64>,
+    cpu_microseconds: u64,
+}
+
+impl From<&Why> for Reasons {
+    fn from(why: &Why) -> Self {
+        let form = |weighed: &Weighed| Form {
+            form: weighed.form.name(),
+            effort: weighed.choice.effort.to_string(),
+            reason: weighed.choice.reason.name(),
+            bytes: weighed.bytes,
+            cpu_microseconds: weighed.cpu_nanoseconds / 1000,
+        };
+        Self {
+            found: why.found.name(),
+            decided: why.decided.name(),
+            weighed: why.weighed().map(form).collect(),
+            text: why.to_string(),
+        }
+    }
 }
 
 impl Segment {
@@ -102,6 +144,7 @@ impl Segment {
             history_bytes: encoding.history_bytes,
             zero_bytes: encoding.zero_bytes,
             literal_bytes: encoding.literal_bytes,
+            why: Reasons::from(&encoding.why),
         }
     }
 }
@@ -124,10 +167,13 @@ fn explain(output: &Output, file: &Path, how: &HdeHow) -> Result<(), Failure> {
                 units::bytes(segment.changed_bytes),
                 units::bytes(segment.zero_bytes),
                 units::bytes(segment.literal_bytes),
+                segment.why.text.clone(),
             ]
         });
-        let mut text =
-            table(["SEGMENT", "CODEC", "BYTES", "ENCODED", "BASELINE", "EARLIER", "CHANGED", "ZEROS", "LITERAL"], rows);
+        let mut text = table(
+            ["SEGMENT", "CODEC", "BYTES", "ENCODED", "BASELINE", "EARLIER", "CHANGED", "ZEROS", "LITERAL", "WHY"],
+            rows,
+        );
         text.push_str("\n\n");
         text.push_str(&summary_lines(&summary));
         text

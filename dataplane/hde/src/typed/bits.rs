@@ -56,15 +56,15 @@ impl<'a> BitReader<'a> {
         self.at += usize::try_from(bits).unwrap_or(0);
         match self.bytes.get(byte..).and_then(<[u8]>::first_chunk::<8>) {
             Some(word) if bits <= 56 => u64::from_le_bytes(*word) >> shift & mask(bits),
-            Some(_) | None => self.take_slowly(byte, shift, bits),
+            Some(_) | None => Self::take_slowly(self.bytes, byte, shift, bits),
         }
     }
 
     /// Near the end, or many bits.
     #[cold]
-    fn take_slowly(&self, byte: usize, shift: usize, bits: u32) -> u64 {
+    fn take_slowly(bytes: &[u8], byte: usize, shift: usize, bits: u32) -> u64 {
         let mut word = [0; 16];
-        let rest = self.bytes.get(byte..).unwrap_or_default();
+        let rest = bytes.get(byte..).unwrap_or_default();
         let length = rest.len().min(16);
         word[..length].copy_from_slice(&rest[..length]);
         let word = u128::from_le_bytes(word) >> shift & u128::from(mask(bits));

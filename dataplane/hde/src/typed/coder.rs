@@ -123,7 +123,8 @@ impl Reader<'_> {
         self.ended()
     }
 
-    #[inline]
+    #[allow(clippy::inline_always, reason = "a call for each number would keep the states in memory: a third slower")]
+    #[inline(always)]
     fn number<const W: usize, const BY_CHANGE: bool, const SPARSE: bool>(
         &mut self,
         state: usize,
@@ -137,7 +138,8 @@ impl Reader<'_> {
     }
 
     /// Makes some symbol also where words are missing: [`Self::ended`] finds it.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "a call for each number would keep the states in memory: a third slower")]
+    #[inline(always)]
     fn symbol<const BY_CHANGE: bool, const SPARSE: bool>(&mut self, state: usize, context: usize) -> u8 {
         let (state, after_change) = (&mut self.states[state], &mut self.after_change[state]);
         let (symbol, frequency, place) = self.slots.slot::<BY_CHANGE>(context, *after_change, *state);

@@ -15,7 +15,7 @@ pub(super) const SCALE_BITS: u32 = 12;
 const SCALE: u16 = 1 << SCALE_BITS;
 /// Contexts: an exponent, and whether the fourth number before changed.
 const CONTEXTS: usize = 512;
-/// The most tables: 1 MiB for the decoder.
+/// The most tables: 320 KiB for the decoder.
 const MAX_TABLES: usize = 64;
 /// A table of its own is for contexts with at least so many numbers: it costs about 50 bytes.
 const MIN_NUMBERS: u32 = 256;
@@ -175,15 +175,22 @@ fn normalised(counts: &[u32; 256]) -> [Share; 256] {
     shares
 }
 
-/// What a place in a table says: symbol, frequency less one (12 bits), place less the symbol's first place (12 bits).
-type Slot = u32;
 /// Slots of a table.
 const SLOTS: usize = 1 << SCALE_BITS;
+
+/// A table of a decoder: 5 KiB, so that all of them stay in a processor's second cache.
+#[derive(Clone)]
+struct Table {
+    /// Of each slot.
+    symbols: [u8; SLOTS],
+    /// Of each symbol.
+    shares: [Share; 256],
+}
 
 /// Tables of a decoder.
 pub(super) struct Slots {
     by_change: bool,
-    tables: Vec<[Slot; SLOTS]>,
+    tables: Vec<Table>,
     numbers: [u8; CONTEXTS],
 }
 
@@ -224,8 +231,8 @@ impl Slots {
 
     fn read_table<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], DamagedNumbers> {
         let (&symbols, mut rest) = bytes.split_first().ok_or(DamagedNumbers)?;
-        let (mut left, mut least, mut filled) = (SCALE, 0, 0);
-        let mut table = [0; SLOTS];
+        let (mut left, mut least) = (SCALE, 0);
+        let mut table = Table { symbols: [0; SLOTS], shares: [Share::default(); 256] };
         for _ in 0..=symbols {
             let (&[symbol, low], after) = rest.split_first_chunk::<2>().ok_or(DamagedNumbers)?;
             let mut frequency = u16::from(low & 0x7f);
@@ -238,11 +245,10 @@ impl Slots {
             if frequency == 0 || frequency > left || u16::from(symbol) < least {
                 return Err(DamagedNumbers);
             }
+            let before = SCALE - left;
             (left, least) = (left - frequency, u16::from(symbol) + 1);
-            let fixed = u32::from(symbol) | u32::from(frequency - 1) << 8;
-            let slots = &mut table[filled..filled + usize::from(frequency)];
-            slots.iter_mut().zip(0..).for_each(|(slot, place)| *slot = fixed | place << 20);
-            filled += slots.len();
+            table.shares[usize::from(symbol)] = Share { frequency, before };
+            table.symbols[usize::from(before)..usize::from(SCALE - left)].fill(symbol);
         }
         self.tables.push(table);
         if left == 0 { Ok(rest) } else { Err(DamagedNumbers) }
@@ -253,7 +259,10 @@ impl Slots {
     pub(super) fn slot<const BY_CHANGE: bool>(&self, context: usize, after_change: bool, state: u32) -> (u8, u32, u32) {
         let context = context << 1 | usize::from(BY_CHANGE && after_change);
         let table = &self.tables[usize::from(self.numbers[context % CONTEXTS])];
-        let slot = table[usize::try_from(state).unwrap_or(0) & (SLOTS - 1)];
-        (slot.to_le_bytes()[0], (slot >> 8 & 0xfff) + 1, slot >> 20)
+        let slot = usize::try_from(state).unwrap_or(0) & (SLOTS - 1);
+        let symbol = table.symbols[slot];
+        let Share { frequency, before } = table.shares[usize::from(symbol)];
+        // The slot is one of the symbol's.
+        (symbol, frequency.into(), (state & u32::from(SCALE - 1)).wrapping_sub(before.into()))
     }
 }

@@ -146,9 +146,13 @@ impl Why {
 
     /// Says what decided for `form`.
     pub(crate) fn decide(&mut self, form: Form) {
-        let tried = self.weighed().filter(|weighed| weighed.bytes.is_some()).count();
+        let others = |weighed: &&Weighed| weighed.bytes.is_some() && weighed.form != Form::Raw;
+        let tried = self.weighed().filter(others).count();
         let reason = |wanted: Reason| self.weighed().any(|weighed| weighed.choice.reason == wanted);
         let foreign = self.weighed().any(|known| matches!(known.choice.effort, Effort::Lz4 | Effort::Snappy));
+        if self.found == Found::Disabled {
+            return;
+        }
         self.decided = if form == Form::Raw && reason(Reason::Incompressible) {
             Decided::Incompressible
         } else if reason(Reason::Link) {
@@ -177,5 +181,64 @@ impl fmt::Display for Why {
             write!(out, " ({effort}, {}, {} us)", reason.name(), weighed.cpu_nanoseconds / 1000)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Algorithm, Baseline, Basis, Encoder, HistoryUse, Level, Options, Version};
+
+    fn text(length: usize, step: u64) -> Vec<u8> {
+        (0..).flat_map(|n: u64| format!("{n:06} the fox {}\n", n * step).into_bytes()).take(length).collect()
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// Why a segment becomes what it does against `old`.
+    fn why(new: &[u8], old: Option<&[u8]>, options: Options, link: Option<u64>) -> Why {
+        let basis =
+            old.map_or(Basis::Nothing, |old| Basis::Baseline(Arc::new(Baseline::new(Arc::new(old.to_vec()), None))));
+        let size = u64::try_from(new.len()).unwrap();
+        let version = Version::new(options, basis, size, 4 << 20, HistoryUse::None).linked(link);
+        Encoder::new().encode(&version, 0, new, &mut Vec::new()).unwrap().why
+    }
+
+    #[test]
+    fn each_reason_is_told() {
+        let (old, usual) = (text(600_000, 7919), Options::default());
+        let mut edited = old.clone();
+        edited[1000..1200].fill(b'!');
+        let found = |new: &[u8], old, options, link| {
+            let why = why(new, old, options, link);
+            (why.found, why.decided)
+        };
+        let moved = [&noise(20_000)[..], &old[100_000..]].concat();
+        let lz4 = Options { algorithm: Algorithm::Lz4, ..usual };
+        let off = Options { enabled: false, ..usual };
+        let alone = Options { references: false, ..usual };
+        let strong = Options { level: Level::new(9).unwrap(), ..usual };
+        assert_eq!(found(&edited, Some(&old), usual, None), (Found::InPlace, Decided::Bytes));
+        assert_eq!(found(&moved, Some(&old), usual, None), (Found::Elsewhere, Decided::Bytes));
+        assert_eq!(found(&noise(600_000), Some(&old), usual, None), (Found::Nothing, Decided::Incompressible));
+        assert_eq!(found(&edited, Some(&old), alone, None), (Found::DeltaDisabled, Decided::Level));
+        assert_eq!(found(&edited, None, strong, Some(1 << 40)), (Found::Nothing, Decided::Link));
+        assert_eq!(found(&edited, None, lz4, None), (Found::Nothing, Decided::Algorithm));
+        assert_eq!(found(&edited, Some(&old), off, None), (Found::Disabled, Decided::Disabled));
+
+        let why = why(&edited, Some(&old), usual, None);
+        let forms: Vec<_> = why.weighed().map(|weighed| (weighed.form, weighed.bytes.is_some())).collect();
+        assert_eq!(forms, [(Form::Delta, true), (Form::Raw, true)]);
+        let told = why.to_string();
+        assert!(
+            told.starts_with("found in place; bytes decided: delta ") && told.contains("(zstd 15, little, "),
+            "{told}"
+        );
     }
 }

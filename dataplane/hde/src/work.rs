@@ -296,8 +296,10 @@ impl<'a> Work<'a> {
         }
         let numbers = best;
         let mut best = None;
-        // Where nearly all is literal, the whole is tried first.
-        let mostly = self.tools.matcher.plan.literal_bytes > self.segment.len() / 8 * 7;
+        // Where nearly all is literal, the whole is tried first, and at the strongest levels both.
+        let strong =
+            matches!(self.version.costs().configured(), Effort::Zstd(16..)) && !self.tools.matcher.plan.is_literal();
+        let mostly = !strong && self.tools.matcher.plan.literal_bytes > self.segment.len() / 8 * 7;
         if !mostly && let Ok(Some(flags)) = self.delta() {
             best = Some(Kind::Delta);
             self.head(Kind::Delta, flags, length);

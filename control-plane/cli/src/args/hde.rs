@@ -28,7 +28,7 @@ pub(crate) enum Hde {
         #[arg(long)]
         threads: Option<usize>,
     },
-    /// Says how a file would be encoded, segment by segment
+    /// Says how a file would be encoded, segment by segment, and why
     Explain {
         /// The file
         file: PathBuf,

@@ -4,8 +4,10 @@
 pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     let length = a.len().min(b.len());
     let (a, b) = (&a[..length], &b[..length]);
-    let mut at = 0;
-    for (a, b) in a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0) {
+    // Long matches are compared by the kilobyte.
+    let long = a.as_chunks::<1024>().0.iter().zip(b.as_chunks::<1024>().0).take_while(|(a, b)| a == b).count();
+    let mut at = long * 1024;
+    for (a, b) in a[at..].as_chunks::<64>().0.iter().zip(b[at..].as_chunks::<64>().0) {
         if a != b {
             break;
         }

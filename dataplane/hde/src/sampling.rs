@@ -39,12 +39,12 @@ pub(crate) fn sample(bytes: &[u8], end: usize, rate: Rate, out: &mut Vec<(u32, u
             &padded
         });
         let chosen = choose(lanes, mask);
-        for (word, flags) in chosen.as_chunks::<8>().0.iter().enumerate() {
-            let mut flags = u64::from_le_bytes(*flags);
+        for (group, flags) in chosen.as_chunks::<64>().0.iter().enumerate() {
+            let mut flags = bits(flags);
             while flags != 0 {
-                let lane = usize::try_from(flags.trailing_zeros() / 8).unwrap_or(0);
+                let lane = usize::try_from(flags.trailing_zeros()).unwrap_or(0);
                 flags &= flags - 1;
-                let place = first + word * 8 + lane;
+                let place = first + group * 64 + lane;
                 if place >= places {
                     return;
                 }
@@ -57,6 +57,14 @@ pub(crate) fn sample(bytes: &[u8], end: usize, rate: Rate, out: &mut Vec<(u32, u
             }
         }
     }
+}
+
+/// One bit of each byte that is 0 or 1.
+fn bits(flags: &[u8; 64]) -> u64 {
+    // Moves the bit of byte n of a word to bit 56 + n.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let words = flags.as_chunks::<8>().0.iter().rev();
+    words.fold(0, |bits, word| bits << 8 | u64::from_le_bytes(*word).wrapping_mul(GATHER) >> 56)
 }
 
 /// 1 for each chosen place, 0 for the others.

@@ -79,6 +79,8 @@ pub(crate) struct Work<'a> {
     numbers: Option<Layout>,
     /// Nothing compresses it: of its repetitions only long ones are looked for.
     noise: bool,
+    /// How much a sample keeps, once it was taken.
+    kept: Option<Permille>,
 }
 
 impl<'a> Work<'a> {
@@ -86,7 +88,12 @@ impl<'a> Work<'a> {
     pub(crate) fn begin(tools: &'a mut Tools, version: &'a Version, number: u64, segment: &'a [u8]) -> Self {
         let limit = version.history().map_or(0, |history| history.wait(number));
         tools.why = Why::default();
-        Self { tools, version, number, segment, limit, numbers: None, noise: false }
+        Self { tools, version, number, segment, limit, numbers: None, noise: false, kept: None }
+    }
+
+    /// How much a sample of the segment keeps.
+    fn kept(&mut self) -> Permille {
+        *self.kept.get_or_insert_with(|| self.tools.literals.probe(self.segment))
     }
 
     fn start(&self) -> u64 {
@@ -113,7 +120,7 @@ impl<'a> Work<'a> {
             Basis::Nothing | Basis::Signature(_) | Basis::Baseline(_) => {
                 let mut field = self.field(None, None);
                 if self.version.history().is_some() {
-                    let kept = self.tools.literals.probe(self.segment);
+                    let kept = self.kept();
                     self.noise = kept >= NOISE;
                     field.stride = if self.noise { NOISE_STRIDE } else { 1 };
                     field.least = least_match(kept);
@@ -171,7 +178,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let index = baseline.built(self.version.options().density())?;
-        let least = least_match(self.tools.literals.probe(self.segment));
+        let least = least_match(self.kept());
         let field = Field { index: Some(index), near: true, least, ..field };
         self.tools.matcher.run(self.segment, self.start(), &field)?;
         self.tools.why.found = self.elsewhere();
@@ -230,13 +237,13 @@ impl<'a> Work<'a> {
         if self.version.options().algorithm != Algorithm::Zstd || start + length > baseline.bytes().size() {
             return Ok(());
         }
+        // Pages and text look like numbers, too; zstd makes them smaller than that.
+        if self.kept() < DENSE {
+            return Ok(());
+        }
         self.tools.base.resize(self.segment.len(), 0);
         baseline.bytes().read_at(start, &mut self.tools.base)?;
         self.numbers = Typed::sample(self.segment, &self.tools.base);
-        // Pages and text look like numbers, too; zstd makes them smaller than that.
-        if self.numbers.is_some() && self.tools.literals.probe(self.segment) < DENSE {
-            self.numbers = None;
-        }
         Ok(())
     }
 
@@ -374,9 +381,8 @@ impl<'a> Work<'a> {
 
     /// The whole segment as one stream, where that makes less than `most`.
     fn plain(&mut self, most: usize) -> Option<(Kind, Flags)> {
+        let choice = self.version.costs().plain(self.kept());
         let Tools { literals, prefix, container, why, .. } = &mut *self.tools;
-        let kept = literals.probe(self.segment);
-        let choice = self.version.costs().plain(kept);
         let effort = choice.effort;
         prefix.clear();
         let history = self.version.history().filter(|_| self.limit > 0 && matches!(effort, Effort::Zstd(_)));

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use crate::anchors::Density;
 
 /// From this level on bytes count for more than CPU and memory.
-const STRONG: i8 = 10;
+const STRONG: i8 = 16;
 
 /// The compressor of literals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

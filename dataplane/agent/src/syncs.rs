@@ -11,8 +11,9 @@ mod schedule;
 use std::{
     collections::HashMap,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use dataplane_control_client::{Handle, SyncJob};
@@ -30,6 +31,9 @@ use crate::{
 use kept::{Folder, Kept, Wanted};
 use run::Runner;
 
+/// How often it is looked for damaged records.
+const DAMAGE_LOOK: Duration = Duration::from_secs(10);
+
 /// All syncs of this node. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Syncer(Arc<Shared>);
@@ -44,6 +48,8 @@ struct Shared {
     folder: Folder,
     /// Sources that are looked through at once.
     looks: Turns,
+    /// Damaged records of syncs that are received here.
+    damaged: Mutex<Vec<PathBuf>>,
     /// Those that are sent here.
     running: Mutex<HashMap<SyncId, Running>>,
     /// How each of them is, for the health of the whole.
@@ -79,6 +85,7 @@ impl Syncer {
             tasks: tasks.clone(),
             folder,
             looks: Turns::new(looks),
+            damaged: Mutex::default(),
             running: Mutex::default(),
             states: Mutex::default(),
         }));
@@ -86,6 +93,8 @@ impl Syncer {
         for (id, kept) in found {
             syncer.run(id, kept, true);
         }
+        let watching = syncer.clone();
+        tasks.spawn("watch records of syncs", OnEnd::Expected, async move { watching.watch_damage().await });
         let following = syncer.clone();
         tasks.spawn("follow syncs", OnEnd::Expected, async move { following.follow().await });
         Ok(syncer)
@@ -94,6 +103,27 @@ impl Syncer {
     /// Another bound of sources that are looked through at once.
     pub(crate) fn limit(&self, looks: usize) {
         self.0.looks.set(looks);
+    }
+
+    /// Says when what is known of a received sync's files was damaged, until somebody has looked at it.
+    async fn watch_damage(&self) {
+        loop {
+            let transfers = self.0.transfers.clone();
+            let found = self.0.tasks.blocking("look for damaged records", move || transfers.damaged_syncs()).await;
+            let Ok(found) = found else { return };
+            let before = std::mem::replace(&mut *self.damaged(), found.clone());
+            if before != found {
+                self.say_health();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(DAMAGE_LOOK) => {}
+                () = self.0.tasks.cancelled() => return,
+            }
+        }
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn follow(&self) {
@@ -214,6 +244,12 @@ impl Syncer {
             })
             .collect();
         ill.sort_unstable();
+        if let Some(path) = self.damaged().first() {
+            let path = proto_model::escape(path.as_os_str().as_encoded_bytes());
+            let text =
+                format!("what is known of a received sync's files was damaged: look at the disk, then remove {path}");
+            return self.0.health.degraded(Component::Syncs, text);
+        }
         match ill.first() {
             _ if states.is_empty() => self.0.health.absent(Component::Syncs),
             None => self.0.health.healthy(Component::Syncs),
@@ -252,6 +288,10 @@ fn describe() {
     metrics::describe_counter!(
         "dwcp_sync_conflicts_total",
         "Files that a sync's runs left alone here, since others made or changed them"
+    );
+    metrics::describe_counter!(
+        "dwcp_sync_records_damaged_total",
+        "Records of what received syncs published that were damaged on the disk, and set aside"
     );
     metrics::describe_gauge!(
         "dwcp_sync_lag_seconds",

@@ -1,6 +1,11 @@
 //! Two control planes over one outside database.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    net::TcpListener,
+    process,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use anyhow::{Context, Result};
 
@@ -29,10 +34,17 @@ pub fn two_servers(scratch: &Scratch, url: &str, more: &[&str]) -> Result<Vec<Co
     Ok(servers)
 }
 
-/// Below the range of outgoing connections, so that none of these holds it while a server is down.
+/// Ports of each test process, and processes that may run at once without sharing any.
+const PORTS: u32 = 64;
+const PROCESSES: u32 = 270;
+
+/// Below the range of outgoing connections, so that none of these holds it while a server is down; and among ports that are this process's alone, so
+/// that no other test is given it before the server listens.
 fn free_port() -> Result<u16> {
-    let found = (0..100)
-        .map(|_| rand::random_range(15_000..32_768_u16))
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let own = 15_000 + process::id() % PROCESSES * PORTS;
+    let found = (0..PORTS)
+        .filter_map(|_| u16::try_from(own + NEXT.fetch_add(1, Relaxed) % PORTS).ok())
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     found.context("a free port")
 }

@@ -108,6 +108,13 @@ impl Book {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Damaged records of syncs that were set aside, until somebody has looked at them and removed them.
+    pub(crate) fn damaged(&self) -> Vec<PathBuf> {
+        let all: Vec<SyncId> = self.kept().keys().copied().collect();
+        let aside = all.into_iter().map(|sync| self.folder.join(sync.to_string()).join(super::published::ASIDE));
+        aside.filter(|path| path.exists()).collect()
+    }
+
     /// Another bound of what is kept; what there is stays.
     pub(crate) fn limit(&self, most: usize) {
         self.most.store(most, Relaxed);

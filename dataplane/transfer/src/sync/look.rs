@@ -55,6 +55,12 @@ impl Transfers {
         self.0.syncs.is_run(transfer)
     }
 
+    /// Damaged records of syncs that are received here, which were set aside. Blocks on the disk.
+    #[must_use]
+    pub fn damaged_syncs(&self) -> Vec<std::path::PathBuf> {
+        self.0.syncs.damaged()
+    }
+
     /// Looks at the source of a sync. Blocks on the disk.
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 //! merged into it when it has grown. Before a file is put in place its coming stamp is written down durably (an *intent*), so that a crash between
 //! that and the note of it is no change by others.
 
+mod record;
+
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
@@ -14,10 +16,10 @@ use std::{
 };
 
 use foundation_runtime::durable;
-use rustix::fs::Stat;
 
-/// Bytes of a record, on disk.
-const RECORD_BYTES: usize = 96;
+use self::record::{Kind, RECORD_BYTES, Record, decode, encode};
+pub(crate) use self::record::{PathKey, Stamp, read_any_record};
+
 /// Records of the log in memory, some 20 MB; then they are merged.
 const MAX_CHANGES: usize = 100_000;
 /// Records that are read at once where one is looked for.
@@ -25,61 +27,8 @@ const WINDOW: usize = 32;
 
 const FILE: &str = "published";
 const LOG: &str = "published.log";
-
-/// A path, by the first half of its BLAKE3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PathKey([u8; 16]);
-
-impl PathKey {
-    pub(crate) fn of(path: &[u8]) -> Self {
-        let mut key = [0; 16];
-        key.copy_from_slice(&blake3::hash(path).as_bytes()[..16]);
-        Self(key)
-    }
-}
-
-/// A file as it lies there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) inode: u64,
-    pub(crate) size: u64,
-    /// Seconds and nanoseconds.
-    pub(crate) modified: (i64, u32),
-    /// The same; none for an intent, since nobody knows it before the file is in place.
-    pub(crate) changed: Option<(i64, u32)>,
-}
-
-impl Stamp {
-    pub(crate) fn of(stat: &Stat) -> Self {
-        let time = |seconds, nanos| (seconds, u32::try_from(nanos).unwrap_or_default());
-        Self {
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or_default(),
-            modified: time(stat.st_mtime, stat.st_mtime_nsec),
-            changed: Some(time(stat.st_ctime, stat.st_ctime_nsec)),
-        }
-    }
-
-    /// Whether a file is the one that was written down, as far as its stamp says; none where only the contents can tell: a mode, a link's count or
-    /// a name changed, or more.
-    fn is(&self, now: &Self) -> Option<bool> {
-        if (self.inode, self.size, self.modified) != (now.inode, now.size, now.modified) {
-            return Some(false);
-        }
-        match self.changed {
-            Some(_) if self.changed != now.changed => None,
-            Some(_) | None => Some(true),
-        }
-    }
-}
-
-/// A file as it was published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Record {
-    stamp: Stamp,
-    /// BLAKE3; none where the file was found equal, and never read here.
-    digest: Option<[u8; 32]>,
-}
+/// What was damaged, for somebody to look at.
+pub(super) const ASIDE: &str = "published.damaged";
 
 /// What the log says of a path.
 #[derive(Clone, Copy, Debug, Default)]
@@ -249,6 +198,32 @@ impl Published {
         Ok(())
     }
 
+    /// Sets damaged records aside, and goes on with those that are whole. Files of the others are not known as this sync's any more: equal ones are taken
+    /// as such again, others are left alone. Gives where the damaged ones lie, and how many were saved.
+    pub(crate) fn mend(&mut self) -> io::Result<(PathBuf, u64)> {
+        let (path, aside) = (self.folder.join(FILE), self.folder.join(ASIDE));
+        let mut saved = 0_u64;
+        let mut last = None;
+        let made = self.folder.join("published.new");
+        let mut out =
+            BufWriter::new(OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&made)?);
+        let mut reader = BufReader::new(File::open(&path)?);
+        let mut bytes = [0; RECORD_BYTES];
+        while reader.read_exact(&mut bytes).is_ok() {
+            let Some((kind, key, Some(record))) = decode(&bytes).filter(|(_, key, _)| last < Some(*key)) else {
+                continue;
+            };
+            out.write_all(&encode(kind, key, Some(record)))?;
+            (last, saved) = (Some(key), saved + 1);
+        }
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&path, &aside)?;
+        fs::rename(&made, &path)?;
+        durable::sync_folder(&self.folder)?;
+        *self = Self::open(&self.folder)?;
+        Ok((aside, saved))
+    }
+
     /// Looks for a record; the keys are digests, so where one lies can be guessed.
     fn find(&self, key: PathKey) -> io::Result<Option<Record>> {
         let Some(file) = &self.sorted else { return Ok(None) };
@@ -291,9 +266,7 @@ impl Published {
 }
 
 fn head(key: PathKey) -> u64 {
-    let mut head = [0; 8];
-    head.copy_from_slice(&key.0[..8]);
-    u64::from_be_bytes(head)
+    key.head()
 }
 
 /// The sorted records, from the first one on.
@@ -320,77 +293,6 @@ fn apply(changes: &mut HashMap<PathKey, Change>, kind: Kind, key: PathKey, recor
     }
     if change.noted.is_none() && change.intended.is_none() {
         changes.remove(&key);
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Noted,
-    Intent,
-}
-
-/// A kind, a key, a stamp, a digest, and a check over all of it.
-fn encode(kind: Kind, key: PathKey, record: Option<Record>) -> [u8; RECORD_BYTES] {
-    let mut bytes = [0; RECORD_BYTES];
-    bytes[0] = match (kind, record) {
-        (Kind::Noted, Some(_)) => 1,
-        (Kind::Noted, None) => 2,
-        (Kind::Intent, Some(_)) => 3,
-        (Kind::Intent, None) => 4,
-    };
-    bytes[4..20].copy_from_slice(&key.0);
-    if let Some(Record { stamp, digest }) = record {
-        bytes[1] = u8::from(stamp.changed.is_some());
-        bytes[2] = u8::from(digest.is_some());
-        bytes[20..28].copy_from_slice(&stamp.inode.to_le_bytes());
-        bytes[28..36].copy_from_slice(&stamp.size.to_le_bytes());
-        bytes[36..44].copy_from_slice(&stamp.modified.0.to_le_bytes());
-        bytes[44..48].copy_from_slice(&stamp.modified.1.to_le_bytes());
-        let changed = stamp.changed.unwrap_or_default();
-        bytes[48..56].copy_from_slice(&changed.0.to_le_bytes());
-        bytes[56..60].copy_from_slice(&changed.1.to_le_bytes());
-        bytes[60..92].copy_from_slice(&digest.unwrap_or_default());
-    }
-    let check = check(&bytes);
-    bytes[92..].copy_from_slice(&check);
-    bytes
-}
-
-fn check(bytes: &[u8; RECORD_BYTES]) -> [u8; 4] {
-    let mut check = [0; 4];
-    check.copy_from_slice(&blake3::hash(&bytes[..92]).as_bytes()[..4]);
-    check
-}
-
-/// None where the bytes are damaged.
-fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<(Kind, PathKey, Option<Record>)> {
-    fn part<const N: usize>(bytes: &[u8; RECORD_BYTES], at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        out.copy_from_slice(&bytes[at..at + N]);
-        out
-    }
-    if check(bytes) != part(bytes, 92) {
-        return None;
-    }
-    let kind = match bytes[0] {
-        1 | 2 => Kind::Noted,
-        3 | 4 => Kind::Intent,
-        _ => return None,
-    };
-    let stamp = Stamp {
-        inode: u64::from_le_bytes(part(bytes, 20)),
-        size: u64::from_le_bytes(part(bytes, 28)),
-        modified: (i64::from_le_bytes(part(bytes, 36)), u32::from_le_bytes(part(bytes, 44))),
-        changed: (bytes[1] == 1).then(|| (i64::from_le_bytes(part(bytes, 48)), u32::from_le_bytes(part(bytes, 56)))),
-    };
-    let digest = (bytes[2] == 1).then(|| part(bytes, 60));
-    Some((kind, PathKey(part(bytes, 4)), matches!(bytes[0], 1 | 3).then_some(Record { stamp, digest })))
-}
-
-/// Reads any bytes as a record.
-pub(crate) fn read_any_record(bytes: &[u8]) {
-    if let Some(bytes) = bytes.first_chunk() {
-        let _record = decode(bytes);
     }
 }
 
@@ -496,5 +398,35 @@ mod tests {
             let standing = if gone { Standing::Others } else { Standing::Ours };
             assert_eq!(published.standing(key(n), &stamp(n)).unwrap(), standing, "{n}");
         }
+    }
+
+    #[test]
+    fn a_damaged_record_is_set_aside_and_what_of_it_is_whole_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys: Vec<_> = (0..500_u64).map(|n| PathKey::of(&n.to_le_bytes())).collect();
+        let stamp = |n: u64| Stamp { inode: n, size: n, modified: (1, 2), changed: Some((3, 4)) };
+        let mut published = Published::open(dir.path()).unwrap();
+        for (n, key) in (0..).zip(&keys) {
+            published.note(*key, stamp(n), Some([7; 32])).unwrap();
+        }
+        published.merge().unwrap();
+        let path = dir.path().join(FILE);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100 * RECORD_BYTES + 30] ^= 1;
+        bytes.truncate(400 * RECORD_BYTES + 5);
+        fs::write(&path, &bytes).unwrap();
+        let mut published = Published::open(dir.path()).unwrap();
+        let damaged = (0..).zip(&keys).any(|(n, key)| published.standing(*key, &stamp(n)).is_err());
+        assert!(damaged, "it is noticed");
+        let (aside, saved) = published.mend().unwrap();
+        assert_eq!((fs::read(aside).unwrap(), saved), (bytes, 399));
+        let standings: Vec<_> = (0..).zip(&keys).map(|(n, key)| published.standing(*key, &stamp(n)).unwrap()).collect();
+        assert_eq!(standings.iter().filter(|standing| **standing == Standing::Ours).count(), 399);
+        assert_eq!(standings.iter().filter(|standing| **standing == Standing::Others).count(), 101);
+        // What is noted anew is known again, and survives.
+        published.note(keys[0], stamp(1000), None).unwrap();
+        published.merge().unwrap();
+        let published = Published::open(dir.path()).unwrap();
+        assert_eq!(published.standing(keys[0], &stamp(1000)).unwrap(), Standing::Ours);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read},
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use proto_model::{SyncGrant, SyncId};
@@ -43,8 +43,24 @@ impl SyncRun {
         })
     }
 
-    fn published(&self) -> MutexGuard<'_, Published> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Asks what was published; where its record is damaged, once more without what is.
+    fn ask<T>(&self, ask: impl Fn(&mut Published) -> io::Result<T>) -> io::Result<T> {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        match ask(&mut published) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            answer => return answer,
+        }
+        let (aside, saved) = published.mend()?;
+        metrics::counter!("dwcp_sync_records_damaged_total").increment(1);
+        tracing::error!(
+            component = "sync",
+            sync = self.name,
+            path = %aside.display(),
+            saved,
+            "What is known of a sync's files was damaged on the disk and is set aside: look at the disk, then remove it. Files that it knew and that are \
+             not as the source has them are left alone, and listed; `dwcp sync run NAME --overwrite` replaces them"
+        );
+        ask(&mut published)
     }
 
     /// Whether what stands there may be replaced or deleted: it is as this sync published it, or an operator said so.
@@ -52,7 +68,7 @@ impl SyncRun {
         if self.overwrite {
             return Ok(true);
         }
-        let standing = self.published().standing(PathKey::of(path), &Stamp::of(there))?;
+        let standing = self.ask(|published| published.standing(PathKey::of(path), &Stamp::of(there)))?;
         let ours = match standing {
             Standing::Ours => true,
             Standing::Others => false,
@@ -69,38 +85,39 @@ impl SyncRun {
     /// An entry was found equal: it is the sync's from now on.
     pub(crate) fn found_equal(&self, path: &[u8], there: &Stat) -> io::Result<()> {
         let (key, stamp) = (PathKey::of(path), Stamp::of(there));
-        let mut published = self.published();
-        if published.standing(key, &stamp)? == Standing::Ours { Ok(()) } else { published.note(key, stamp, None) }
+        self.ask(|published| {
+            if published.standing(key, &stamp)? == Standing::Ours { Ok(()) } else { published.note(key, stamp, None) }
+        })
     }
 
     /// Writes down what is about to be put in place.
     pub(crate) fn intend(&self, coming: &[(Vec<u8>, Stat)]) -> io::Result<()> {
         let coming: Vec<_> = coming.iter().map(|(path, stat)| (PathKey::of(path), Stamp::of(stat))).collect();
-        self.published().intend(&coming)
+        self.ask(|published| published.intend(&coming))
     }
 
     /// What was about to be put in place is not, and will not be.
     pub(crate) fn withdraw(&self, path: &[u8]) -> io::Result<()> {
-        self.published().withdraw(PathKey::of(path))
+        self.ask(|published| published.withdraw(PathKey::of(path)))
     }
 
     /// Whether the sync has nothing at its destination.
     pub(crate) fn has_nothing(&self) -> bool {
-        self.published().is_empty()
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Notes what is in place.
     pub(crate) fn placed(&self, path: &[u8], there: &Stat, digest: Option<[u8; 32]>) -> io::Result<()> {
-        self.published().note(PathKey::of(path), Stamp::of(there), digest)
+        self.ask(|published| published.note(PathKey::of(path), Stamp::of(there), digest))
     }
 
     /// Notes what is deleted.
     pub(crate) fn deleted(&self, path: &[u8]) -> io::Result<()> {
-        self.published().gone(PathKey::of(path))
+        self.ask(|published| published.gone(PathKey::of(path)))
     }
 
     pub(super) fn merge(&self) -> io::Result<()> {
-        self.published().merge()
+        self.ask(Published::merge)
     }
 }
 

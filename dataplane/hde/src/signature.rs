@@ -13,6 +13,7 @@ mod index;
 
 use std::io::{self, Read};
 
+pub(crate) use chunker::table as gear;
 pub use chunker::{Chunker, Cut};
 pub use index::{Run, SignatureIndex};
 pub use proto_wire::signature::SignatureError;

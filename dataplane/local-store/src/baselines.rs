@@ -38,6 +38,8 @@ const COLUMNS_OF_PATHS: &str = "SELECT path, digest, size, device, inode, mtime_
      WHERE root = ?1 AND path IN (SELECT unhex(value) FROM json_each(?2))";
 const COLUMNS_OF_DIGEST: &str = "SELECT path, digest, size, device, inode, mtime_ns, ctime_ns, noted_ms FROM baselines
      WHERE root = ?1 AND digest = ?2 ORDER BY noted_ms DESC LIMIT ?3";
+const COLUMNS_OF_SIZES: &str = "SELECT path, digest, size, device, inode, mtime_ns, ctime_ns, noted_ms FROM baselines
+     WHERE root = ?1 AND size BETWEEN ?2 AND ?3 ORDER BY noted_ms DESC LIMIT ?4";
 const COLUMNS_OF_INODES: &str = "SELECT path, digest, size, device, inode, mtime_ns, ctime_ns, noted_ms FROM baselines
      WHERE root = ?1 AND inode IN (SELECT value FROM json_each(?2))";
 
@@ -93,6 +95,23 @@ impl LocalStore {
     /// Where the store cannot be read.
     pub async fn baselines_of(&self, root: &str, digest: Digest, limit: u32) -> Result<Vec<Baseline>, StoreError> {
         let rows = sqlx::query(COLUMNS_OF_DIGEST).bind(root).bind(digest.to_string()).bind(limit);
+        let rows = rows.fetch_all(&self.pool().await?).await?;
+        rows.iter().map(|row| read(root, row)).collect()
+    }
+
+    /// Files below a root that were from `least` to `most` bytes long when they were noted, those first that were noted last.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn baselines_of_sizes(
+        &self,
+        root: &str,
+        least: u64,
+        most: u64,
+        limit: u32,
+    ) -> Result<Vec<Baseline>, StoreError> {
+        let signed = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+        let rows = sqlx::query(COLUMNS_OF_SIZES).bind(root).bind(signed(least)).bind(signed(most)).bind(limit);
         let rows = rows.fetch_all(&self.pool().await?).await?;
         rows.iter().map(|row| read(root, row)).collect()
     }

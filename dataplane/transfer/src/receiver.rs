@@ -25,6 +25,7 @@ mod remains;
 mod renamed;
 mod room;
 mod session;
+mod similar;
 mod state;
 
 use std::{
@@ -41,6 +42,7 @@ use tracing::Instrument;
 pub(crate) use admission::{SKEW, check_grant, check_sync_grant};
 pub(crate) use decoders::Decoders;
 pub(crate) use remains::{discard, next_over, over, read_any_note, sweep_out};
+pub(crate) use similar::{LEAST_WORDS, SKETCH_FROM_BYTES};
 
 use crate::{
     ends::{End, remove_folder},

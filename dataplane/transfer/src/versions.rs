@@ -1,7 +1,7 @@
 //! Versions of files that both ends of a transfer may hold: asked of the content store from blocking threads. Whatever cannot be
 //! known is not known, and costs bytes.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use dataplane_content::{Acknowledged, Baselines};
 pub(crate) use dataplane_content::{FileStat, Held, Kept, Published};
@@ -157,6 +157,11 @@ impl Versions {
         let known =
             if files.is_empty() { None } else { self.ask(async |known| known.renamed_of(root.as_str(), files).await) };
         known.unwrap_or_else(|| vec![None; files.len()])
+    }
+
+    /// Files below a root that were about so long when they were noted: paths and sizes.
+    pub(crate) fn of_sizes(&self, root: &RootName, sizes: RangeInclusive<u64>) -> Vec<(Vec<u8>, u64)> {
+        self.ask(async |known| known.of_sizes(root.as_str(), sizes).await).unwrap_or_default()
     }
 
     /// Files below a root that had this digest when they were noted.

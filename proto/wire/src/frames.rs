@@ -202,6 +202,8 @@ pub struct WantedFile {
     pub baseline: Option<[u8; 32]>,
     /// Whether the receiver makes it of what it holds.
     pub made: bool,
+    /// Whether the chunks are of another file, which is like this one.
+    pub elsewhere: bool,
     /// Whether more of this file follows in the next frame.
     pub more: bool,
 }

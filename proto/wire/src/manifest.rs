@@ -47,6 +47,9 @@ pub enum Kind {
     },
 }
 
+/// Words of a sketch.
+pub const SKETCH_WORDS: usize = 8;
+
 /// What a sender knows of versions of a file without reading it; in no digest of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
@@ -55,6 +58,8 @@ pub struct Versions {
     pub baseline: u64,
     /// The BLAKE3 of the file itself, where no version of its place was kept.
     pub root: Option<[u8; 32]>,
+    /// The words of the sketch of a large file that is new to its sender, a word of 0 for none.
+    pub sketch: Option<[u32; SKETCH_WORDS]>,
 }
 
 impl Versions {
@@ -203,6 +208,7 @@ pub(crate) fn encode_entry(entry: &Entry) -> peer::Entry {
         holes: entry.holes,
         baseline: entry.versions.baseline,
         root: entry.versions.root.map(|root| root.to_vec()).unwrap_or_default(),
+        sketch: entry.versions.sketch.map(|words| words.map(u32::to_le_bytes).concat()).unwrap_or_default(),
     }
 }
 
@@ -223,7 +229,15 @@ pub(crate) fn decode_entry(entry: peer::Entry, index: u64) -> Result<Entry, BadP
     let root = if entry.root.is_empty() { None } else { Some(entry.root.as_slice()) };
     let root = root.map(|root| root.try_into().map_err(|_length| BadPage::Range(index))).transpose()?;
     let mtime = Mtime { seconds: entry.mtime_s, nanos: entry.mtime_ns };
-    let versions = Versions { baseline: entry.baseline, root };
+    let sketch = match entry.sketch.as_chunks() {
+        ([], []) => None,
+        (words, []) => {
+            let words: [[u8; 4]; SKETCH_WORDS] = words.try_into().map_err(|_length| BadPage::Range(index))?;
+            Some(words.map(u32::from_le_bytes))
+        }
+        _ => return Err(BadPage::Range(index)),
+    };
+    let versions = Versions { baseline: entry.baseline, root, sketch };
     Ok(Entry { path, kind, mode: entry.mode, mtime, holes: entry.holes, versions })
 }
 
@@ -390,7 +404,8 @@ mod tests {
 
     #[test]
     fn pages_come_back_as_they_went_and_stay_below_a_mebibyte() {
-        let versions = Versions { baseline: u64::MAX, root: Some([9; 32]) };
+        let versions =
+            Versions { baseline: u64::MAX, root: Some([9; 32]), sketch: Some([1, 0, 3, 4, 5, 6, 7, u32::MAX]) };
         let known = Entry { versions, ..file("y") };
         let link = Entry { kind: Kind::Symlink { target: b"../\xff".to_vec() }, ..file("z") };
         let mut entries: Vec<_> = (0..40_000).map(|n| file(&format!("{n:0>60}"))).collect();
@@ -454,7 +469,7 @@ mod tests {
         assert_ne!(base, digest(&file("a"), Some(&[2; 32])));
         assert_ne!(base, digest(&file("a"), None));
         assert_ne!(base, digest(&Entry { mode: 0o600, ..file("a") }, Some(&[1; 32])));
-        let versions = Versions { baseline: 7, root: Some([9; 32]) };
+        let versions = Versions { baseline: 7, root: Some([9; 32]), sketch: Some([1; 8]) };
         assert_eq!(base, digest(&Entry { holes: 3, versions, ..file("a") }, Some(&[1; 32])));
     }
 }

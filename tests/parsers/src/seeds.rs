@@ -148,7 +148,7 @@ fn file(path: &str, kind: Kind) -> Made<Entry> {
         mode: 0o644,
         mtime,
         holes: 0,
-        versions: Versions { baseline: 5, root: Some([6; 32]) },
+        versions: Versions { baseline: 5, root: Some([6; 32]), sketch: Some([7; 8]) },
     })
 }
 

@@ -13,6 +13,8 @@ use crate::{references::ReferencesError, stat::FileStat};
 const SETTLED_MS: i64 = 20;
 /// Files with one digest that are named at most: one that can be read is enough.
 const MAX_ALIKE: u32 = 16;
+/// Files of about one length that are named at most.
+const MAX_ABOUT_AS_LONG: u32 = 256;
 
 /// A file that was put in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +116,22 @@ impl Baselines {
     pub async fn by_digest(&self, root: &str, digest: Digest) -> Result<Vec<(Vec<u8>, FileStat)>, ReferencesError> {
         let rows = self.references.rows.baselines_of(root, digest, MAX_ALIKE).await?;
         Ok(rows.into_iter().map(|row| (row.path.clone(), stat_of(&row))).collect())
+    }
+}
+
+impl Baselines {
+    /// Files below a root that were about so long when they were noted, those first that were noted last: what a new file may be like is among
+    /// them. Who opens one looks what it is by now.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub async fn of_sizes(
+        &self,
+        root: &str,
+        sizes: std::ops::RangeInclusive<u64>,
+    ) -> Result<Vec<(Vec<u8>, u64)>, ReferencesError> {
+        let rows = self.references.rows.baselines_of_sizes(root, *sizes.start(), *sizes.end(), MAX_ABOUT_AS_LONG);
+        Ok(rows.await?.into_iter().map(|row| (row.path, row.size)).collect())
     }
 }
 

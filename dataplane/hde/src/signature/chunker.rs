@@ -113,7 +113,7 @@ fn leading_zeros(bytes: &[u8]) -> usize {
     from + bytes[from..].iter().take_while(|byte| **byte == 0).count()
 }
 
-fn table() -> &'static [u64; 256] {
+pub(crate) fn table() -> &'static [u64; 256] {
     static TABLE: OnceLock<[u64; 256]> = OnceLock::new();
     TABLE.get_or_init(|| {
         let mut stream = blake3::Hasher::new().update(TABLE_SEED).finalize_xof();

@@ -284,7 +284,7 @@ impl Comparer {
         }
         match old.filter(|_| receiving.deltas && bytes > 0) {
             Some(old) => self.say_with_old(file, entry, old),
-            None => self.say(file),
+            None => self.say_with_similar(file, entry),
         }
     }
 

@@ -4,6 +4,7 @@ mod dirty;
 
 use std::{collections::HashMap, mem, sync::Arc};
 
+use dataplane_hde::FileAt;
 use proto_wire::{
     TreePath,
     frames::FileEnd,
@@ -26,6 +27,10 @@ use proto_model::TransferId;
 
 /// Files begun and not whole. An honest sender has as many as its window has segments; beyond this it is none.
 pub(super) const MAX_BEGUN: usize = 8192;
+/// Files that are open since others are made of them; others come whole.
+const MAX_SIMILAR: usize = 256;
+/// New files of a transfer for which one is looked for: it costs reading.
+const MAX_SOUGHT: u32 = 4096;
 /// Runs of segments of one file: what a window can leave open, many times over.
 const MAX_RUNS: usize = 65_536;
 /// Runs of all files that are begun: a window leaves at most a thousand open in each of the hundred files that are under way.
@@ -41,6 +46,10 @@ pub(super) struct Files {
     begun: BitSet,
     /// Of which the sender was told what is held here in their place.
     offered: BitSet,
+    /// Files that are like some of them, and are referred to instead of an old version.
+    similar: HashMap<u64, Arc<FileAt>>,
+    /// For so many one was looked for.
+    sought: u32,
     /// Wanted and neither in place nor left out.
     pub(super) outstanding: u64,
     active: HashMap<u64, Active>,
@@ -195,6 +204,23 @@ impl Files {
     /// Whether the sender was told what is held in the place of a file.
     pub(super) fn is_offered(&self, file: u64) -> bool {
         self.offered.contains(file)
+    }
+
+    /// What a file is made of that has no old version.
+    pub(super) fn similar(&self, file: u64) -> Option<Arc<FileAt>> {
+        self.similar.get(&file).cloned()
+    }
+
+    /// Whether one more may be looked for.
+    pub(super) fn may_have_similar(&mut self) -> bool {
+        self.sought = self.sought.saturating_add(1);
+        self.similar.len() < MAX_SIMILAR && self.sought <= MAX_SOUGHT
+    }
+
+    /// The sender is told of a file that is like this one.
+    pub(super) fn offer_similar(&mut self, file: u64, similar: FileAt) {
+        self.offered.insert(file);
+        self.similar.insert(file, Arc::new(similar));
     }
 
     /// A small file that was begun may come after all.
@@ -433,6 +459,7 @@ impl Files {
         if was {
             self.outstanding -= 1;
         }
+        self.similar.remove(&file);
         self.finished(file);
         was
     }

@@ -137,7 +137,7 @@ impl Incoming {
     ) -> Result<(), Stop> {
         let Some(target) = begin(receiving, header)? else { return Ok(()) };
         let bytes = target.segments.len(header.segment).unwrap_or_default();
-        let mut held = HeldHere::of(receiving, &target.path);
+        let mut held = HeldHere::of(receiving, header.file, &target.path);
         let room = worker.decoded.begin(bytes);
         let decoded = worker.decoder.decode(encoded, bytes, &mut held, room);
         let mut reused = 0;

@@ -78,7 +78,7 @@ fn make(
             Source::Zeros => (Contents::Zeros(bytes), 0),
             Source::Basis { offset } => {
                 let offset = offset.saturating_add(done);
-                if HeldHere::of(receiving, &target.path).basis(offset, room).is_err() {
+                if HeldHere::of(receiving, file, &target.path).basis(offset, room).is_err() {
                     return Ok(Some(held));
                 }
                 (Contents::Bytes(&worker.decoded), wide(bytes))

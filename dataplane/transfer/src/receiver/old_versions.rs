@@ -25,7 +25,7 @@ use crate::{
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
 /// What may be referred to of an old version: so much of it as the new one has, four times.
-const BASIS_FACTOR: u64 = 4;
+pub(super) const BASIS_FACTOR: u64 = 4;
 
 /// What is held in the place of a file.
 enum Old {
@@ -39,7 +39,7 @@ enum Old {
 
 impl Comparer {
     /// Asks for a file of which an old version is there.
-    pub(super) fn say_with_old(&mut self, mut file: WantedFile, entry: &Entry, old: &Stat) -> Result<(), Stop> {
+    pub(super) fn say_with_old(&mut self, file: WantedFile, entry: &Entry, old: &Stat) -> Result<(), Stop> {
         let held = self.old(entry, old)?;
         if !matches!(held, Old::Undescribed) {
             self.receiving.files().offer(file.file);
@@ -48,16 +48,22 @@ impl Comparer {
             Old::Undescribed => self.say(WantedFile { basis_bytes: size(old).min(entry.size()), ..file }),
             Old::Announced(digest) => self.say(WantedFile { baseline: Some(digest), ..file }),
             Old::Signature(basis_bytes, signature) => {
-                let mut parts = signature.chunks(MAX_SIGNATURE_BYTES).peekable();
-                while let Some(part) = parts.next() {
-                    let more = parts.peek().is_some();
-                    let next = WantedFile { file: file.file, ..WantedFile::default() };
-                    let first = std::mem::replace(&mut file, next);
-                    self.say(WantedFile { basis_bytes, signature: part.to_vec(), more, ..first })?;
-                }
-                Ok(())
+                self.say_signature(WantedFile { basis_bytes, ..file }, &signature)
             }
         }
+    }
+
+    /// Says a signature, in as many frames as it takes.
+    pub(super) fn say_signature(&mut self, mut file: WantedFile, signature: &[u8]) -> Result<(), Stop> {
+        let (basis_bytes, elsewhere) = (file.basis_bytes, file.elsewhere);
+        let mut parts = signature.chunks(MAX_SIGNATURE_BYTES).peekable();
+        while let Some(part) = parts.next() {
+            let more = parts.peek().is_some();
+            let next = WantedFile { file: file.file, basis_bytes, elsewhere, ..WantedFile::default() };
+            let first = std::mem::replace(&mut file, next);
+            self.say(WantedFile { signature: part.to_vec(), more, ..first })?;
+        }
+        Ok(())
     }
 
     fn old(&self, entry: &Entry, old: &Stat) -> Result<Old, Stop> {
@@ -93,13 +99,13 @@ impl Comparer {
 }
 
 /// The beginning of a file.
-struct Described {
-    signature: Vec<u8>,
+pub(super) struct Described {
+    pub(super) signature: Vec<u8>,
     root: [u8; 32],
 }
 
 /// The signature of the beginning of a file, and the digest of that; none where it cannot be read, or is empty.
-fn describe(receiving: &Receiving, file: &File, bytes: u64) -> Result<Option<Described>, Stop> {
+pub(super) fn describe(receiving: &Receiving, file: &File, bytes: u64) -> Result<Option<Described>, Stop> {
     let (mut builder, mut offset) = (SignatureBuilder::new(bytes), 0_u64);
     let mut buffer = vec![0; READ_BYTES];
     while offset < bytes {

@@ -1,8 +1,8 @@
 //! What the sender knows of versions that the receiver holds.
 
-use std::sync::Arc;
+use std::{os::unix::fs::FileExt, sync::Arc};
 
-use dataplane_hde::{Baseline, Basis};
+use dataplane_hde::{Baseline, Basis, SKETCH_WINDOW_BYTES, Sketch, sketch_windows, sketch_word};
 use foundation_runtime::Cancelled;
 use proto_wire::{
     manifest::{Entry, Versions},
@@ -12,7 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{file::Wish, gathering::Offer, state::Sending};
 use crate::{
-    receiver::stopping,
+    holes::is_hole,
+    receiver::{LEAST_WORDS, SKETCH_FROM_BYTES, stopping},
     stop::Stop,
     versions::{FileStat, Kept},
 };
@@ -49,6 +50,9 @@ pub(super) async fn basis(sending: &Arc<Sending>, wish: &Wish) -> Result<Held, S
         Offer::Baseline(digest) => baseline(sending, wish.file, &wish.entry, *digest).await?,
     };
     sending.has_basis(wish.file, 0);
+    if wish.elsewhere {
+        sending.is_elsewhere(wish.file);
+    }
     Ok(held)
 }
 
@@ -123,6 +127,17 @@ impl Sending {
         old
     }
 
+    /// Some words of a large file; none where it cannot be read, or has next to nothing in those places.
+    fn sketch(&self, entry: &Entry) -> Option<Sketch> {
+        let file = self.sources.read(&entry.path).ok()?;
+        let mut window = vec![0; SKETCH_WINDOW_BYTES];
+        let words = sketch_windows(entry.size()).map(|offset| {
+            let read = !is_hole(&file, offset, window.len()) && file.read_exact_at(&mut window, offset).is_ok();
+            if read { sketch_word(&window) } else { 0 }
+        });
+        (words.iter().filter(|word| **word != 0).count() >= LEAST_WORDS).then_some(words)
+    }
+
     /// Says of entries which versions of them were kept.
     pub(super) fn announce(&self, entries: &mut [(Entry, Option<FileStat>)]) {
         if !self.uses_versions() {
@@ -158,6 +173,10 @@ impl Sending {
             } else {
                 // Of one that was renamed the receiver may have it under its other name.
                 entry.versions.root = renamed.map(|digest| *digest.as_bytes());
+            }
+            let is_new = held.is_none() && renamed.is_none() && entry.versions.baseline == 0;
+            if is_new && entry.size() >= SKETCH_FROM_BYTES && !self.options.dry_run {
+                entry.versions.sketch = self.sketch(entry);
             }
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Wish {
     pub(super) entry: Entry,
     pub(super) held: Vec<(u64, [u8; 32])>,
     pub(super) offer: Offer,
+    /// What is offered is of another file.
+    pub(super) elsewhere: bool,
 }
 
 /// Why one reading of a file came to nothing.

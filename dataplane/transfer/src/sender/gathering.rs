@@ -36,6 +36,7 @@ pub(super) struct Gathering {
     held: Vec<(u64, [u8; 32])>,
     said: Said,
     made: bool,
+    elsewhere: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,13 @@ impl Gathering {
     /// Adds a part; `entry` is the file's.
     pub(super) fn add(before: Option<Self>, part: WantedFile, entry: &Entry, sending: &Sending) -> Result<Self, Stop> {
         let bad = |why: &str| Stop::violation(format!("what the receiver says of file {} {why}", part.file));
-        let mut all = before.unwrap_or(Self { file: part.file, held: Vec::new(), said: Said::Nothing, made: false });
+        let mut all = before.unwrap_or(Self {
+            file: part.file,
+            held: Vec::new(),
+            said: Said::Nothing,
+            made: false,
+            elsewhere: false,
+        });
         if all.file != part.file {
             return Err(bad("is mixed with another file"));
         }
@@ -66,6 +73,11 @@ impl Gathering {
             return Err(bad("is more than it needs to"));
         }
         all.made |= part.made;
+        all.elsewhere |= part.elsewhere;
+        // It is like what the sketch says.
+        if all.elsewhere && entry.versions.sketch.is_none() {
+            return Err(bad("contradicts itself"));
+        }
         let says = (part.basis_bytes > 0, !part.signature.is_empty(), part.baseline);
         match says {
             (false, false, None) => {}
@@ -138,6 +150,6 @@ impl Gathering {
                 Offer::Signature(Arc::new(SignatureIndex::new(&signature)), memory)
             }
         };
-        Ok(Wish { file: self.file, entry, held: self.held, offer })
+        Ok(Wish { file: self.file, entry, held: self.held, offer, elsewhere: self.elsewhere })
     }
 }

@@ -149,7 +149,7 @@ impl Jobs {
             let mut grown = grown.into_iter().peekable();
             while let Some((file, entry)) = grown.next() {
                 // It is no small file any more: its second reading is one of segments.
-                let wish = Wish { file, entry, held: Vec::new(), offer: Offer::Nothing };
+                let wish = Wish { file, entry, held: Vec::new(), offer: Offer::Nothing, elsewhere: false };
                 let last = if grown.peek().is_none() { unsaid.take() } else { None };
                 Box::pin(file::send_from(Arc::clone(&sending), wish, 1, last)).await?;
             }

@@ -207,6 +207,8 @@ impl Batch {
 pub(super) struct Basis {
     /// Whether it is encoded against that.
     pub(super) used: bool,
+    /// Whether that is of another file.
+    pub(super) elsewhere: bool,
     /// Whether the receiver said what that is.
     pub(super) described: bool,
     /// The version, where it is kept here and was not found wanting.
@@ -222,6 +224,8 @@ impl Sending {
     fn how_it_went(&self, file: u64, size: u64) -> (Went, bool) {
         match self.bases().get(&file) {
             Some(basis) if basis.used && basis.described => (Went::Described, true),
+            // Not a version after another one of this place.
+            Some(basis) if basis.elsewhere => (Went::Whole, false),
             Some(basis) if basis.used => (Went::Delta { plain: size, encoded: basis.literal.max(1) }, true),
             Some(_) => (Went::Whole, true),
             None => (Went::Whole, false),

@@ -342,6 +342,11 @@ impl Sending {
         basis.literal += literal;
     }
 
+    /// The basis of a file is another file, and stays.
+    pub(super) fn is_elsewhere(&self, file: u64) {
+        self.bases().entry(file).or_default().elsewhere = true;
+    }
+
     /// A segment of a file did not verify at the receiver. What is kept of its old version may be damaged: it is read.
     pub(super) fn did_not_verify(&self, file: u64) {
         let version = match self.bases().get_mut(&file).filter(|basis| basis.used) {

@@ -245,6 +245,8 @@ async fn an_old_version_that_cannot_be_is_refused() {
     assert_eq!(refusal(after((0..10_000).map(|_| first(1 << 20)).collect())).await, VIOLATION);
     // Made of what the sender knows nothing of.
     assert_eq!(refusal(after(vec![WantedFile { made: true, ..file(0) }])).await, VIOLATION);
+    // Of another file, where the sender said nothing of what this one is like.
+    assert_eq!(refusal(after(vec![WantedFile { elsewhere: true, ..file(1) }])).await, VIOLATION);
     // A version that the sender never had counts for nothing.
     let baseline = Some([7; 32]);
     let lies = vec![

@@ -16,5 +16,6 @@ mod over_amst;
 mod refusals;
 mod resuming;
 mod same_bytes;
+mod similar;
 mod trees;
 mod versions;

@@ -154,6 +154,7 @@ impl From<WantedFile> for rpc::WantedFile {
             signature: file.signature,
             baseline: file.baseline.map(|digest| digest.to_vec()).unwrap_or_default(),
             made: file.made,
+            elsewhere: file.elsewhere,
             more: file.more,
         }
     }
@@ -177,6 +178,7 @@ impl TryFrom<rpc::WantedFile> for WantedFile {
             signature: file.signature,
             baseline,
             made: file.made,
+            elsewhere: file.elsewhere,
             more: file.more,
         })
     }

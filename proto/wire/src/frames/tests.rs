@@ -26,7 +26,7 @@ fn frames_come_back_as_they_went() {
     let wanted = Wanted {
         files: vec![
             WantedFile { file: 1, held: vec![(2, [3; 32])], more: true, ..WantedFile::default() },
-            WantedFile { file: 1, basis_bytes: 9, signature: vec![7; 40], ..WantedFile::default() },
+            WantedFile { file: 1, basis_bytes: 9, signature: vec![7; 40], elsewhere: true, ..WantedFile::default() },
             WantedFile { file: 2, baseline: Some([4; 32]), made: true, ..WantedFile::default() },
         ],
         page_complete: true,

@@ -317,6 +317,7 @@ impl<'a> Work<'a> {
         let whole = self.segment.len();
         let shreds = self.tools.matcher.plan.ops.len() > whole / 64 && literal_bytes > whole / 5;
         let torn = numbers.is_none() && (literal_bytes > whole / 2 || shreds) && most > whole / 64;
+        let torn = torn && (best.is_none() || !self.is_hopeless(most));
         if (best.is_none() && numbers.is_none() || torn)
             && let Some((kind, flags)) = self.plain(most)
         {
@@ -337,6 +338,12 @@ impl<'a> Work<'a> {
             return Some(Kind::Typed);
         }
         best.filter(|_| self.tools.container.len() < self.segment.len() + HEAD_BYTES)
+    }
+
+    /// Whether the segment as a whole cannot come to less than `made`: samples of it hardly become smaller.
+    fn is_hopeless(&mut self, made: usize) -> bool {
+        let kept = self.tools.literals.probe(self.segment);
+        kept >= DENSE && made < self.segment.len() / 1000 * usize::from(kept.0) / 10 * 9
     }
 
     /// Puts the head before the body that stands in the container after room for it.

@@ -75,6 +75,7 @@ impl DeltaWriter {
         self.prefix.extend_from_slice(&self.literals);
         let (prefix, all) = self.prefix.split_at(prefix);
         let choice = how.costs.little(prefix.len() + all.len(), new.len() / LITTLE_PART);
+        let choice = how.costs.hard(choice, how.literals.probe(all));
         self.chosen = Some((choice, self.prefix.len()));
         put(how.literals, all, prefix, choice.effort, out);
         Ok(Some(flags))

@@ -236,15 +236,13 @@ impl Prediction {
         model: &mut Number,
         less_one: u64,
     ) -> Result<u32, ContainerError> {
-        if self.length > 0 {
-            let right = usize::from(self.right);
-            if coder.bit(&mut hits[right], less_one + 1 == u64::from(self.length)) {
-                self.right = u8::try_from((right + 1).min(SURE)).unwrap_or(0);
-                return Ok(self.length);
-            }
+        let right = usize::from(self.right);
+        if right > 0 && coder.bit(&mut hits[right], less_one.checked_add(1) == Some(u64::from(self.length))) {
+            self.right = u8::try_from((right + 1).min(SURE)).unwrap_or(0);
+            return Ok(self.length);
         }
         let length = length(model.code(coder, less_one))?;
-        *self = Self { length, right: 0 };
+        *self = Self { length, right: u8::from(length == self.length) };
         Ok(length)
     }
 }

@@ -76,7 +76,8 @@ impl Bed {
             None => line.to_owned(),
         })?;
         for host in [&self.hosts.one, &self.hosts.two] {
-            host.ok("for pid in $(pgrep dwcp-agent); do chrt --rr --all-tasks --pid 1 $pid; done")?;
+            // The control plane and its database stand between an order and its agents.
+            host.ok("for pid in $(pgrep '^(dwcp-|postgres)'); do chrt --rr --all-tasks --pid 1 $pid || test ! -d /proc/$pid; done")?;
         }
         Ok(())
     }

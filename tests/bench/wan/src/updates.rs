@@ -197,7 +197,7 @@ impl Updates {
         bed.hosts.one.ok("rm -rf /srv/dwcp/data/* /var/lib/dwcp-agent/content")?;
         bed.hosts.two.ok("rm -rf /srv/dwcp/data/in /srv/rsync; mkdir -p /srv/rsync/update")?;
         self.put(bed, set, "v0", &source)?;
-        let dwcp = format!("dwcp -o json send --from site-a data:/{name} site-b:data:/in/");
+        let dwcp = format!("{REAL_TIME} dwcp -o json send --from site-a data:/{name} site-b:data:/in/");
         let (line, target) = match way {
             Way::Kept | Way::NoneKept => {
                 if self.common.config.is_none() {

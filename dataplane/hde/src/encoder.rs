@@ -96,6 +96,14 @@ impl Encoder {
         Ok((encoding, stands))
     }
 
+    /// How many bytes the encoded segment would have; for a version without a history, which this does not count in its meter.
+    ///
+    /// # Errors
+    /// Only for a segment that is too long.
+    pub fn measure(&mut self, version: &Version, number: u64, segment: &[u8]) -> Result<u64, SegmentTooLong> {
+        self.make(version, number, segment).map(|(encoding, _)| encoding.output_bytes)
+    }
+
     /// Fills the container, or gives the head of a segment that travels as it is.
     fn make(
         &mut self,

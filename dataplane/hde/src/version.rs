@@ -120,6 +120,12 @@ impl Version {
         self.segment_bytes
     }
 
+    /// Whether earlier parts of the same version are referred to.
+    #[must_use]
+    pub const fn has_history(&self) -> bool {
+        self.history.is_some()
+    }
+
     pub(crate) const fn history(&self) -> Option<&History> {
         self.history.as_ref()
     }

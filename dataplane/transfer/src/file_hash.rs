@@ -6,6 +6,37 @@
 use std::collections::BTreeMap;
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use dataplane_hde::MAX_SEGMENT_BYTES;
+
+/// A file of at least so many bytes is divided into longer segments …
+const LARGE_BYTES: u64 = 64 << 20;
+/// … of so many times the bytes. They compress better, and there are enough of them to be encoded at once; of a smaller file
+/// several threads are quicker with more segments.
+const LONGER: u32 = 4;
+
+/// How the files of a transfer are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Division {
+    /// Of most files: a power of two.
+    pub(crate) segment_bytes: u32,
+    /// Whether both ends know that large files have longer ones.
+    pub(crate) grows: bool,
+}
+
+impl Division {
+    /// How a file of so many bytes is divided.
+    pub(crate) fn of(self, file_bytes: u64) -> Segments {
+        let is_large = self.grows && file_bytes >= LARGE_BYTES;
+        let segment_bytes = if is_large { self.longest() } else { self.segment_bytes };
+        Segments { file_bytes, segment_bytes }
+    }
+
+    /// The longest segment that a file may have.
+    pub(crate) fn longest(self) -> u32 {
+        let longest = if self.grows { self.segment_bytes.saturating_mul(LONGER) } else { self.segment_bytes };
+        longest.min(MAX_SEGMENT_BYTES).max(self.segment_bytes)
+    }
+}
 
 /// How a file is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +122,18 @@ impl FileHasher {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn large_files_have_longer_segments_where_both_ends_know_it_and_none_is_longer_than_may_be() {
+        let grows = |segment_bytes| Division { segment_bytes, grows: true };
+        let of = |division: Division, file_bytes| division.of(file_bytes).segment_bytes;
+        assert_eq!([of(grows(1 << 20), (64 << 20) - 1), of(grows(1 << 20), 64 << 20)], [1 << 20, 4 << 20]);
+        assert_eq!(
+            [of(grows(64 << 10), 1 << 30), of(grows(2 << 20), 1 << 30), of(grows(4 << 20), 1 << 30)],
+            [256 << 10, 4 << 20, 4 << 20]
+        );
+        assert_eq!(of(Division { grows: false, ..grows(1 << 20) }, 1 << 30), 1 << 20);
+    }
 
     proptest! {
         #[test]

@@ -41,6 +41,11 @@ impl Intervals {
         self.runs.range(..=number).next_back().is_some_and(|(_, end)| number < *end)
     }
 
+    /// The first number that is not there.
+    pub(crate) fn first_missing(&self) -> u64 {
+        self.runs.get(&0).copied().unwrap_or_default()
+    }
+
     /// How many numbers.
     pub(crate) fn count(&self) -> u64 {
         self.count

@@ -15,6 +15,10 @@ pub(crate) const HOLES: &str = "holes";
 pub(crate) const DELTAS: &str = "deltas";
 /// The optional feature that small files may lean on dictionaries.
 pub(crate) const DICTIONARIES: &str = "dictionaries";
+/// The optional feature that segments may refer to earlier ones of the same file.
+pub(crate) const HISTORY: &str = "history";
+/// The optional feature that large files are divided into longer segments.
+pub(crate) const LONG_SEGMENTS: &str = "long_segments";
 
 /// Why a link does not carry any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

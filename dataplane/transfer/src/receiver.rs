@@ -20,6 +20,7 @@ mod held_here;
 mod incoming;
 mod known;
 mod old_versions;
+mod parked;
 mod publish;
 mod remains;
 mod renamed;

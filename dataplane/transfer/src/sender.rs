@@ -9,6 +9,8 @@ mod basis_memory;
 mod board;
 mod buffers;
 mod bundle;
+mod course;
+mod encoders;
 mod file;
 mod gathering;
 mod interrupts;
@@ -46,8 +48,10 @@ use proto_wire::{
 use tokio::sync::watch;
 use tracing::Instrument;
 
+pub(crate) use encoders::Encoders;
 pub(crate) use keep::Keepers;
 use keep::Unheard;
+pub(crate) use segment::uses_history;
 
 use crate::{
     ends::{End, remove_folder},
@@ -546,6 +550,8 @@ impl Trying<'_> {
         if let Err(unfinished) = group.shutdown(session::DRAIN).await {
             tracing::warn!(transfer = %self.checked.id, %unfinished, "parts of an attempt did not end in time");
         }
+        // What is kept now is only copied.
+        self.shared.encoders.rest();
         // It has succeeded: nothing stops it any more.
         let (finished, sending) = result?;
         leaning::learn(&sending);

@@ -26,7 +26,7 @@ use crate::{
     reason::end,
     receiver::Decoders,
     roots::Roots,
-    sender::Keepers,
+    sender::{Encoders, Keepers},
     stop::Stop,
     sync::Book,
     versions::Versions,
@@ -118,12 +118,13 @@ pub(crate) struct Shared {
     pub(crate) roots: ArcSwap<Roots>,
     closed: Option<Arc<Closed>>,
     pub(crate) settings: ArcSwap<Settings>,
-    pub(crate) meter: Option<dataplane_hde::Meter>,
     pub(crate) clock: Clock,
     pub(crate) tasks: TaskGroup,
     running: Mutex<HashMap<(TransferId, TransferRole), Running>>,
     /// What decodes.
     pub(crate) decoders: Decoders,
+    /// What encodes.
+    pub(crate) encoders: Encoders,
     /// Bytes of segments that wait for their other parts.
     pub(crate) assembling: Arc<AtomicUsize>,
     /// Bytes of what receivers said of their old versions.
@@ -230,11 +231,11 @@ impl Shared {
             roots: ArcSwap::from_pointee(options.roots.without(closed.clone())),
             closed,
             settings: ArcSwap::from_pointee(options.settings),
-            meter: options.meter,
             clock,
             tasks,
             running: Mutex::default(),
             decoders: Decoders::default(),
+            encoders: Encoders::new(options.meter),
             assembling: Arc::default(),
             bases: Arc::default(),
             index_kib: u64::try_from(index_kib).unwrap_or(u64::MAX),

@@ -109,6 +109,11 @@ impl Tally {
         add(&self.bytes_reused, bytes);
     }
 
+    /// So many of these had to travel after all.
+    pub(crate) fn not_reused(&self, bytes: u64) {
+        self.bytes_reused.fetch_sub(bytes, Relaxed);
+    }
+
     /// What was spent in this attempt and those before it.
     pub(crate) fn spent(&self) -> Spent {
         Spent {

@@ -127,6 +127,12 @@ impl Header {
         Ok(pieces)
     }
 
+    /// Where this part begins in what the parts are together.
+    #[must_use]
+    pub fn part_offset(&self) -> usize {
+        usize::from(self.part) * PART_BYTES
+    }
+
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let kind = match self.kind {
             PieceKind::Segment => 0,
@@ -185,7 +191,7 @@ impl Header {
     fn check(&self, part_len: usize) -> Result<(), BadPiece> {
         let encoded = usize::try_from(self.encoded_bytes).unwrap_or(usize::MAX);
         let parts = usize::from(self.parts);
-        let start = usize::from(self.part) * PART_BYTES;
+        let start = self.part_offset();
         let in_range = |ok: bool, what| if ok { Ok(()) } else { Err(BadPiece::Range(what)) };
         in_range(encoded <= MAX_ENCODED_BYTES, "the length of the segment")?;
         in_range(self.decoded_bytes <= MAX_SEGMENT_BYTES, "the decoded length")?;
@@ -235,6 +241,7 @@ mod tests {
                 let (head, bytes) = Header::parse(piece).unwrap();
                 assert_eq!((usize::from(head.part), usize::from(head.parts)), (part, pieces.len()));
                 assert_eq!((head.file, head.segment, head.value), (3, 9, [8; 32]));
+                assert_eq!(head.part_offset(), whole.len());
                 whole.extend_from_slice(&bytes);
             }
             assert_eq!(whole, encoded[..len]);

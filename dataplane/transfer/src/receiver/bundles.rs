@@ -63,7 +63,12 @@ pub(super) fn take(
             *hasher.finalize().as_bytes() == header.value
         }
         Err(error) if refers => {
-            may_be_basis(receiving, rows.iter().find(|row| row.basis).map_or(header.file, |row| row.file), &error)?;
+            may_be_basis(
+                receiving,
+                rows.iter().find(|row| row.basis).map_or(header.file, |row| row.file),
+                &error,
+                true,
+            )?;
             false
         }
         Err(error) => return Err(Stop::violation(error.to_string())),

@@ -161,7 +161,7 @@ impl Comparer {
 
     fn file(&mut self, index: u64, entry: &Entry, bytes: u64, found: Option<&Stat>) -> Result<(), Stop> {
         let receiving = Arc::clone(&self.receiving);
-        if bytes.div_ceil(receiving.segment_bytes.into()) > MAX_SEGMENTS {
+        if receiving.division.of(bytes).count() > MAX_SEGMENTS {
             let message = "the file is larger than its segments can be counted".to_owned();
             return receiving.leave_out_because(index, entry.path.as_bytes(), issue::UNWRITABLE, message);
         }
@@ -255,13 +255,14 @@ impl Comparer {
             self.plan(entry, action);
             return Ok(());
         }
-        let key = FileKey::new(entry.path.clone(), bytes, entry.mtime, receiving.segment_bytes);
+        let segments = receiving.division.of(bytes);
+        let key = FileKey::new(entry.path.clone(), bytes, entry.mtime, segments.segment_bytes);
         let (held, outdated) = receiving.journal().take(&key);
         // Before room is promised: it may be what they take.
         outdated.into_iter().for_each(|number| receiving.remove_temporary(&entry.path, number));
         let held = held.filter(|_| bytes > SMALL_FILE_BYTES);
         let held = held.map(|held| self.still_there(held, bytes)).transpose()?.flatten();
-        let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, bytes, receiving.segment_bytes));
+        let held_bytes = held.as_ref().map_or(0, |held| held_bytes(held, segments));
         let laid_out = held.as_ref().is_some_and(|held| held.laid_out);
         receiving.promise(entry, if laid_out { bytes } else { held_bytes })?;
         {
@@ -269,7 +270,7 @@ impl Comparer {
             let mut files = receiving.files();
             files.want(index);
             if let Some(held) = &held {
-                files.resume(index, entry, receiving.segment_bytes, held);
+                files.resume(index, entry, receiving.division, held);
             }
         }
         receiving.verified(held_bytes, held_bytes);
@@ -296,7 +297,7 @@ impl Comparer {
         let Ok(file) = file else { return Ok(None) };
         let Some(metadata) = file.metadata().ok().filter(|metadata| metadata.len() == bytes) else { return Ok(None) };
         held.laid_out = metadata.blocks().saturating_mul(512) >= bytes;
-        let segments = Segments { file_bytes: bytes, segment_bytes: receiving.segment_bytes };
+        let segments = receiving.division.of(bytes);
         let (mut seen, mut buffer, mut gone_meanwhile) = (Intervals::default(), Vec::new(), false);
         held.segments.retain(|(segment, value)| {
             gone_meanwhile |= receiving.frames.is_closed();
@@ -364,8 +365,7 @@ fn same_time(left: Mtime, right: Mtime) -> bool {
     left.seconds == right.seconds && (left.nanos == right.nanos || left.nanos == 0 || right.nanos == 0)
 }
 
-fn held_bytes(held: &Held, bytes: u64, segment_bytes: u32) -> u64 {
-    let segments = Segments { file_bytes: bytes, segment_bytes };
+fn held_bytes(held: &Held, segments: Segments) -> u64 {
     let lens = held.segments.iter().filter_map(|(segment, _)| segments.len(*segment));
     lens.map(|len| u64::try_from(len).unwrap_or_default()).sum()
 }

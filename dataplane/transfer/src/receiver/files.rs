@@ -4,7 +4,7 @@ mod dirty;
 
 use std::{collections::HashMap, mem, sync::Arc};
 
-use dataplane_hde::FileAt;
+use dataplane_hde::{FileAt, LAG};
 use proto_wire::{
     TreePath,
     frames::FileEnd,
@@ -18,7 +18,7 @@ use crate::{
     bit_set::BitSet,
     exclude::{TEMPORARY, TEMPORARY_END},
     fates::Moved,
-    file_hash::{FileHasher, Segments},
+    file_hash::{Division, FileHasher, Segments},
     intervals::Intervals,
     journal::{FileKey, FileNumber, Held},
     stop::Stop,
@@ -240,15 +240,25 @@ impl Files {
         self.active.len() < MAX_BEGUN / 2
     }
 
+    /// Whether a segment that refers to earlier ones is to wait until these are held. One that nobody needs does not.
+    pub(super) fn waits(&self, header: &Header) -> bool {
+        let Some(last) = header.segment.checked_sub(LAG) else { return false };
+        match self.active.get(&header.file) {
+            Some(active) if active.attempt == header.attempt => active.written.first_missing() <= last,
+            Some(active) => active.attempt < header.attempt,
+            None => self.wanted.contains(header.file) && !self.begun.contains(header.file),
+        }
+    }
+
     /// A wanted file is made of what is held here: its sender is to confirm it.
     pub(super) fn made(
         &mut self,
         file: u64,
         entry: &Entry,
-        segment_bytes: u32,
+        division: Division,
         (number, root): (FileNumber, [u8; 32]),
     ) {
-        let segments = Segments { file_bytes: entry.size(), segment_bytes };
+        let segments = division.of(entry.size());
         let mut active = Active::new(entry.clone(), 0, number, segments);
         (active.fresh, active.created, active.made) = (false, true, Some(root));
         self.begun.insert(file);
@@ -256,8 +266,8 @@ impl Files {
     }
 
     /// Goes on with a file of an earlier attempt.
-    pub(super) fn resume(&mut self, file: u64, entry: &Entry, segment_bytes: u32, held: &Held) {
-        let segments = Segments { file_bytes: entry.size(), segment_bytes };
+    pub(super) fn resume(&mut self, file: u64, entry: &Entry, division: Division, held: &Held) {
+        let segments = division.of(entry.size());
         let mut active = Active::new(entry.clone(), 0, held.number, segments);
         (active.fresh, active.created, active.laid_out) = (false, true, held.laid_out);
         for (segment, value) in &held.segments {
@@ -325,7 +335,7 @@ impl Files {
     pub(super) fn claim(
         &mut self,
         header: &Header,
-        segment_bytes: u32,
+        division: Division,
         entry: impl FnOnce() -> Result<Entry, Stop>,
         next: impl FnOnce() -> FileNumber,
     ) -> Result<Claim, Stop> {
@@ -347,7 +357,7 @@ impl Files {
             if !matches!(entry.kind, Kind::File { .. }) {
                 return Err(Stop::violation(format!("entry {file} is no file")));
             }
-            let segments = Segments { file_bytes: header.file_bytes, segment_bytes };
+            let segments = division.of(header.file_bytes);
             if header.file_bytes == 0 || header.file_bytes > MAX_FILE_BYTES || segments.count() > MAX_SEGMENTS {
                 return Err(Stop::violation(format!("file {file} has a size out of range")));
             }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -23,9 +23,10 @@ use super::{
     direct::{Way, lay_out},
     files::{Claim, Target, Whether, Whole, temporary_name},
     held_here::HeldHere,
+    parked::{Parked, ParkedSegments},
     state::{After, Receiving},
 };
-use crate::{fates::Fate, reason::end, stop::Stop};
+use crate::{fates::Fate, reason::end, sender::uses_history, stop::Stop};
 
 /// Parts of segments that wait for their other parts, besides what the transport holds: as much as a sender may have under way.
 const MAX_WAITING_BYTES: usize = 64 << 20;
@@ -38,6 +39,7 @@ const MAX_RESENDS: u64 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     waiting: Mutex<Waiting>,
+    parked: Mutex<ParkedSegments>,
     resends: AtomicU64,
     decoded_in: AtomicU64,
     decoded_out: AtomicU64,
@@ -54,8 +56,17 @@ struct Whose {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    parts: HashMap<Whose, Vec<Option<Vec<u8>>>>,
+    parts: HashMap<Whose, Parts>,
     room: Room,
+}
+
+/// A segment of which some parts are there.
+#[derive(Debug)]
+struct Parts {
+    /// As long as all of them; what did not come yet takes no memory.
+    bytes: Vec<u8>,
+    /// A bit for each that is there.
+    there: u32,
 }
 
 impl Incoming {
@@ -65,15 +76,51 @@ impl Incoming {
         span.record("dwcp.hde.output_bytes", self.decoded_out.load(Relaxed));
     }
 
-    /// Takes a piece; returns when it is written, or known not to be needed, with what is to be done with it then.
+    /// Takes a piece; returns when it is written, or known not to be needed, or waits for others, with what is to be done with it then.
     pub(super) fn piece(&self, receiving: &Receiving, piece: &Bytes, place: &DecoderPlace) -> Result<After, Stop> {
-        let mut after = After::default();
         let (header, part) = Header::parse(piece)?;
-        let Some(encoded) = self.assemble(receiving, &header, part)? else { return Ok(after) };
-        let mut worker = receiving.shared.decoders.take(place);
-        let taken = self.segment(receiving, &header, &encoded, &mut worker, &mut after);
+        let Some(encoded) = self.assemble(receiving, &header, part)? else { return Ok(After::default()) };
+        let is_early = header.kind == PieceKind::Segment && uses_history(&encoded);
+        let encoded = Parked { header, encoded };
+        let encoded = if is_early { self.unless_early(receiving, encoded)? } else { Ok(encoded) };
+        match encoded {
+            Ok(whole) => self.whole(receiving, &whole, place),
+            Err(after) => Ok(after),
+        }
+    }
+
+    /// Takes a segment, all parts of it.
+    pub(super) fn whole(&self, receiving: &Receiving, whole: &Parked, place: &DecoderPlace) -> Result<After, Stop> {
+        let (mut after, mut worker) = (After::default(), receiving.shared.decoders.take(place));
+        let taken = self.segment(receiving, &whole.header, &whole.encoded, &mut worker, &mut after);
         receiving.shared.decoders.give(worker);
+        let waits = |header: &Header| receiving.files().waits(header);
+        self.parked().look(whole.header.file, waits);
         taken.map(|()| after)
+    }
+
+    /// A segment that refers to earlier ones, unless it has to wait for these; then what is to be done instead.
+    fn unless_early(&self, receiving: &Receiving, whole: Parked) -> Result<Result<Parked, After>, Stop> {
+        // Whoever writes an earlier one looks after it has written: under this lock neither misses the other.
+        let mut parked = self.parked();
+        if !receiving.files().waits(&whole.header) {
+            return Ok(Ok(whole));
+        }
+        let (file, segment) = (whole.header.file, whole.header.segment);
+        let mut after = After::default();
+        if !parked.park(whole, &receiving.shared)? {
+            self.ask_again(receiving, file, segment, &mut after)?;
+        }
+        Ok(Err(after))
+    }
+
+    fn parked(&self) -> MutexGuard<'_, ParkedSegments> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A segment that need not wait any more.
+    pub(super) fn next_ready(&self) -> Option<Parked> {
+        self.parked().next_ready()
     }
 
     fn segment(
@@ -110,20 +157,22 @@ impl Incoming {
             let message = "too many segments of all transfers wait here for their other parts (limits.receive_budget)";
             return Err(Stop::temporary(end::BUSY, message));
         }
-        let parts = waiting.parts.entry(key).or_insert_with(|| vec![None; usize::from(header.parts)]);
-        let place = parts.get_mut(usize::from(header.part)).filter(|place| place.is_none());
-        let Some(place) = place else { return Err(Stop::violation("a part of a segment came twice")) };
-        // Copied, so that what waits does not hold the transport's memory.
-        *place = Some(part.to_vec());
-        let complete = waiting.parts.get(&key).is_some_and(|parts| parts.iter().all(Option::is_some));
-        if !complete {
-            return Ok(None);
-        }
-        let whole = waiting.parts.remove(&key).unwrap_or_default().into_iter().flatten().collect::<Vec<_>>().concat();
-        waiting.room.shrink(whole.len() + WAITING_OVERHEAD);
-        if u32::try_from(whole.len()) != Ok(header.encoded_bytes) {
+        let len = usize::try_from(header.encoded_bytes).unwrap_or(usize::MAX);
+        let parts = waiting.parts.entry(key).or_insert_with(|| Parts { bytes: vec![0; len], there: 0 });
+        if parts.bytes.len() != len {
             return Err(Stop::violation("the parts of a segment do not fit one another"));
         }
+        if parts.there & 1 << header.part != 0 {
+            return Err(Stop::violation("a part of a segment came twice"));
+        }
+        parts.there |= 1 << header.part;
+        // Copied, so that what waits does not hold the transport's memory. Within its length, as the header was checked.
+        parts.bytes[header.part_offset()..][..part.len()].copy_from_slice(&part);
+        if parts.there.count_ones() < u32::from(header.parts) {
+            return Ok(None);
+        }
+        let whole = waiting.parts.remove(&key).map(|parts| parts.bytes).unwrap_or_default();
+        waiting.room.shrink(len + WAITING_OVERHEAD);
         Ok(Some(whole.into()))
     }
 
@@ -137,7 +186,7 @@ impl Incoming {
     ) -> Result<(), Stop> {
         let Some(target) = begin(receiving, header)? else { return Ok(()) };
         let bytes = target.segments.len(header.segment).unwrap_or_default();
-        let mut held = HeldHere::of(receiving, header.file, &target.path);
+        let mut held = HeldHere::of_segment(receiving, (header.file, header.segment), &target);
         let room = worker.decoded.begin(bytes);
         let decoded = worker.decoder.decode(encoded, bytes, &mut held, room);
         let mut reused = 0;
@@ -147,7 +196,7 @@ impl Incoming {
                 target.segments.value(header.segment, &worker.decoded) == header.value
             }
             Err(error) => {
-                may_be_basis(receiving, header.file, &error)?;
+                may_be_basis(receiving, header.file, &error, uses_history(encoded))?;
                 false
             }
         };
@@ -171,12 +220,16 @@ impl Incoming {
         segment: u64,
         after: &mut After,
     ) -> Result<(), Stop> {
-        let segments = receiving.tally.bytes_total.load(Relaxed) / u64::from(receiving.segment_bytes);
+        tracing::warn!(transfer = %receiving.id, file, segment, "a segment did not verify and is asked for again");
+        receiving.files().unclaim(file, target, segment);
+        self.ask_again(receiving, file, segment, after)
+    }
+
+    fn ask_again(&self, receiving: &Receiving, file: u64, segment: u64, after: &mut After) -> Result<(), Stop> {
+        let segments = receiving.tally.bytes_total.load(Relaxed) / u64::from(receiving.division.segment_bytes);
         if self.resends.fetch_add(1, Relaxed) >= MAX_RESENDS.saturating_add(segments) {
             return Err(Stop::temporary(end::CORRUPTED, "too many segments did not verify"));
         }
-        tracing::warn!(transfer = %receiving.id, file, segment, "a segment did not verify and is asked for again");
-        receiving.files().unclaim(file, target, segment);
         after.frames.push(ReceiverFrame::Resend { file, segment });
         Ok(())
     }
@@ -222,11 +275,11 @@ impl Incoming {
 
 /// Whether what cannot be decoded may be so because the old version is not what it was said to be: then the bytes themselves are asked
 /// for. Else the sender does not keep to the protocol.
-pub(super) fn may_be_basis(receiving: &Receiving, file: u64, error: &DecodeError) -> Result<(), Stop> {
+pub(super) fn may_be_basis(receiving: &Receiving, file: u64, error: &DecodeError, refers: bool) -> Result<(), Stop> {
     let certain = match error {
         DecodeError::Container(_) | DecodeError::Length { .. } => true,
         DecodeError::Source(_) => false,
-        DecodeError::Literals => !receiving.files().is_offered(file),
+        DecodeError::Literals => !refers && !receiving.files().is_offered(file),
     };
     if certain { Err(Stop::violation(error.to_string())) } else { Ok(()) }
 }
@@ -239,7 +292,7 @@ pub(super) fn begin(receiving: &Receiving, header: &Header) -> Result<Option<Tar
     };
     let mut files = receiving.files();
     let next = || receiving.journal().number();
-    let mut target = match files.claim(header, receiving.segment_bytes, entry, next)? {
+    let mut target = match files.claim(header, receiving.division, entry, next)? {
         Claim::Drop => return Ok(None),
         Claim::Write(target, before) => {
             if let Some(number) = before {

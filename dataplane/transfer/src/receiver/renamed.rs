@@ -35,7 +35,7 @@ impl Comparer {
         let number = receiving.journal().number();
         match make(&receiving, entry, &source, number) {
             Ok(digest) if digest == root => {
-                receiving.files().made(index, entry, receiving.segment_bytes, (number, root));
+                receiving.files().made(index, entry, receiving.division, (number, root));
                 receiving.verified(entry.size(), entry.size());
                 self.say(WantedFile { file: index, made: true, ..WantedFile::default() })?;
             }

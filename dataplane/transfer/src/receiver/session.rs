@@ -31,6 +31,7 @@ use super::{
     files::{Files, Whole},
     flushes::Flushes,
     incoming::Incoming,
+    parked::Parked,
     publish::{BATCH_FILES, publish},
     remains::{sender_of, until, write_down},
     state::{After, Receiving},
@@ -41,8 +42,9 @@ use crate::{
     confine::Folder,
     ends::remove_folder,
     exclude::{Excludes, is_temporary},
+    file_hash::Division,
     journal::Journal,
-    link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HOLES, Link, PiecesIn},
+    link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HISTORY, HOLES, LONG_SEGMENTS, Link, PiecesIn},
     orders::paused,
     page_store::PageStore,
     reason::end,
@@ -147,17 +149,18 @@ impl Attempt {
         let backlog = Arc::new(Backlog::default());
         let pages = PageStore::create(&folder).map_err(|error| own(&error))?;
         let stat = admitted.target.as_ref().map(Folder::own_stat).transpose().map_err(|error| own(&error))?;
+        let has = |name| open.features.iter().any(|feature| feature == name);
         Ok(Arc::new(Receiving {
             id,
             options: admitted.options,
             run,
             excludes,
-            segment_bytes: open.segment_bytes,
-            tells_holes: open.features.iter().any(|feature| feature == HOLES),
-            deltas: open.features.iter().any(|feature| feature == DELTAS),
-            is_offered: open.features.iter().any(|feature| feature == DICTIONARIES),
-            leans: shared.settings.load().dictionary_bytes.bytes() > 0
-                && open.features.iter().any(|feature| feature == DICTIONARIES),
+            division: Division { segment_bytes: open.segment_bytes, grows: has(LONG_SEGMENTS) },
+            tells_holes: has(HOLES),
+            deltas: has(DELTAS),
+            takes_history: has(HISTORY),
+            is_offered: has(DICTIONARIES),
+            leans: shared.settings.load().dictionary_bytes.bytes() > 0 && has(DICTIONARIES),
             dictionaries: Mutex::default(),
             sender: admitted.sender,
             destination: admitted.destination,
@@ -201,7 +204,13 @@ async fn go(
         alive: AtomicBool::new(true),
     };
     let window = receiving.shared.settings.load().receive_window.bytes();
-    let offered = [(receiving.tells_holes, HOLES), (receiving.deltas, DELTAS), (receiving.leans, DICTIONARIES)];
+    let offered = [
+        (receiving.tells_holes, HOLES),
+        (receiving.deltas, DELTAS),
+        (receiving.leans, DICTIONARIES),
+        (receiving.division.grows, LONG_SEGMENTS),
+        (receiving.takes_history, HISTORY),
+    ];
     let features = offered.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_owned()).collect();
     let opened = Opened { features, receive_window_bytes: window, resuming: receiving.resuming };
     let part = Part { receiving: &receiving, group, board: &board };
@@ -231,6 +240,13 @@ async fn go(
     };
     incoming.record(&span);
     result
+}
+
+/// What is to be decoded.
+enum Came {
+    Piece(Bytes),
+    /// A segment that waited.
+    Ready(Parked),
 }
 
 /// What each part of an attempt has at hand. All end only with an error, or not at all.
@@ -387,9 +403,16 @@ impl Part<'_> {
         let mut open = true;
         loop {
             let room = self.receiving.backlog.has_room();
+            if room
+                && busy.len() < threads
+                && let Some(ready) = incoming.next_ready()
+            {
+                busy.push(self.take(Arc::clone(incoming), Came::Ready(ready)));
+                continue;
+            }
             tokio::select! {
                 piece = pieces.recv(), if room && open && busy.len() < threads => match piece {
-                    Some(piece) => busy.push(self.take(Arc::clone(incoming), piece)),
+                    Some(piece) => busy.push(self.take(Arc::clone(incoming), Came::Piece(piece))),
                     // The control stream says why.
                     None => open = false,
                 },
@@ -403,9 +426,12 @@ impl Part<'_> {
         }
     }
 
-    async fn take(&self, incoming: Arc<Incoming>, piece: Bytes) -> Result<(), Stop> {
+    async fn take(&self, incoming: Arc<Incoming>, came: Came) -> Result<(), Stop> {
         let Some(place) = self.receiving.shared.decoders.place().await else { return Err(stopping()) };
-        let take = move |receiving: &Arc<Receiving>| incoming.piece(receiving, &piece, &place);
+        let take = move |receiving: &Arc<Receiving>| match came {
+            Came::Piece(piece) => incoming.piece(receiving, &piece, &place),
+            Came::Ready(whole) => incoming.whole(receiving, &whole, &place),
+        };
         let after = self.blocking("transfer piece", take).await?;
         self.receiving.follow_up(after).await
     }

@@ -25,6 +25,7 @@ use crate::{
     confine::Folder,
     exclude::Excludes,
     fates::{Fate, Moved},
+    file_hash::Division,
     journal::{FileNumber, Journal},
     page_store::PageStore,
     reason::{end, issue},
@@ -45,7 +46,7 @@ pub(super) struct Receiving {
     /// Of which sync it is a run.
     pub(super) run: Option<Arc<SyncRun>>,
     pub(super) excludes: Excludes,
-    pub(super) segment_bytes: u32,
+    pub(super) division: Division,
     /// Whether the sender says of entries how many of their bytes are holes.
     pub(super) tells_holes: bool,
     /// Whether both ends may say what they know of versions.
@@ -56,6 +57,8 @@ pub(super) struct Receiving {
     pub(super) leans: bool,
     /// … and on which.
     pub(super) dictionaries: Mutex<Offered>,
+    /// Whether segments may refer to earlier ones of the same file.
+    pub(super) takes_history: bool,
     /// Where it is received, as the grant names it.
     pub(super) destination: RootPath,
     /// Until when it may go on.

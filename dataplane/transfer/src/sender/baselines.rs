@@ -49,7 +49,7 @@ pub(super) async fn basis(sending: &Arc<Sending>, wish: &Wish) -> Result<Held, S
         }
         Offer::Baseline(digest) => baseline(sending, wish.file, &wish.entry, *digest).await?,
     };
-    sending.has_basis(wish.file, 0);
+    sending.has_basis(wish.file);
     if wish.elsewhere {
         sending.is_elsewhere(wish.file);
     }
@@ -90,6 +90,11 @@ fn index_kib(sending: &Sending, size: u64) -> u32 {
     let most = sending.shared.index_kib;
     let needed = (size / 2).min((16 << 20).max(size / 16)).min(64 << 20) / 1024 + 1024;
     u32::try_from(needed.min(most)).unwrap_or(u32::MAX)
+}
+
+/// Memory for the anchors of a version of so many bytes, where there is some that nobody has.
+pub(super) fn index_memory(sending: &Sending, size: u64) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(&sending.shared.indexes).try_acquire_many_owned(index_kib(sending, size)).ok()
 }
 
 impl Sending {

@@ -2,12 +2,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers that are kept: as many segments as a window of the default size has.
-const MAX_KEPT: usize = 32;
+/// Bytes of buffers that are kept: half a window.
+const MAX_KEPT_BYTES: usize = 32 << 20;
 
-/// What is kept of one attempt. Clones are the same.
+/// What is kept of all transfers. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(super) struct Buffers(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    list: Vec<Vec<u8>>,
+    bytes: usize,
+}
 
 /// Bytes that go back to where they came from.
 #[derive(Debug, Default)]
@@ -19,8 +25,16 @@ pub(super) struct Buffer {
 impl Buffers {
     /// One that was used before, if there is one. Its bytes are left over.
     pub(super) fn take(&self) -> Buffer {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Buffer { bytes: kept.unwrap_or_default(), home: Some(self.clone()) }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = kept.list.pop().unwrap_or_default();
+        kept.bytes -= bytes.capacity();
+        drop(kept);
+        Buffer { bytes, home: Some(self.clone()) }
+    }
+
+    /// Gives all of it back to the system.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
     }
 }
 
@@ -52,8 +66,10 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(Buffers(kept)) = &self.home {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < MAX_KEPT && self.bytes.capacity() > 0 {
-                kept.push(std::mem::take(&mut self.bytes));
+            let bytes = self.bytes.capacity();
+            if bytes > 0 && kept.bytes + bytes <= MAX_KEPT_BYTES {
+                kept.bytes += bytes;
+                kept.list.push(std::mem::take(&mut self.bytes));
             }
         }
     }
@@ -73,9 +89,14 @@ mod tests {
         let again = buffers.take();
         assert!(again.as_ref().as_ptr() == place && again.as_ref().len() == 1 << 20);
         drop(Buffer::from(vec![1]));
-        let mut many: Vec<_> = (0..2 * MAX_KEPT).map(|_| buffers.take()).collect();
-        many.iter_mut().for_each(|buffer| buffer.bytes().push(1));
+        let mut many: Vec<_> = (0..20).map(|_| buffers.take()).collect();
+        many.iter_mut().for_each(|buffer| buffer.bytes().reserve_exact(4 << 20));
         drop((again, many));
-        assert_eq!(buffers.0.lock().unwrap().len(), MAX_KEPT);
+        let kept = |buffers: &Buffers| buffers.0.lock().unwrap().list.len();
+        // Room for eight of them, or seven besides the first.
+        assert!((7..=8).contains(&kept(&buffers)), "{}", kept(&buffers));
+        buffers.clear();
+        assert_eq!(kept(&buffers), 0);
+        assert_eq!(buffers.0.lock().unwrap().bytes, 0);
     }
 }

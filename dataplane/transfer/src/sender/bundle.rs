@@ -18,8 +18,9 @@ use proto_wire::{
 
 use super::{
     buffers::Buffer,
+    encoders::{BEFORE_BYTES, Worker},
     leaning,
-    state::{BEFORE_BYTES, Seen, Sending, Worker},
+    state::{Seen, Sending},
 };
 use crate::{
     dictionaries::class_of,
@@ -227,6 +228,10 @@ fn read(sending: &Sending, worker: &mut Worker, bundle: Bundle, first: u8) -> Re
     Ok(outcome)
 }
 
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
 fn is_as_told(read: &SmallFile, entry: &Entry) -> bool {
     read.moved.size == entry.size() && read.moved.mode == entry.mode && read.moved.mtime == entry.mtime
 }
@@ -285,7 +290,7 @@ fn encode(
         let packed = leaning.compress(&mut worker.small, dictionary, &parts.contents, options.level.number());
         if let Some(packed) = packed {
             let encoding = Encoding::leaning(parts.contents.len(), packed.len());
-            if let Some(meter) = &sending.shared.meter {
+            if let Some(meter) = &sending.shared.encoders.meter {
                 meter.record(&encoding, started);
             }
             sending.count(&encoding);
@@ -304,12 +309,14 @@ fn encode(
     let read = worker.read.bytes();
     read.resize(BEFORE_BYTES, 0);
     read.append(&mut parts.contents);
-    let encoded = worker.encode(&version, 0, &sending.buffers);
+    let encoded = worker.encode(&version, 0);
     let (encoding, encoded) = encoded.map_err(|error| Stop::violation(error.to_string()))?;
     sending.count(&encoding);
     // Of each its share.
     let literal = encoding.literal_bytes / header.segment.max(1);
-    parts.rows.iter().filter(|row| row.basis).for_each(|row| sending.has_basis(row.file, literal));
+    let leaning = parts.rows.iter().filter(|row| row.basis);
+    let referenced = encoding.referenced_bytes / wide(leaning.clone().count()).max(1);
+    leaning.for_each(|row| sending.refers(row.file, 0, (referenced, literal)));
     room.extend_from_slice(&encoded.as_ref()[HEADER_BYTES..]);
     Ok(Some((header, room.into())))
 }

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use dataplane_hde::{Basis, FileAt, HistoryUse, Version};
+use dataplane_hde::{Basis, FileAt, HistoryUse, LAG, Version};
 use foundation_runtime::Cancelled;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use proto_wire::{
@@ -21,8 +21,9 @@ use super::{
     baselines,
     board::Unsaid,
     bundle,
+    course::Course,
     gathering::Offer,
-    known::{KNOWN_AT_ONCE, KnownSegment, send_known},
+    known::{KNOWN_AT_ONCE, send_known, send_known_at_once},
     segment::{Prepared, Task, prepare},
     state::{Seen, Sending},
 };
@@ -86,7 +87,7 @@ pub(super) async fn send_from(
             Err(Failed::Unreadable(error)) => {
                 return sending.give_up(wish.file, path, issue::UNREADABLE, error.to_string()).await;
             }
-            Err(Failed::Changed) => {}
+            Err(Failed::Changed) => sending.take_all_back(wish.file),
         }
     }
     let message = "it changed twice while it was read; send again when it rests".to_owned();
@@ -123,11 +124,13 @@ async fn read_once(
     if attempt > 0 {
         sending.second.lock().unwrap_or_else(PoisonError::into_inner).insert(wish.file);
     }
-    let segments = Segments { file_bytes: seen.size, segment_bytes: sending.segment_bytes };
+    let segments = sending.division.of(seen.size);
     let version = |basis| version(sending, basis, segments, &source).map_err(Failed::Unreadable);
     let (version, plain) = (version(basis.clone())?, version(Basis::Nothing)?);
-    let source_at = Arc::clone(&source);
-    let task = Task { file: wish.file, source: source_at, segments, segment: 0, attempt, version, plain };
+    let (history, _memory) = history(sending, basis, segments, &source).map_err(Failed::Unreadable)?;
+    let course = Arc::new(Course::new(history.is_some()));
+    let (version, source_at) = (history.unwrap_or(version), Arc::clone(&source));
+    let task = Task { file: wish.file, source: source_at, segments, segment: 0, attempt, version, plain, course };
     let (root, mut under_way) = Reading::new(sending, wish, task).run().await?;
     let after = Seen::of(&source).map_err(Failed::Unreadable)?;
     if after != seen {
@@ -159,26 +162,30 @@ struct Reading<'a> {
     busy: FuturesUnordered<BoxFuture<'static, Result<Done, Failed>>>,
     /// The same ones, until they are acknowledged.
     under_way: UnderWay,
-    known: Vec<KnownSegment>,
 }
 
 /// A segment that was sent, or is known at the other end.
 struct Done {
     segment: u64,
     value: [u8; 32],
-    known: Option<KnownSegment>,
 }
 
 impl<'a> Reading<'a> {
     fn new(sending: &'a Arc<Sending>, wish: &'a Wish, task: Task) -> Self {
-        let (busy, under_way, known) = (FuturesUnordered::new(), FuturesUnordered::new(), Vec::new());
-        Self { sending, wish, hasher: FileHasher::new(task.segments), task, busy, under_way, known }
+        let (busy, under_way) = (FuturesUnordered::new(), FuturesUnordered::new());
+        Self { sending, wish, hasher: FileHasher::new(task.segments), task, busy, under_way }
     }
 
     /// The digest of the whole, and what is under way of it still.
     async fn run(mut self) -> Result<([u8; 32], UnderWay), Failed> {
         let held = self.held()?;
-        for segment in (0..self.task.segments.count()).filter(|segment| !held.contains(*segment)) {
+        for segment in 0..self.task.segments.count() {
+            if held.contains(segment) {
+                self.task.version.skip(segment);
+                self.task.course.is_encoded(segment);
+                continue;
+            }
+            self.sending.unless_cancelled(self.task.course.turn(segment)).await?;
             let len = self.task.segments.len(segment).unwrap_or_default();
             let room = self.sending.room(len).await?;
             let task = Task { segment, ..self.task.clone() };
@@ -187,16 +194,17 @@ impl<'a> Reading<'a> {
             self.busy.push(done.map(|done| done.unwrap_or_else(|_gone| Err(stopping().into()))).boxed());
             self.start("transfer segment", async move { send_segment(&sending, task, room, prepared).await });
             while let Some(Some(done)) = self.busy.next().now_or_never() {
-                self.done(done?);
+                self.done(&done?);
             }
             while let Some(Some(sent)) = self.under_way.next().now_or_never() {
                 sent?;
             }
         }
         while let Some(done) = self.busy.next().await {
-            self.done(done?);
+            self.done(&done?);
         }
-        self.tell_known();
+        let (sending, task) = (Arc::clone(self.sending), self.task.clone());
+        self.start("transfer known", async move { send_known(&sending, &task, task.course.take_known()).await });
         let root = self.hasher.root().ok_or_else(|| Stop::violation("the segments do not make the file"))?;
         Ok((root, self.under_way))
     }
@@ -222,19 +230,8 @@ impl<'a> Reading<'a> {
         Ok(held)
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, done: &Done) {
         self.hasher.add(done.segment, done.value);
-        self.known.extend(done.known);
-        if self.known.len() >= KNOWN_AT_ONCE {
-            self.tell_known();
-        }
-    }
-
-    fn tell_known(&mut self) {
-        let (sending, task, known) = (Arc::clone(self.sending), self.task.clone(), std::mem::take(&mut self.known));
-        if !known.is_empty() {
-            self.start("transfer known", async move { send_known(&sending, &task, known).await });
-        }
     }
 }
 
@@ -245,23 +242,29 @@ async fn send_segment(
     mut room: OwnedSemaphorePermit,
     prepared: oneshot::Sender<Result<Done, Failed>>,
 ) -> Result<(), Stop> {
-    let segment = task.segment;
-    let encode = sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &task)).await?;
-    let (done, piece) = match encode {
-        Ok(Prepared::Known(known)) => (Ok(Done { segment, value: known.value, known: Some(known) }), None),
-        Ok(Prepared::Encoded { header, encoded }) => {
-            (Ok(Done { segment, value: header.value, known: None }), Some((header, encoded)))
+    let (segment, at) = (task.segment, task.clone());
+    let encode = sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &at)).await?;
+    let (done, piece, untold) = match encode {
+        Ok(Prepared::Known { value, untold }) => (Ok(Done { segment, value }), None, untold),
+        Ok(Prepared::Encoded { header, encoded, uses_history }) => {
+            (Ok(Done { segment, value: header.value }), Some((header, encoded, uses_history)), 0)
         }
         // It is shorter than it was.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => (Err(Failed::Changed), None),
-        Err(error) => (Err(Failed::Unreadable(error)), None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => (Err(Failed::Changed), None, 0),
+        Err(error) => (Err(Failed::Unreadable(error)), None, 0),
     };
     // Who does not hear it has given the reading up.
     drop(prepared.send(done));
-    if let Some((header, encoded)) = piece {
+    if let Some((header, encoded, uses_history)) = piece {
         // What encoding saved is room for others.
         drop(room.split(room.num_permits().saturating_sub(encoded.as_ref().len().div_ceil(1024))));
-        sending.send_pieces(header, encoded).await?;
+        // What it refers to may be among them; told at once, since the receiver waits for all.
+        let known = if uses_history { task.course.take_known() } else { Vec::new() };
+        let known = send_known_at_once(sending, &task, known);
+        tokio::try_join!(known, sending.send_pieces(header, encoded))?;
+    } else if untold >= KNOWN_AT_ONCE {
+        drop(room);
+        send_known(sending, &task, task.course.take_known()).await?;
     }
     Ok(())
 }
@@ -271,6 +274,25 @@ fn version(sending: &Sending, basis: Basis, segments: Segments, source: &File) -
     let version = Version::new(options, basis, segments.file_bytes, segments.segment_bytes, HistoryUse::None);
     let version = version.read_from(Arc::new(FileAt::new(source.try_clone()?)?));
     Ok(Arc::new(version.linked(sending.link.of_each(sending.thread_count))))
+}
+
+/// The version whose segments refer to earlier ones, and the memory of that: for a file that has nothing else to refer to, and
+/// enough segments.
+fn history(
+    sending: &Sending,
+    basis: &Basis,
+    segments: Segments,
+    source: &File,
+) -> io::Result<(Option<Arc<Version>>, Option<OwnedSemaphorePermit>)> {
+    let options = sending.shared.settings.load().hde;
+    let wanted = sending.history && options.enabled && matches!(basis, Basis::Nothing) && segments.count() > 2 * LAG;
+    // Where others have it all, it only costs bytes.
+    let Some(memory) = wanted.then(|| baselines::index_memory(sending, segments.file_bytes)).flatten() else {
+        return Ok((None, None));
+    };
+    let whole = HistoryUse::Whole(Arc::new(FileAt::new(source.try_clone()?)?));
+    let version = Version::new(options, Basis::Nothing, segments.file_bytes, segments.segment_bytes, whole);
+    Ok((Some(Arc::new(version.linked(sending.link.of_each(sending.thread_count)))), Some(memory)))
 }
 
 /// Sends a segment again, all of it.
@@ -283,21 +305,22 @@ pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -
         Err(Failed::Stopped(stop)) => return Err(stop),
         Err(Failed::Unreadable(_) | Failed::Changed) => return Err(unreadable_again()),
     };
-    let segments = Segments { file_bytes: seen.size, segment_bytes: sending.segment_bytes };
+    let segments = sending.division.of(seen.size);
     if segments.len(segment).is_none() {
         return Err(unreadable_again());
     }
     let attempt = u8::from(sending.second.lock().unwrap_or_else(PoisonError::into_inner).contains(&file));
     // Without a basis: what the receiver holds is not what it said.
     let plain = version(&sending, Basis::Nothing, segments, &source).map_err(|_unreadable| unreadable_again())?;
-    let task = Task { file, source, segments, segment, attempt, version: Arc::clone(&plain), plain };
+    let course = Arc::new(Course::new(false));
+    let task = Task { file, source, segments, segment, attempt, version: Arc::clone(&plain), plain, course };
     let _room = sending.room(segments.len(segment).unwrap_or_default()).await?;
     let again = task.clone();
     let prepared =
         sending.on_worker("transfer encode", move |sending, worker| prepare(sending, worker, &again)).await?;
     match prepared {
-        Ok(Prepared::Known(known)) => send_known(&sending, &task, vec![known]).await,
-        Ok(Prepared::Encoded { header, encoded }) => sending.send_pieces(header, encoded).await,
+        Ok(Prepared::Known { .. }) => send_known(&sending, &task, task.course.take_known()).await,
+        Ok(Prepared::Encoded { header, encoded, .. }) => sending.send_pieces(header, encoded).await,
         Err(_unreadable) => Err(unreadable_again()),
     }
 }

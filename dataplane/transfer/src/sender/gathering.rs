@@ -6,7 +6,7 @@ use dataplane_hde::{Signature, SignatureIndex};
 use proto_wire::{frames::WantedFile, manifest::Entry};
 
 use super::{basis_memory::BasisMemory, file::Wish, state::Sending};
-use crate::{file_hash::Segments, stop::Stop};
+use crate::stop::Stop;
 
 /// What may be said of an old version: so much of it as the new one has, four times.
 const BASIS_FACTOR: u64 = 4;
@@ -67,7 +67,7 @@ impl Gathering {
             return Err(bad("is mixed with another file"));
         }
         all.held.extend_from_slice(&part.held);
-        let segments = Segments { file_bytes: entry.size(), segment_bytes: sending.segment_bytes };
+        let segments = sending.division.of(entry.size());
         // What a receiver may say is bounded by the file that it is said of.
         if u64::try_from(all.held.len()).unwrap_or(u64::MAX) > segments.count() {
             return Err(bad("is more than it needs to"));

@@ -183,6 +183,7 @@ impl Jobs {
                 Stop::violation(format!("the receiver asks for all of file {file} again, which it may not"))
             })?;
             self.sending.fell_back("not_verified");
+            self.sending.take_back(file, 0);
             self.gather(0, bundle::Wanted { file, entry, there: None }).await?;
         }
         self.flush().await

@@ -203,7 +203,7 @@ impl Batch {
 }
 
 /// How a file that has an older version at the receiver is sent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Basis {
     /// Whether it is encoded against that.
     pub(super) used: bool,
@@ -217,9 +217,47 @@ pub(super) struct Basis {
     pub(super) failed: u32,
     /// Bytes of it that are no reference.
     pub(super) literal: u64,
+    /// Bytes of each segment that are: of a small file there is one.
+    referenced: Vec<u32>,
+}
+
+impl Basis {
+    /// So many bytes of a segment refer to the basis.
+    pub(super) fn refers(&mut self, segment: u64, bytes: u64) {
+        let at = usize::try_from(segment).unwrap_or(usize::MAX);
+        if bytes > 0 {
+            if self.referenced.len() <= at {
+                self.referenced.resize(at + 1, 0);
+            }
+            self.referenced[at] = u32::try_from(bytes).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// A segment travels without its basis: so many bytes of it referred to that.
+    fn forget(&mut self, segment: u64) -> u64 {
+        let at = usize::try_from(segment).unwrap_or(usize::MAX);
+        self.referenced.get_mut(at).map(std::mem::take).unwrap_or_default().into()
+    }
+
+    /// The same of all segments: the file is read once more.
+    fn forget_all(&mut self) -> u64 {
+        std::mem::take(&mut self.referenced).into_iter().map(u64::from).sum()
+    }
 }
 
 impl Sending {
+    /// A segment has to travel that was told by references.
+    pub(super) fn take_back(&self, file: u64, segment: u64) {
+        let bytes = self.bases().get_mut(&file).map_or(0, |basis| basis.forget(segment));
+        self.tally.not_reused(bytes);
+    }
+
+    /// All of a file may have to.
+    pub(super) fn take_all_back(&self, file: u64) {
+        let bytes = self.bases().get_mut(&file).map_or(0, Basis::forget_all);
+        self.tally.not_reused(bytes);
+    }
+
     /// How a file was sent, and whether it replaced an older version.
     fn how_it_went(&self, file: u64, size: u64) -> (Went, bool) {
         match self.bases().get(&file) {

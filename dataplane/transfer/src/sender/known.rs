@@ -1,6 +1,6 @@
 //! Segments that the receiver makes of what it holds: gathered, and told in runs.
 
-use proto_wire::piece::{HEADER_BYTES, Header, Known, MAX_RUN, PieceKind, Source, write_known};
+use proto_wire::piece::{HEADER_BYTES, Header, KNOWN_BYTES, Known, MAX_RUN, PieceKind, Source, write_known};
 
 use super::{segment::Task, state::Sending};
 use crate::{file_hash::Segments, stop::Stop};
@@ -69,13 +69,18 @@ fn runs(mut list: Vec<KnownSegment>, segments: Segments) -> Vec<Known> {
 
 /// Tells known segments of one file.
 pub(super) async fn send_known(sending: &Sending, task: &Task, list: Vec<KnownSegment>) -> Result<(), Stop> {
+    let _window = sending.room(list.len() * KNOWN_BYTES).await?;
+    send_known_at_once(sending, task, list).await
+}
+
+/// The same for whoever has room of the window already, and must not wait for more.
+pub(super) async fn send_known_at_once(sending: &Sending, task: &Task, list: Vec<KnownSegment>) -> Result<(), Stop> {
     if list.is_empty() {
         return Ok(());
     }
     let mut room = vec![0; HEADER_BYTES];
     write_known(&runs(list, task.segments), &mut room);
     let bytes = &room[HEADER_BYTES..];
-    let _window = sending.room(bytes.len()).await?;
     let header = Header {
         kind: PieceKind::Known,
         part: 0,

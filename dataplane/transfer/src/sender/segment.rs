@@ -2,13 +2,18 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
-use dataplane_hde::{Basis, Version, Whole};
-use proto_wire::piece::{Header, PieceKind, Source};
+use dataplane_hde::{Basis, Encoding, Version, Whole};
+use proto_wire::{
+    hde::Head,
+    piece::{HEADER_BYTES, Header, PieceKind, Source},
+};
 
 use super::{
     buffers::Buffer,
+    course::Course,
+    encoders::{BEFORE_BYTES, Worker},
     known::KnownSegment,
-    state::{BEFORE_BYTES, Sending, Worker},
+    state::Sending,
 };
 use crate::{file_hash::Segments, holes::is_hole};
 
@@ -23,19 +28,21 @@ pub(super) struct Task {
     pub(super) version: Arc<Version>,
     /// Without a basis: for when what the receiver holds turned out to be something else.
     pub(super) plain: Arc<Version>,
+    pub(super) course: Arc<Course>,
 }
 
 /// What became of it.
 #[derive(Debug)]
 pub(super) enum Prepared {
     /// It travels; before it there is room for the header.
-    Encoded { header: Header, encoded: Buffer },
-    /// The receiver makes it of what it holds.
-    Known(KnownSegment),
+    Encoded { header: Header, encoded: Buffer, uses_history: bool },
+    /// The receiver makes it of what it holds, and is to be told so; so many are to be told.
+    Known { value: [u8; 32], untold: usize },
 }
 
 /// Reads, hashes and encodes a segment.
 pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io::Result<Prepared> {
+    let mut turn = Turn { task, encoded: false };
     let len = task.segments.len(task.segment).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let offset = task.segments.offset(task.segment);
     let read = worker.read.bytes();
@@ -44,29 +51,24 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
     if is_hole(&task.source, offset, len) {
         bytes.fill(0);
         let value = task.segments.value(task.segment, bytes);
-        return Ok(Prepared::Known(KnownSegment { segment: task.segment, source: Source::Zeros, value }));
+        return Ok(known(task, Source::Zeros, value));
     }
     let reading = sending.tally.reading.begin();
     task.source.read_exact_at(bytes, offset)?;
     drop(reading);
     let _encoding = sending.tally.encoding.begin();
     let value = task.segments.value(task.segment, bytes);
-    let distrusted = sending.distrusts(task.file);
-    if distrusted {
-        task.version.skip(task.segment);
-    }
-    let version = if distrusted { &task.plain } else { &task.version };
-    let (encoding, encoded) = worker.encode(version, task.segment, &sending.buffers).map_err(io::Error::other)?;
+    let (encoding, encoded) = encode(sending, worker, &mut turn)?;
     sending.count(&encoding);
     if !matches!(task.version.basis(), Basis::Nothing) {
-        sending.has_basis(task.file, encoding.literal_bytes);
+        sending.refers(task.file, task.segment, (encoding.referenced_bytes, encoding.literal_bytes));
     }
     if let Some(whole) = encoding.whole {
         let source = match whole {
             Whole::Zeros => Source::Zeros,
             Whole::Basis { offset } => Source::Basis { offset },
         };
-        return Ok(Prepared::Known(KnownSegment { segment: task.segment, source, value }));
+        return Ok(known(task, source, value));
     }
     let header = Header {
         kind: PieceKind::Segment,
@@ -80,5 +82,45 @@ pub(super) fn prepare(sending: &Sending, worker: &mut Worker, task: &Task) -> io
         file_bytes: task.segments.file_bytes,
         value,
     };
-    Ok(Prepared::Encoded { header, encoded })
+    let uses_history = encoded.as_ref().get(HEADER_BYTES..).is_some_and(uses_history);
+    Ok(Prepared::Encoded { header, encoded, uses_history })
+}
+
+fn encode(sending: &Sending, worker: &mut Worker, turn: &mut Turn<'_>) -> io::Result<(Encoding, Buffer)> {
+    let task = turn.task;
+    let without =
+        if task.course.is_trial(task.segment) { Some(worker.measure(&task.plain, task.segment)) } else { None };
+    let as_planned = !sending.distrusts(task.file) && (task.course.uses_history() || !task.version.has_history());
+    let version = if as_planned { &task.version } else { &task.plain };
+    let encoded = worker.encode(version, task.segment).map_err(io::Error::other)?;
+    turn.encoded = as_planned;
+    if let Some(without) = without.transpose().map_err(io::Error::other)?.filter(|_| as_planned) {
+        task.course.tried(encoded.0.output_bytes, without);
+    }
+    Ok(encoded)
+}
+
+fn known(task: &Task, source: Source, value: [u8; 32]) -> Prepared {
+    let untold = task.course.is_known(KnownSegment { segment: task.segment, source, value });
+    Prepared::Known { value, untold }
+}
+
+/// Whether an encoded segment can be decoded only where earlier ones are held.
+pub(crate) fn uses_history(encoded: &[u8]) -> bool {
+    Head::parse(encoded).is_ok_and(|(head, _)| head.flags.history)
+}
+
+/// A segment in its turn: whatever becomes of it, those that may refer to it have theirs.
+struct Turn<'a> {
+    task: &'a Task,
+    encoded: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.encoded {
+            self.task.version.skip(self.task.segment);
+        }
+        self.task.course.is_encoded(self.task.segment);
+    }
 }

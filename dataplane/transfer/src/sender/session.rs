@@ -31,7 +31,8 @@ use super::{
 use crate::{
     attribution::{self, SenderLook},
     exclude::Excludes,
-    link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HOLES, Link, PathOf},
+    file_hash::Division,
+    link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HISTORY, HOLES, LONG_SEGMENTS, Link, PathOf},
     reason::end,
     receiver::stopping,
     report::{EVERY, Reporter},
@@ -78,12 +79,13 @@ impl Attempt<'_> {
     /// What was sent is to be kept by [`keep::begin`].
     pub(super) async fn run(self, link: &mut Link) -> Result<(Finished, Arc<Sending>), Stop> {
         self.reporter.say(TransferState::Running, &self.tally, (link.path)(), None);
-        link.control_out.send(&SenderFrame::Open(Box::new(self.opening())).encode()).await?;
+        let segment_bytes = self.shared.settings.load().segment_bytes;
+        link.control_out.send(&SenderFrame::Open(Box::new(self.opening(segment_bytes))).encode()).await?;
         let opened = if link.is_early { None } else { Some(consent(link.control_in.as_mut()).await?) };
         let (frames_tx, frames) = mpsc::channel(FRAMES);
         let excludes = Excludes::new(&self.checked.options.exclude);
         let excludes = excludes.map_err(|error| Stop::final_(end::BAD_PATTERN, error.to_string()))?;
-        let sending = self.prepare(link, opened.as_ref(), frames_tx).await?;
+        let sending = self.prepare(link, (opened.as_ref(), segment_bytes), frames_tx).await?;
         let board = Arc::new(Board::default());
         let part = Part { sending: &sending, board: &board };
         let (control_in, control_out) = (link.control_in.as_mut(), link.control_out.as_mut());
@@ -123,14 +125,14 @@ impl Attempt<'_> {
         result.map(|finished| (finished, sending))
     }
 
-    fn opening(&self) -> Open {
+    fn opening(&self, segment_bytes: u32) -> Open {
         let traceparent = propagation::traceparent(&tracing::Span::current());
         Open {
             transfer: self.checked.id,
             authority: self.checked.authority.clone(),
             traceparent: traceparent.and_then(|text| Traceparent::from_optional_text(&text)),
             features: self.features(),
-            segment_bytes: self.shared.settings.load().segment_bytes,
+            segment_bytes,
             order: self.order,
         }
     }
@@ -139,20 +141,22 @@ impl Attempt<'_> {
         let settings = self.shared.settings.load();
         let zstd = settings.hde.enabled && settings.hde.algorithm == Algorithm::Zstd;
         let dictionaries = settings.dictionaries && zstd && !self.checked.options.dry_run;
-        let offered = [(true, HOLES), (true, DELTAS), (dictionaries, DICTIONARIES)];
-        offered.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_owned()).collect()
+        let always = [HOLES, DELTAS, LONG_SEGMENTS, HISTORY].map(|name| (true, name));
+        let offered = always.into_iter().chain([(dictionaries, DICTIONARIES)]);
+        offered.filter(|(offered, _)| *offered).map(|(_, name)| name.to_owned()).collect()
     }
 
     async fn prepare(
         &self,
         link: &Link,
-        opened: Option<&Opened>,
+        (opened, segment_bytes): (Option<&Opened>, u32),
         frames: mpsc::Sender<SenderFrame>,
     ) -> Result<Arc<Sending>, Stop> {
         let (shared, checked, tally) = (Arc::clone(&self.shared), self.checked.clone(), Arc::clone(&self.tally));
         let (group, pieces, unheard) = (self.group.clone(), Arc::clone(&link.pieces_out), self.unheard.clone());
         let agreed = |name| opened.is_none_or(|opened| agrees(opened, name));
-        let (tells_holes, deltas) = (agreed(HOLES), agreed(DELTAS));
+        let (tells_holes, deltas, grows) = (agreed(HOLES), agreed(DELTAS), agreed(LONG_SEGMENTS));
+        let history = agreed(HISTORY);
         let leans = agreed(DICTIONARIES) && self.features().iter().any(|feature| feature == DICTIONARIES);
         let has_consent = opened.is_some();
         let window_bytes = opened.map_or(MIN_WINDOW_BYTES, window);
@@ -160,7 +164,7 @@ impl Attempt<'_> {
             let own = |error: &std::io::Error| shared.own("sender", error);
             let sources = Sources::open(&shared.roots.load(), &checked.sources)?;
             let folder = shared.folder.make(checked.id, TransferRole::Sender).map_err(|error| own(&error))?;
-            let segment_bytes = shared.settings.load().segment_bytes;
+            let division = Division { segment_bytes, grows };
             let options = checked.options;
             let at = Arc::clone(&shared);
             let leaning = leans.then(|| shared.dictionaries.for_peer(checked.peer)).flatten().map(Leaning::new);
@@ -173,13 +177,14 @@ impl Attempt<'_> {
                 tally,
                 frames,
                 pieces,
-                segment_bytes,
+                division,
                 window_bytes,
                 has_consent,
                 unheard,
                 tells_holes,
                 deltas,
                 leaning,
+                history,
                 peer: checked.peer,
                 destination: checked.destination,
                 is_standing: matches!(checked.authority, Authority::Sync(_)),
@@ -283,7 +288,7 @@ impl Part<'_> {
         let tally = &self.sending.tally;
         if !self.sending.has_consent.load(Relaxed) {
             let opened = consent(control).await?;
-            if ![HOLES, DELTAS].iter().all(|name| agrees(&opened, name)) {
+            if ![HOLES, DELTAS, LONG_SEGMENTS, HISTORY].iter().all(|name| agrees(&opened, name)) {
                 return Err(Stop::violation("the receiver consents to less than it said that it can"));
             }
             self.sending.leans.store(agrees(&opened, DICTIONARIES), Relaxed);
@@ -365,11 +370,12 @@ impl Part<'_> {
     }
 
     fn resend(&self, file: u64, segment: u64) -> Result<(), Stop> {
-        let segments = self.sending.tally.bytes_total.load(Relaxed) / u64::from(self.sending.segment_bytes);
+        let segments = self.sending.tally.bytes_total.load(Relaxed) / u64::from(self.sending.division.segment_bytes);
         if self.board.resent.fetch_add(1, Relaxed) >= MAX_RESENDS.saturating_add(segments) {
             return Err(Stop::violation("the receiver asks for too many segments again"));
         }
         self.sending.did_not_verify(file);
+        self.sending.take_back(file, segment);
         self.board.resends.lock().unwrap_or_else(PoisonError::into_inner).push((file, segment));
         self.board.bell.notify_one();
         Ok(())

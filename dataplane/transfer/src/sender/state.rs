@@ -11,19 +11,21 @@ use std::{
     },
 };
 
-use dataplane_hde::{Encoder, Encoding, OVERHEAD_BYTES, SegmentTooLong, SmallEncoder, Stands, Version};
+use bytes::Bytes;
+use dataplane_hde::Encoding;
 use foundation_runtime::TaskGroup;
 use proto_model::{Digest, PublicKey, RootPath, TransferOptions};
 use proto_wire::{
     frames::{FileAborted, SenderFrame},
     manifest::Mtime,
-    piece::{HEADER_BYTES, Header},
+    piece::Header,
 };
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     answers::Answers,
-    buffers::{Buffer, Buffers},
+    buffers::Buffer,
+    encoders::{Worker, threads},
     keep::{Basis, Unheard},
     leaning::Leaning,
     link_rate::LinkRate,
@@ -32,6 +34,7 @@ use crate::{
     bit_set::BitSet,
     confine::{mode, mtime, size},
     fates::Fate,
+    file_hash::Division,
     link::PiecesOut,
     page_store::PageStore,
     receiver::stopping,
@@ -51,7 +54,7 @@ pub(super) struct Sending {
     pub(super) folder: PathBuf,
     pub(super) pages: PageStore,
     pub(super) answers: Answers,
-    pub(super) segment_bytes: u32,
+    pub(super) division: Division,
     /// Whether the receiver understands what is said of holes.
     pub(super) tells_holes: bool,
     /// Whether both ends may say what they know of versions.
@@ -60,6 +63,8 @@ pub(super) struct Sending {
     pub(super) leaning: Option<Leaning>,
     /// Whether the receiver takes them; not known before its consent.
     pub(super) leans: AtomicBool,
+    /// Whether the receiver decodes what refers to earlier segments of the same file.
+    pub(super) history: bool,
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
@@ -75,8 +80,6 @@ pub(super) struct Sending {
     pub(super) unacknowledged: AtomicU64,
     /// Blocking threads that read and encode.
     pub(super) threads: Semaphore,
-    workers: Mutex<Vec<Worker>>,
-    pub(super) buffers: Buffers,
     /// Who receives, and where.
     pub(super) peer: PublicKey,
     pub(super) destination: RootPath,
@@ -86,6 +89,8 @@ pub(super) struct Sending {
     bases: Mutex<HashMap<u64, Basis>>,
     /// Versions that the receiver was told of, by what it was told.
     announced: Mutex<HashMap<u64, Kept>>,
+    /// Segments that the receiver asked for again, of files without one.
+    asked_again: Mutex<HashMap<u64, u32>>,
     /// Files that the receiver has put in place.
     published: Mutex<BitSet>,
     /// Those that it may have put in place in earlier attempts.
@@ -99,38 +104,8 @@ pub(super) struct Sending {
     pub(super) alive: AtomicBool,
 }
 
-/// Segments of one file that may fail before the rest of it goes without its basis: one or two are bits that flipped on the way.
+/// Segments of one file that may fail before the rest of it refers to nothing: one or two are bits that flipped on the way.
 const MAX_FAILED: u32 = 3;
-
-/// Before what is read: room for the piece's header, and for what encoding adds.
-pub(super) const BEFORE_BYTES: usize = HEADER_BYTES + OVERHEAD_BYTES;
-
-/// What one blocking thread encodes with.
-#[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) encoder: Encoder,
-    pub(super) small: SmallEncoder,
-    /// What was read, after [`BEFORE_BYTES`].
-    pub(super) read: Buffer,
-}
-
-impl Worker {
-    /// Encodes what was read; before it there is room for the piece's header.
-    pub(super) fn encode(
-        &mut self,
-        version: &Version,
-        number: u64,
-        buffers: &Buffers,
-    ) -> Result<(Encoding, Buffer), SegmentTooLong> {
-        let mut encoded = vec![0; HEADER_BYTES];
-        let room = self.read.bytes().get_mut(HEADER_BYTES..).unwrap_or_default();
-        let (encoding, stands) = self.encoder.encode_in_room(version, number, room, &mut encoded)?;
-        Ok(match stands {
-            Stands::InRoom => (encoding, std::mem::replace(&mut self.read, buffers.take())),
-            Stands::Appended => (encoding, encoded.into()),
-        })
-    }
-}
 
 /// A file as it is when it is opened; when it is not the same at the end, what was read is worth nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,13 +133,14 @@ pub(super) struct Parts {
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
-    pub(super) segment_bytes: u32,
+    pub(super) division: Division,
     pub(super) window_bytes: u64,
     pub(super) has_consent: bool,
     pub(super) unheard: Unheard,
     pub(super) tells_holes: bool,
     pub(super) deltas: bool,
     pub(super) leaning: Option<Leaning>,
+    pub(super) history: bool,
     pub(super) peer: PublicKey,
     pub(super) destination: RootPath,
     pub(super) is_standing: bool,
@@ -176,7 +152,7 @@ fn kib(bytes: u64) -> u32 {
 
 impl Sending {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        let threads = threads();
         let window_kib = kib(parts.window_bytes);
         Ok(Self {
             pages: PageStore::create(&parts.folder)?,
@@ -186,16 +162,18 @@ impl Sending {
             options: parts.options,
             sources: parts.sources,
             folder: parts.folder,
-            segment_bytes: parts.segment_bytes,
+            division: parts.division,
             tells_holes: parts.tells_holes,
             deltas: parts.deltas,
             leaning: parts.leaning,
             leans: AtomicBool::new(parts.has_consent),
+            history: parts.history,
             peer: parts.peer,
             destination: parts.destination,
             is_standing: parts.is_standing,
             bases: Mutex::default(),
             announced: Mutex::default(),
+            asked_again: Mutex::default(),
             published: Mutex::default(),
             unheard: parts.unheard,
             tally: parts.tally,
@@ -208,8 +186,6 @@ impl Sending {
             is_finished: AtomicBool::new(false),
             unacknowledged: AtomicU64::new(0),
             threads: Semaphore::new(threads),
-            workers: Mutex::default(),
-            buffers: Buffers::default(),
             link: LinkRate::default(),
             thread_count: threads,
             second: Mutex::default(),
@@ -247,26 +223,16 @@ impl Sending {
         work: impl FnOnce(&Self, &mut Worker) -> T + Send + 'static,
     ) -> Result<T, Stop> {
         let _thread = self.unless_cancelled(self.threads.acquire()).await?.map_err(|_closed| stopping())?;
+        let place = self.unless_cancelled(self.shared.encoders.place()).await?.ok_or_else(stopping)?;
         let sending = Arc::clone(self);
         let run = move || {
-            let mut worker = sending.worker();
+            let encoders = &sending.shared.encoders;
+            let mut worker = encoders.take(&place);
             let result = work(&sending, &mut worker);
-            sending.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+            encoders.give(worker);
             result
         };
         self.group.blocking(name, run).await.map_err(|_cancelled| stopping())
-    }
-
-    fn worker(&self) -> Worker {
-        let kept = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| {
-            let encoder = Encoder::new();
-            let encoder = match &self.shared.meter {
-                Some(meter) => encoder.metered(meter.clone()),
-                None => encoder,
-            };
-            Worker { encoder, small: SmallEncoder::new(), read: self.buffers.take() }
-        })
     }
 
     /// Takes room of the window for so many bytes.
@@ -285,24 +251,28 @@ impl Sending {
 
     /// Whether no further segment may be read: as much is under way as may be.
     pub(super) fn window_is_full(&self) -> bool {
-        let segment_kib = usize::try_from(self.segment_bytes / 1024).unwrap_or(usize::MAX);
+        let segment_kib = usize::try_from(self.division.longest() / 1024).unwrap_or(usize::MAX);
         self.window.available_permits() < segment_kib
     }
 
     /// Sends an encoded segment, before which there is room for the header; resolves when all of it is acknowledged.
     pub(super) async fn send_pieces(&self, header: Header, room_and_encoded: Buffer) -> Result<(), Stop> {
-        for piece in header.pieces(room_and_encoded)? {
-            let len = u64::try_from(piece.len()).unwrap_or_default();
-            let number = self.next_piece.fetch_add(1, Relaxed);
-            add(&self.unacknowledged, len);
-            self.unless_cancelled(self.pieces.send(number, piece)).await??;
-            // Else it was counted at the end.
-            let taken = self.unacknowledged.fetch_update(Relaxed, Relaxed, |bytes| bytes.checked_sub(len));
-            if taken.is_ok() {
-                add(&self.tally.bytes_sent, len);
-            }
-            self.alive.store(true, Relaxed);
+        // All parts at once: one after another they would take a round trip each.
+        let parts = header.pieces(room_and_encoded)?.into_iter().map(|piece| self.send_piece(piece));
+        futures::future::try_join_all(parts).await.map(|_all| ())
+    }
+
+    async fn send_piece(&self, piece: Bytes) -> Result<(), Stop> {
+        let len = u64::try_from(piece.len()).unwrap_or_default();
+        let number = self.next_piece.fetch_add(1, Relaxed);
+        add(&self.unacknowledged, len);
+        self.unless_cancelled(self.pieces.send(number, piece)).await??;
+        // Else it was counted at the end.
+        let taken = self.unacknowledged.fetch_update(Relaxed, Relaxed, |bytes| bytes.checked_sub(len));
+        if taken.is_ok() {
+            add(&self.tally.bytes_sent, len);
         }
+        self.alive.store(true, Relaxed);
         Ok(())
     }
 
@@ -334,12 +304,18 @@ impl Sending {
         self.bases().entry(file).or_default().described = true;
     }
 
-    /// A file is sent against a basis; so many bytes of it, more than before, are no references.
-    pub(super) fn has_basis(&self, file: u64, literal: u64) {
+    /// A file is sent against a basis.
+    pub(super) fn has_basis(&self, file: u64) {
+        self.bases().entry(file).or_default().used = true;
+    }
+
+    /// So many bytes of a segment of such a file refer to it, and so many are no references.
+    pub(super) fn refers(&self, file: u64, segment: u64, (referenced, literal): (u64, u64)) {
         let mut bases = self.bases();
         let basis = bases.entry(file).or_default();
         basis.used = true;
         basis.literal += literal;
+        basis.refers(segment, referenced);
     }
 
     /// The basis of a file is another file, and stays.
@@ -354,7 +330,11 @@ impl Sending {
                 basis.failed += 1;
                 basis.version.take()
             }
-            None => return,
+            None => {
+                // What refers to earlier segments may have come where these were not held, and there was no memory for it to wait.
+                *self.asked_again().entry(file).or_default() += 1;
+                return;
+            }
         };
         self.fell_back("not_verified");
         if let Some(version) = version {
@@ -366,7 +346,12 @@ impl Sending {
 
     /// Whether so much of a file did not verify that the rest of it goes without its basis.
     pub(super) fn distrusts(&self, file: u64) -> bool {
-        self.bases().get(&file).is_some_and(|basis| basis.failed >= MAX_FAILED)
+        let failed = self.bases().get(&file).filter(|basis| basis.used).map(|basis| basis.failed);
+        failed.or_else(|| self.asked_again().get(&file).copied()).is_some_and(|failed| failed >= MAX_FAILED)
+    }
+
+    fn asked_again(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.asked_again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Files are in place at the receiver.
@@ -399,7 +384,7 @@ impl Sending {
         add(&self.tally.bytes_encoded_in, encoding.input_bytes);
         add(&self.tally.bytes_changed, encoding.changed_bytes);
         add(&self.tally.bytes_literal, encoding.literal_bytes);
-        self.tally.reused(encoding.referenced_bytes);
+        self.tally.reused(encoding.referenced_bytes.saturating_sub(encoding.history_bytes));
     }
 
     pub(super) async fn frame(&self, frame: SenderFrame) -> Result<(), Stop> {

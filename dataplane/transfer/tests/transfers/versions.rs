@@ -101,8 +101,10 @@ async fn an_old_version_that_changes_while_it_is_referred_to_costs_bytes_only() 
         large.0.write_all_at(&large.1, 0).unwrap();
         small.iter().for_each(|file| file.write_all_at(b"spoiled", 0).unwrap());
     };
-    let (_, bytes) = send(&bed, Faults { on_piece: Some((0, Arc::new(spoil))), ..Faults::default() }).await;
+    let (report, bytes) = send(&bed, Faults { on_piece: Some((0, Arc::new(spoil))), ..Faults::default() }).await;
     assert!(bytes < 3 * u64::try_from(LARGE).unwrap(), "{bytes}");
+    // What fell back is not counted as reused: nearly all of it travelled.
+    assert!(report.progress.bytes_reused.bytes() < u64::try_from(LARGE).unwrap() / 4, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! What is small on the wire and claims to be large: refused before its memory is spent, 64 at once too (R24).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails here")]
-#![allow(dead_code, reason = "what plays a lying sender is shared with the other tests")]
+#![allow(dead_code, unused_imports, reason = "what plays a lying sender is shared with the other tests")]
 
 #[path = "transfers/bed.rs"]
 mod bed;

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use dataplane_hde::{Basis, FileAt, HistoryUse, LAG, Version};
@@ -124,7 +124,7 @@ async fn read_once(
     if attempt > 0 {
         sending.second.lock().unwrap_or_else(PoisonError::into_inner).insert(wish.file);
     }
-    let segments = sending.division.of(seen.size);
+    let segments = sending.division().of(seen.size);
     let version = |basis| version(sending, basis, segments, &source).map_err(Failed::Unreadable);
     let (version, plain) = (version(basis.clone())?, version(Basis::Nothing)?);
     let (history, _memory) = history(sending, basis, segments, &source).map_err(Failed::Unreadable)?;
@@ -285,7 +285,10 @@ fn history(
     source: &File,
 ) -> io::Result<(Option<Arc<Version>>, Option<OwnedSemaphorePermit>)> {
     let options = sending.shared.settings.load().hde;
-    let wanted = sending.history && options.enabled && matches!(basis, Basis::Nothing) && segments.count() > 2 * LAG;
+    let wanted = sending.history.load(Relaxed)
+        && options.enabled
+        && matches!(basis, Basis::Nothing)
+        && segments.count() > 2 * LAG;
     // Where others have it all, it only costs bytes.
     let Some(memory) = wanted.then(|| baselines::index_memory(sending, segments.file_bytes)).flatten() else {
         return Ok((None, None));
@@ -305,7 +308,7 @@ pub(super) async fn send_again(sending: Arc<Sending>, file: u64, segment: u64) -
         Err(Failed::Stopped(stop)) => return Err(stop),
         Err(Failed::Unreadable(_) | Failed::Changed) => return Err(unreadable_again()),
     };
-    let segments = sending.division.of(seen.size);
+    let segments = sending.division().of(seen.size);
     if segments.len(segment).is_none() {
         return Err(unreadable_again());
     }

@@ -67,7 +67,7 @@ impl Gathering {
             return Err(bad("is mixed with another file"));
         }
         all.held.extend_from_slice(&part.held);
-        let segments = sending.division.of(entry.size());
+        let segments = sending.division().of(entry.size());
         // What a receiver may say is bounded by the file that it is said of.
         if u64::try_from(all.held.len()).unwrap_or(u64::MAX) > segments.count() {
             return Err(bad("is more than it needs to"));

@@ -31,7 +31,6 @@ use super::{
 use crate::{
     attribution::{self, SenderLook},
     exclude::Excludes,
-    file_hash::Division,
     link::{ControlIn, ControlOut, DELTAS, DICTIONARIES, HISTORY, HOLES, LONG_SEGMENTS, Link, PathOf},
     reason::end,
     receiver::stopping,
@@ -164,7 +163,6 @@ impl Attempt<'_> {
             let own = |error: &std::io::Error| shared.own("sender", error);
             let sources = Sources::open(&shared.roots.load(), &checked.sources)?;
             let folder = shared.folder.make(checked.id, TransferRole::Sender).map_err(|error| own(&error))?;
-            let division = Division { segment_bytes, grows };
             let options = checked.options;
             let at = Arc::clone(&shared);
             let leaning = leans.then(|| shared.dictionaries.for_peer(checked.peer)).flatten().map(Leaning::new);
@@ -177,7 +175,8 @@ impl Attempt<'_> {
                 tally,
                 frames,
                 pieces,
-                division,
+                segment_bytes,
+                grows,
                 window_bytes,
                 has_consent,
                 unheard,
@@ -288,10 +287,12 @@ impl Part<'_> {
         let tally = &self.sending.tally;
         if !self.sending.has_consent.load(Relaxed) {
             let opened = consent(control).await?;
-            if ![HOLES, DELTAS, LONG_SEGMENTS, HISTORY].iter().all(|name| agrees(&opened, name)) {
+            if ![HOLES, DELTAS].iter().all(|name| agrees(&opened, name)) {
                 return Err(Stop::violation("the receiver consents to less than it said that it can"));
             }
             self.sending.leans.store(agrees(&opened, DICTIONARIES), Relaxed);
+            self.sending.grows.store(agrees(&opened, LONG_SEGMENTS), Relaxed);
+            self.sending.history.store(agrees(&opened, HISTORY), Relaxed);
             self.sending.widen(window(&opened));
             self.sending.alive.store(true, Relaxed);
             self.sending.has_consent.store(true, Relaxed);
@@ -370,7 +371,7 @@ impl Part<'_> {
     }
 
     fn resend(&self, file: u64, segment: u64) -> Result<(), Stop> {
-        let segments = self.sending.tally.bytes_total.load(Relaxed) / u64::from(self.sending.division.segment_bytes);
+        let segments = self.sending.tally.bytes_total.load(Relaxed) / u64::from(self.sending.segment_bytes);
         if self.board.resent.fetch_add(1, Relaxed) >= MAX_RESENDS.saturating_add(segments) {
             return Err(Stop::violation("the receiver asks for too many segments again"));
         }

@@ -54,7 +54,9 @@ pub(super) struct Sending {
     pub(super) folder: PathBuf,
     pub(super) pages: PageStore,
     pub(super) answers: Answers,
-    pub(super) division: Division,
+    pub(super) segment_bytes: u32,
+    /// Whether large files have longer ones; not known before the receiver's consent, and neither is the next.
+    pub(super) grows: AtomicBool,
     /// Whether the receiver understands what is said of holes.
     pub(super) tells_holes: bool,
     /// Whether both ends may say what they know of versions.
@@ -64,7 +66,7 @@ pub(super) struct Sending {
     /// Whether the receiver takes them; not known before its consent.
     pub(super) leans: AtomicBool,
     /// Whether the receiver decodes what refers to earlier segments of the same file.
-    pub(super) history: bool,
+    pub(super) history: AtomicBool,
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
@@ -133,7 +135,8 @@ pub(super) struct Parts {
     pub(super) tally: Arc<Tally>,
     pub(super) frames: mpsc::Sender<SenderFrame>,
     pub(super) pieces: Arc<dyn PiecesOut>,
-    pub(super) division: Division,
+    pub(super) segment_bytes: u32,
+    pub(super) grows: bool,
     pub(super) window_bytes: u64,
     pub(super) has_consent: bool,
     pub(super) unheard: Unheard,
@@ -162,12 +165,13 @@ impl Sending {
             options: parts.options,
             sources: parts.sources,
             folder: parts.folder,
-            division: parts.division,
+            segment_bytes: parts.segment_bytes,
+            grows: AtomicBool::new(parts.grows),
             tells_holes: parts.tells_holes,
             deltas: parts.deltas,
             leaning: parts.leaning,
             leans: AtomicBool::new(parts.has_consent),
-            history: parts.history,
+            history: AtomicBool::new(parts.history),
             peer: parts.peer,
             destination: parts.destination,
             is_standing: parts.is_standing,
@@ -235,6 +239,11 @@ impl Sending {
         self.group.blocking(name, run).await.map_err(|_cancelled| stopping())
     }
 
+    /// How files are divided.
+    pub(super) fn division(&self) -> Division {
+        Division { segment_bytes: self.segment_bytes, grows: self.grows.load(Relaxed) }
+    }
+
     /// Takes room of the window for so many bytes.
     pub(super) async fn room(&self, bytes: usize) -> Result<tokio::sync::OwnedSemaphorePermit, Stop> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.window_kib.load(Relaxed));
@@ -251,7 +260,7 @@ impl Sending {
 
     /// Whether no further segment may be read: as much is under way as may be.
     pub(super) fn window_is_full(&self) -> bool {
-        let segment_kib = usize::try_from(self.division.longest() / 1024).unwrap_or(usize::MAX);
+        let segment_kib = usize::try_from(self.division().longest() / 1024).unwrap_or(usize::MAX);
         self.window.available_permits() < segment_kib
     }
 

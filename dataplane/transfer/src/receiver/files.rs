@@ -1,8 +1,9 @@
 //! Files that are wanted, begun and not yet whole.
 
+mod active;
 mod dirty;
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use dataplane_hde::{FileAt, LAG};
 use proto_wire::{
@@ -12,15 +13,18 @@ use proto_wire::{
     piece::Header,
 };
 
-pub(super) use self::dirty::Dirty;
-use super::{backlog::Backlog, contents::Ground};
+use self::active::{Active, Ended, MAX_RUNS};
+pub(super) use self::{
+    active::{Claim, Target},
+    dirty::Dirty,
+};
+use super::backlog::Backlog;
 use crate::{
     bit_set::BitSet,
     exclude::{TEMPORARY, TEMPORARY_END},
     fates::Moved,
-    file_hash::{Division, FileHasher, Segments},
-    intervals::Intervals,
-    journal::{FileKey, FileNumber, Held},
+    file_hash::Division,
+    journal::{FileNumber, Held},
     stop::Stop,
 };
 use proto_model::TransferId;
@@ -31,8 +35,6 @@ pub(super) const MAX_BEGUN: usize = 8192;
 const MAX_SIMILAR: usize = 256;
 /// New files of a transfer for which one is looked for: it costs reading.
 const MAX_SOUGHT: u32 = 4096;
-/// Runs of segments of one file: what a window can leave open, many times over.
-const MAX_RUNS: usize = 65_536;
 /// Runs of all files that are begun: a window leaves at most a thousand open in each of the hundred files that are under way.
 const MAX_ALL_RUNS: usize = 2 * MAX_RUNS;
 /// Segments of a file: 64 TiB in segments of 1 MiB.
@@ -78,38 +80,6 @@ impl From<&FileEnd> for Ending {
     }
 }
 
-/// A file that is begun.
-#[derive(Debug)]
-struct Active {
-    entry: Entry,
-    attempt: u8,
-    number: FileNumber,
-    segments: Segments,
-    /// Whether what was never written is zero: not so in what an earlier attempt left.
-    fresh: bool,
-    /// Whether the temporary file is there.
-    created: bool,
-    /// Whether it has all of its room.
-    laid_out: bool,
-    /// Being written, or written.
-    claimed: Intervals,
-    written: Intervals,
-    hasher: FileHasher,
-    /// Written, and not yet in the journal.
-    dirty: Vec<(u64, [u8; 32])>,
-    dirty_bytes: u64,
-    end: Option<Ended>,
-    /// Its digest, where all of it was made of what is held here.
-    made: Option<[u8; 32]>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Ended {
-    root: [u8; 32],
-    mode: u32,
-    mtime: Mtime,
-}
-
 /// A file whose contents are complete, to be put in place.
 #[derive(Debug)]
 pub(super) struct Whole {
@@ -119,43 +89,6 @@ pub(super) struct Whole {
     pub(super) moved: Moved,
     /// Whether the temporary file has its mode and time.
     pub(super) dressed: bool,
-}
-
-/// What a segment turned out to be.
-#[derive(Debug)]
-pub(super) enum Claim {
-    /// It is to be written; where reading the file began anew, what was received of it before is to be removed.
-    Write(Target, Option<FileNumber>),
-    /// It belongs to an attempt, or a file, that is over.
-    Drop,
-}
-
-/// Where a segment goes.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) path: TreePath,
-    pub(super) number: FileNumber,
-    pub(super) segments: Segments,
-    pub(super) fresh: bool,
-    /// Whether the temporary file has all of its room: none is to be taken for what is written.
-    pub(super) laid_out: bool,
-    /// Whether only a part of its bytes was promised room.
-    pub(super) sparse: bool,
-    /// Whether the temporary file is to be made, and what the journal is to say of it.
-    pub(super) create: Option<FileKey>,
-    /// Bytes that a second reading has more than the manifest says: nobody has promised them yet.
-    pub(super) grown: u64,
-}
-
-impl Target {
-    /// What is where nothing was written yet.
-    pub(super) fn ground(&self) -> Ground {
-        match (self.laid_out, self.fresh) {
-            (true, _) => Ground::Room,
-            (false, true) => Ground::Holes,
-            (false, false) => Ground::Old,
-        }
-    }
 }
 
 /// What there is of a file that is given up.
@@ -486,62 +419,4 @@ pub(super) enum Whether {
     Whole(TreePath, FileNumber, Moved),
     /// All segments verified, and yet the whole does not.
     Corrupted(TreePath, FileNumber),
-}
-
-impl Active {
-    fn new(entry: Entry, attempt: u8, number: FileNumber, segments: Segments) -> Self {
-        Self {
-            entry,
-            attempt,
-            number,
-            segments,
-            fresh: true,
-            created: false,
-            laid_out: false,
-            claimed: Intervals::default(),
-            written: Intervals::default(),
-            hasher: FileHasher::new(segments),
-            dirty: Vec::new(),
-            dirty_bytes: 0,
-            end: None,
-            made: None,
-        }
-    }
-
-    fn moved(&self, end: Ended) -> Moved {
-        Moved { root: end.root, size: self.segments.file_bytes, mode: end.mode, mtime: end.mtime }
-    }
-
-    fn claim(&mut self, header: &Header) -> Result<Target, Stop> {
-        let file = header.file;
-        if self.made.is_some() {
-            return Err(Stop::violation(format!("file {file} comes, though it was made here")));
-        }
-        if header.file_bytes != self.segments.file_bytes {
-            return Err(Stop::violation(format!("pieces of file {file} differ in its size")));
-        }
-        if self.segments.len(header.segment).is_none() {
-            return Err(Stop::violation(format!("file {file} has no segment {}", header.segment)));
-        }
-        if !self.claimed.insert(header.segment) {
-            return Err(Stop::violation(format!("segment {} of file {file} came twice", header.segment)));
-        }
-        if self.claimed.runs() > MAX_RUNS {
-            return Err(Stop::violation(format!("file {file} comes in too many separate parts")));
-        }
-        let create = !mem::replace(&mut self.created, true);
-        let mtime = self.entry.mtime;
-        let key =
-            || FileKey::new(self.entry.path.clone(), self.segments.file_bytes, mtime, self.segments.segment_bytes);
-        Ok(Target {
-            path: self.entry.path.clone(),
-            number: self.number,
-            segments: self.segments,
-            fresh: self.fresh,
-            laid_out: self.laid_out,
-            sparse: self.entry.holes > 0,
-            create: create.then(key),
-            grown: 0,
-        })
-    }
 }

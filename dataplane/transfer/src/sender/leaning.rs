@@ -86,7 +86,7 @@ impl Leaning {
         for (number, held) in held.chain(answer.missing.iter().map(|number| (*number, false))) {
             let place = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
             let offer = place.and_then(|place| offered.get_mut(place));
-            let offer = offer.filter(|offer| matches!((offer.at, held), (At::Asked, _) | (At::Shipped, true)));
+            let offer = offer.filter(|offer| matches!(offer.at, At::Asked | At::Shipped));
             let offer = offer.ok_or_else(|| {
                 Stop::violation(format!("the receiver answers for dictionary {number}, which was not offered"))
             })?;

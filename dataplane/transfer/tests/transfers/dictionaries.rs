@@ -106,6 +106,27 @@ async fn small_files_of_a_kind_lean_on_a_dictionary_that_is_shipped_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_go_without_a_dictionary_for_which_the_receiver_has_no_memory() {
+    let mut bed = Bed::new();
+    bed.a.settings = on();
+    bed.a.restart().await;
+    round(&bed, 0..300).await;
+    until(|| bed.a.transfers.dictionaries().trained == 1).await;
+    bed.b.settings = Settings { receive_budget: ByteCount::new(1), ..settings() };
+    bed.b.restart().await;
+    for number in 1..=16 {
+        round(&bed, number * 1000..number * 1000 + 4).await;
+    }
+    // It was shipped, and is used as soon as there is memory for it.
+    assert_eq!(bed.b.transfers.dictionaries().received, 1);
+    let without = round(&bed, 17_000..17_004).await;
+    bed.b.settings = settings();
+    bed.b.restart().await;
+    let with = round(&bed, 18_000..18_004).await;
+    assert!(with < without * 2 / 3, "{with} of {without}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_takes_no_dictionaries_gets_none() {
     let mut bed = Bed::new();
     bed.a.settings = on();

@@ -111,7 +111,9 @@ impl Book {
     /// Damaged records of syncs that were set aside, until somebody has looked at them and removed them.
     pub(crate) fn damaged(&self) -> Vec<PathBuf> {
         let all: Vec<SyncId> = self.kept().keys().copied().collect();
-        let aside = all.into_iter().map(|sync| self.folder.join(sync.to_string()).join(super::published::ASIDE));
+        let aside = all
+            .into_iter()
+            .flat_map(|sync| super::published::ASIDES.map(|name| self.folder.join(sync.to_string()).join(name)));
         aside.filter(|path| path.exists()).collect()
     }
 

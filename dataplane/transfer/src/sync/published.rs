@@ -28,7 +28,11 @@ const WINDOW: usize = 32;
 const FILE: &str = "published";
 const LOG: &str = "published.log";
 /// What was damaged, for somebody to look at.
-pub(super) const ASIDE: &str = "published.damaged";
+const ASIDE: &str = "published.damaged";
+/// The same, of the log.
+const LOG_ASIDE: &str = "published.log.damaged";
+/// All that may be set aside in a sync's folder.
+pub(super) const ASIDES: [&str; 2] = [ASIDE, LOG_ASIDE];
 
 /// What the log says of a path.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +64,18 @@ pub(crate) struct Published {
     changes: HashMap<PathKey, Change>,
     /// Records that were written to the log since the last merge.
     logged: usize,
+    /// How long the log is.
+    log_bytes: u64,
+    /// What was set aside when it was opened.
+    set_aside: Option<SetAside>,
+}
+
+/// What was damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SetAside {
+    pub(crate) path: PathBuf,
+    /// Records that were saved.
+    pub(crate) saved: u64,
 }
 
 impl Published {
@@ -71,23 +87,18 @@ impl Published {
             Err(error) => return Err(error),
         };
         let bytes = sorted.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
-        let path = folder.join(LOG);
-        let mut log = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
-        let mut changes = HashMap::new();
-        let mut whole = 0;
-        let mut reader = BufReader::new(&log);
-        let mut bytes_of_one = [0; RECORD_BYTES];
-        while reader.read_exact(&mut bytes_of_one).is_ok() {
-            let Some((kind, key, record)) = decode(&bytes_of_one) else { break };
-            apply(&mut changes, kind, key, record);
-            whole += RECORD_BYTES;
-        }
-        // What follows is not whole: nothing is written after it.
-        log.set_len(u64::try_from(whole).unwrap_or(u64::MAX))?;
-        log.flush()?;
+        let (changes, logged, set_aside) = read_log(folder)?;
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(folder.join(LOG))?;
         let records = bytes / u64::try_from(RECORD_BYTES).unwrap_or(1);
-        let logged = whole / RECORD_BYTES;
-        Ok(Self { folder: folder.to_owned(), sorted, records, log, changes, logged })
+        // What follows is not whole: nothing is written after it.
+        let log_bytes = bytes_of(logged);
+        log.set_len(log_bytes)?;
+        Ok(Self { folder: folder.to_owned(), sorted, records, log, changes, logged, log_bytes, set_aside })
+    }
+
+    /// What was set aside when this was opened, said once.
+    pub(crate) fn take_set_aside(&mut self) -> Option<SetAside> {
+        self.set_aside.take()
     }
 
     /// How a file stands to what was published.
@@ -147,7 +158,12 @@ impl Published {
     }
 
     fn put(&mut self, kind: Kind, key: PathKey, record: Option<Record>) -> io::Result<()> {
-        self.log.write_all(&encode(kind, key, record))?;
+        if let Err(error) = self.log.write_all(&encode(kind, key, record)) {
+            // Half a record would hide what is written after it.
+            self.log.set_len(self.log_bytes)?;
+            return Err(error);
+        }
+        self.log_bytes += RECORD_BYTES as u64;
         apply(&mut self.changes, kind, key, record);
         self.logged += 1;
         if self.logged >= MAX_CHANGES { self.merge() } else { Ok(()) }
@@ -199,8 +215,8 @@ impl Published {
     }
 
     /// Sets damaged records aside, and goes on with those that are whole. Files of the others are not known as this sync's any more: equal ones are taken
-    /// as such again, others are left alone. Gives where the damaged ones lie, and how many were saved.
-    pub(crate) fn mend(&mut self) -> io::Result<(PathBuf, u64)> {
+    /// as such again, others are left alone.
+    pub(crate) fn mend(&mut self) -> io::Result<SetAside> {
         let (path, aside) = (self.folder.join(FILE), self.folder.join(ASIDE));
         let mut saved = 0_u64;
         let mut last = None;
@@ -221,7 +237,7 @@ impl Published {
         fs::rename(&made, &path)?;
         durable::sync_folder(&self.folder)?;
         *self = Self::open(&self.folder)?;
-        Ok((aside, saved))
+        Ok(SetAside { path: aside, saved })
     }
 
     /// Looks for a record; the keys are digests, so where one lies can be guessed.
@@ -263,6 +279,38 @@ impl Published {
         }
         Ok(None)
     }
+}
+
+/// The log's length of so many records.
+fn bytes_of(records: usize) -> u64 {
+    u64::try_from(records.saturating_mul(RECORD_BYTES)).unwrap_or(u64::MAX)
+}
+
+/// Reads the log: what it says, and how many records stand for that on the disk. One that is not whole before others that are was damaged: the log is
+/// set aside, and those that are whole go on. Each says of its path how it is at last, whatever was said of it before, so what was lost is at most
+/// that a file of the sync's is taken for another's.
+fn read_log(folder: &Path) -> io::Result<(HashMap<PathKey, Change>, usize, Option<SetAside>)> {
+    let path = folder.join(LOG);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((HashMap::new(), 0, None)),
+        Err(error) => return Err(error),
+    };
+    let (mut changes, mut whole, mut last) = (HashMap::new(), Vec::new(), 0);
+    for (at, one) in bytes.as_chunks::<RECORD_BYTES>().0.iter().enumerate() {
+        let Some((kind, key, record)) = decode(one) else { continue };
+        apply(&mut changes, kind, key, record);
+        whole.extend_from_slice(one);
+        last = at + 1;
+    }
+    let count = whole.len() / RECORD_BYTES;
+    if count == last {
+        return Ok((changes, count, None));
+    }
+    let aside = folder.join(LOG_ASIDE);
+    durable::replace(&aside, &bytes, 0o600)?;
+    durable::replace(&path, &whole, 0o600)?;
+    Ok((changes, count, Some(SetAside { path: aside, saved: u64::try_from(count).unwrap_or(u64::MAX) })))
 }
 
 fn head(key: PathKey) -> u64 {
@@ -401,6 +449,45 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_record_in_the_middle_of_the_log_is_said_and_what_follows_is_kept() {
+        for hurt in [0, 30, 95] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut published = Published::open(dir.path()).unwrap();
+            for n in 0..20 {
+                published.note(key(n), stamp(n), Some([7; 32])).unwrap();
+            }
+            published.gone(key(3)).unwrap();
+            published.intend(&[(key(30), stamp(30))]).unwrap();
+            drop(published);
+            let path = dir.path().join(LOG);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[8 * RECORD_BYTES + hurt] ^= 0x10;
+            // And a torn write at the end, which is no damage.
+            bytes.extend([5; 100]);
+            fs::write(&path, &bytes).unwrap();
+            let mut published = Published::open(dir.path()).unwrap();
+            let aside = published.take_set_aside().unwrap();
+            assert_eq!((fs::read(&aside.path).unwrap(), aside.saved), (bytes, 21));
+            assert_eq!(aside.path.file_name().unwrap(), LOG_ASIDE);
+            for merged in [false, true] {
+                for n in 0..40 {
+                    let others = matches!(n, 3 | 8) || (20..30).contains(&n) || n > 30;
+                    let wanted = if others { Standing::Others } else { Standing::Ours };
+                    assert_eq!(published.standing(key(n), &stamp(n)).unwrap(), wanted, "{n} {merged}");
+                }
+                if !merged {
+                    // It is said once, and what is written from now on is found again.
+                    published = Published::open(dir.path()).unwrap();
+                    assert_eq!(published.take_set_aside(), None);
+                    published.note(key(8), stamp(8), None).unwrap();
+                    published.gone(key(8)).unwrap();
+                    published.merge().unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_damaged_record_is_set_aside_and_what_of_it_is_whole_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let keys: Vec<_> = (0..500_u64).map(|n| PathKey::of(&n.to_le_bytes())).collect();
@@ -418,8 +505,8 @@ mod tests {
         let mut published = Published::open(dir.path()).unwrap();
         let damaged = (0..).zip(&keys).any(|(n, key)| published.standing(*key, &stamp(n)).is_err());
         assert!(damaged, "it is noticed");
-        let (aside, saved) = published.mend().unwrap();
-        assert_eq!((fs::read(aside).unwrap(), saved), (bytes, 399));
+        let aside = published.mend().unwrap();
+        assert_eq!((fs::read(aside.path).unwrap(), aside.saved), (bytes, 399));
         let standings: Vec<_> = (0..).zip(&keys).map(|(n, key)| published.standing(*key, &stamp(n)).unwrap()).collect();
         assert_eq!(standings.iter().filter(|standing| **standing == Standing::Ours).count(), 399);
         assert_eq!(standings.iter().filter(|standing| **standing == Standing::Others).count(), 101);

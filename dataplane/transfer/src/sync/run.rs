@@ -9,7 +9,7 @@ use std::{
 use proto_model::{SyncGrant, SyncId};
 use rustix::fs::{FileType, Stat};
 
-use super::published::{PathKey, Published, Stamp, Standing};
+use super::published::{PathKey, Published, SetAside, Stamp, Standing};
 use crate::confine::{Folder, kind};
 
 /// Bytes that are read at once where the contents have to tell whose a file is.
@@ -33,13 +33,18 @@ pub(crate) struct SyncRun {
 
 impl SyncRun {
     pub(super) fn open(folder: &Path, grant: &SyncGrant, number: u64, overwrite: bool) -> io::Result<Self> {
+        let mut published = Published::open(folder)?;
+        let name = grant.name.to_string();
+        if let Some(aside) = published.take_set_aside() {
+            say_damaged(&name, &aside);
+        }
         Ok(Self {
             sync: grant.sync(),
-            name: grant.name.to_string(),
+            name,
             number,
             overwrite,
             overwrite_order: grant.overwrite,
-            published: Mutex::new(Published::open(folder)?),
+            published: Mutex::new(published),
         })
     }
 
@@ -50,16 +55,7 @@ impl SyncRun {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
             answer => return answer,
         }
-        let (aside, saved) = published.mend()?;
-        metrics::counter!("dwcp_sync_records_damaged_total").increment(1);
-        tracing::error!(
-            component = "sync",
-            sync = self.name,
-            path = %aside.display(),
-            saved,
-            "What is known of a sync's files was damaged on the disk and is set aside: look at the disk, then remove it. Files that it knew and that are \
-             not as the source has them are left alone, and listed; `dwcp sync run NAME --overwrite` replaces them"
-        );
+        say_damaged(&self.name, &published.mend()?);
         ask(&mut published)
     }
 
@@ -119,6 +115,18 @@ impl SyncRun {
     pub(super) fn merge(&self) -> io::Result<()> {
         self.ask(Published::merge)
     }
+}
+
+fn say_damaged(sync: &str, aside: &SetAside) {
+    metrics::counter!("dwcp_sync_records_damaged_total").increment(1);
+    tracing::error!(
+        component = "sync",
+        sync,
+        path = %aside.path.display(),
+        saved = aside.saved,
+        "What is known of a sync's files was damaged on the disk and is set aside: look at the disk, then remove it. Files that it knew and that are \
+         not as the source has them are left alone, and listed; `dwcp sync run NAME --overwrite` replaces them"
+    );
 }
 
 fn read_digest(parent: &Folder, name: &[u8]) -> io::Result<[u8; 32]> {

@@ -305,7 +305,7 @@ impl Files {
         // An end alone completes no file that has segments left; who sends more of one that is complete is no honest sender.
         let active = self.active.get_mut(&file).ok_or_else(|| Stop::violation(format!("file {file} came twice")))?;
         let runs = active.claimed.runs();
-        let target = active.claim(header)?;
+        let Some(target) = active.claim(header)? else { return Ok(Claim::Drop) };
         self.runs = (self.runs + active.claimed.runs()).saturating_sub(runs);
         if self.runs > MAX_ALL_RUNS {
             return Err(Stop::violation("files come in too many separate parts"));

@@ -103,12 +103,15 @@ impl Incoming {
     fn unless_early(&self, receiving: &Receiving, whole: Parked) -> Result<Result<Parked, After>, Stop> {
         // Whoever writes an earlier one looks after it has written: under this lock neither misses the other.
         let mut parked = self.parked();
-        if !receiving.files().waits(&whole.header) {
+        let waits = |header: &Header| receiving.files().waits(header);
+        if !waits(&whole.header) {
             return Ok(Ok(whole));
         }
         let (file, segment) = (whole.header.file, whole.header.segment);
         let mut after = After::default();
         if !parked.park(whole, &receiving.shared)? {
+            // Those of files that are over need their room no more.
+            parked.look_at_all(waits);
             self.ask_again(receiving, file, segment, &mut after)?;
         }
         Ok(Err(after))
@@ -220,8 +223,15 @@ impl Incoming {
         segment: u64,
         after: &mut After,
     ) -> Result<(), Stop> {
+        {
+            let mut files = receiving.files();
+            // What it refers to goes with the first reading, and all of the second one comes.
+            if !files.is_current(file, target.number) {
+                return Ok(());
+            }
+            files.unclaim(file, target, segment);
+        }
         tracing::warn!(transfer = %receiving.id, file, segment, "a segment did not verify and is asked for again");
-        receiving.files().unclaim(file, target, segment);
         self.ask_again(receiving, file, segment, after)
     }
 

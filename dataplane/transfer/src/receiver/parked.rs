@@ -30,17 +30,23 @@ impl Parked {
 /// Those of one transfer.
 #[derive(Debug, Default)]
 pub(super) struct ParkedSegments {
-    files: HashMap<u64, BTreeMap<u64, Parked>>,
+    /// By file; those of an earlier reading first, then by number.
+    files: HashMap<u64, BTreeMap<(u8, u64), Parked>>,
     /// Those that wait no more.
     ready: VecDeque<Parked>,
     room: Room,
 }
 
 impl ParkedSegments {
-    /// Parks a segment; false where there is no memory for it.
+    /// Parks a segment; false where there is no memory for it. One that waits already may come once more in a second reading, where it was
+    /// asked for again in the first.
     pub(super) fn park(&mut self, parked: Parked, shared: &Shared) -> Result<bool, Stop> {
         let (file, segment, cost) = (parked.header.file, parked.header.segment, parked.cost());
-        if self.files.get(&file).is_some_and(|segments| segments.contains_key(&segment)) {
+        let key = (parked.header.attempt, segment);
+        if self.files.get(&file).is_some_and(|segments| segments.contains_key(&key)) {
+            if parked.header.attempt > 0 {
+                return Ok(true);
+            }
             return Err(Stop::violation(format!("segment {segment} of file {file} came twice")));
         }
         if self.room.bytes() + cost > MAX_PARKED_BYTES || !self.room.grow(&shared.assembling, cost, shared) {
@@ -48,7 +54,7 @@ impl ParkedSegments {
         }
         // Copied, so that what waits does not hold the transport's memory.
         let parked = Parked { encoded: Bytes::copy_from_slice(&parked.encoded), ..parked };
-        self.files.entry(file).or_default().insert(segment, parked);
+        self.files.entry(file).or_default().insert(key, parked);
         Ok(true)
     }
 
@@ -61,6 +67,12 @@ impl ParkedSegments {
         if segments.get().is_empty() {
             segments.remove();
         }
+    }
+
+    /// Lets those of all files go that wait no more.
+    pub(super) fn look_at_all(&mut self, waits: impl Fn(&Header) -> bool) {
+        let files: Vec<_> = self.files.keys().copied().collect();
+        files.into_iter().for_each(|file| self.look(file, &waits));
     }
 
     /// The next that waits no more.

@@ -1,11 +1,22 @@
 //! Segments that refer to earlier ones of the same file: what repeats far apart travels once, whatever comes late, breaks or is damaged.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
+use blake3::hazmat::HasherExt as _;
+use dataplane_hde::{Basis, Encoder, HistoryUse, LAG, Options, Version};
 use dataplane_transfer::{Received, Settings};
 use proto_model::{ByteCount, TransferOptions, TransferState};
 
-use crate::bed::{Bed, Faults, noise, settings, tree};
+use proto_wire::{
+    frames::{Authority, FileEnd, Open, SenderFrame},
+    manifest::{Entry, Mtime},
+    piece::{Header, PieceKind},
+};
+
+use crate::{
+    bed::{Bed, Faults, noise, settings, tree},
+    liars::{Liar, Step, entry, manifest_end, page, page_frame},
+};
 
 /// Bytes that nothing compresses, and that come again and again.
 const NOISE: usize = 1 << 20;
@@ -82,4 +93,71 @@ async fn logs_whose_history_does_not_pay_travel_without_it() {
     let (report, _) = bed.send(&["data:/log"], "data:/", TransferOptions::default()).await;
     assert_eq!(report.state, TransferState::Succeeded, "{report:?}");
     assert_eq!(tree(&bed.a.root), tree(&bed.b.root));
+}
+
+const SEGMENT: usize = 64 << 10;
+
+/// Segments of a file whose last one is the same as its first, and refers to that.
+fn segments(attempt: u8) -> Vec<(Header, Vec<u8>)> {
+    let count = usize::try_from(LAG).unwrap() + 1;
+    let mut bytes = noise(attempt.into(), SEGMENT * (count - 1));
+    bytes.extend_from_within(..SEGMENT);
+    let whole = HistoryUse::Whole(Arc::new(bytes.clone()));
+    let segment_bytes = u32::try_from(SEGMENT).unwrap();
+    let version = Version::new(Options::default(), Basis::Nothing, wide(bytes.len()), segment_bytes, whole);
+    let mut encoder = Encoder::new();
+    let each = bytes.chunks(SEGMENT).zip(0..).map(|(part, segment)| {
+        let mut encoded = Vec::new();
+        encoder.encode(&version, segment, part, &mut encoded).unwrap();
+        let value = blake3::Hasher::new().set_input_offset(segment * wide(SEGMENT)).update(part).finalize_non_root();
+        let header = Header {
+            kind: PieceKind::Segment,
+            part: 0,
+            parts: 1,
+            attempt,
+            encoded_bytes: 0,
+            decoded_bytes: segment_bytes,
+            file: 0,
+            segment,
+            file_bytes: wide(bytes.len()),
+            value,
+        };
+        (header, encoded)
+    });
+    let all: Vec<_> = each.collect();
+    assert!(all.last().unwrap().1.len() < 1000, "it refers to the first one");
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changed_while_segments_of_it_waited_comes_anew() {
+    let bed = Bed::new();
+    let grant = bed.grant(&["data:/x"], "data:/", TransferOptions::default());
+    let open = Open {
+        transfer: grant.transfer,
+        authority: Authority::Grant(bed.sign(&grant)),
+        traceparent: None,
+        features: vec!["history".to_owned()],
+        segment_bytes: u32::try_from(SEGMENT).unwrap(),
+        order: 0,
+    };
+    let (first, mut second) = (segments(0), segments(1));
+    let (waits, size) = (second.pop().unwrap(), first[0].0.file_bytes);
+    let told = page(&[entry("x", size)]);
+    let mut steps = vec![Step::Frame(SenderFrame::Open(Box::new(open)).encode())];
+    steps.extend([page_frame(&told), manifest_end(&told), Step::Wanted]);
+    // The last one of either reading waits; all others of the first never come, and one of the second was asked for again meanwhile.
+    let (header, encoded) = first.into_iter().last().unwrap();
+    steps.push(Step::Piece(header, encoded));
+    steps.push(Step::Piece(waits.0, waits.1.clone()));
+    steps.push(Step::Piece(waits.0, waits.1));
+    steps.push(Step::Piece(second[3].0, second[3].1.clone()));
+    steps.extend(second.into_iter().map(|(header, encoded)| Step::Piece(header, encoded)));
+    let mut bytes = noise(1, SEGMENT * usize::try_from(LAG).unwrap());
+    bytes.extend_from_within(..SEGMENT);
+    let read = Entry { mtime: Mtime { seconds: 2, nanos: 0 }, ..entry("x", size) };
+    let end = FileEnd { file: 0, root: *blake3::hash(&bytes).as_bytes(), attempt: 1, entry: Some(read) };
+    steps.extend([Step::Frame(SenderFrame::FileEnd(end).encode()), Step::Published, Step::HangUp]);
+    let outcome = Liar::dial(&bed, bed.a.identity.public_key()).run(steps).await;
+    assert!(fs::read(bed.b.root.join("x")).is_ok_and(|there| there == bytes), "{outcome:?}");
 }

@@ -113,7 +113,8 @@ impl Active {
         Moved { root: end.root, size: self.segments.file_bytes, mode: end.mode, mtime: end.mtime }
     }
 
-    pub(super) fn claim(&mut self, header: &Header) -> Result<Target, Stop> {
+    /// None where it came before, in a second reading: what was asked for again of the first one comes with that, too.
+    pub(super) fn claim(&mut self, header: &Header) -> Result<Option<Target>, Stop> {
         let file = header.file;
         if self.made.is_some() {
             return Err(Stop::violation(format!("file {file} comes, though it was made here")));
@@ -125,6 +126,9 @@ impl Active {
             return Err(Stop::violation(format!("file {file} has no segment {}", header.segment)));
         }
         if !self.claimed.insert(header.segment) {
+            if self.attempt > 0 {
+                return Ok(None);
+            }
             return Err(Stop::violation(format!("segment {} of file {file} came twice", header.segment)));
         }
         if self.claimed.runs() > MAX_RUNS {
@@ -134,7 +138,7 @@ impl Active {
         let mtime = self.entry.mtime;
         let key =
             || FileKey::new(self.entry.path.clone(), self.segments.file_bytes, mtime, self.segments.segment_bytes);
-        Ok(Target {
+        Ok(Some(Target {
             path: self.entry.path.clone(),
             number: self.number,
             segments: self.segments,
@@ -143,6 +147,6 @@ impl Active {
             sparse: self.entry.holes > 0,
             create: create.then(key),
             grown: 0,
-        })
+        }))
     }
 }

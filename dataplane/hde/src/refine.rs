@@ -15,8 +15,10 @@ use crate::{compare::common_prefix, plan::Plan, prefix::Read};
 pub(crate) struct Fineness {
     /// So many bytes of the source on each side of a hole are looked through as well.
     pub(crate) margin: u64,
-    /// A longer hole is left as it is.
+    /// A longer hole is left as it is …
     pub(crate) most: usize,
+    /// … and so is one in which the search had found nothing, where it is longer than this.
+    pub(crate) most_literal: usize,
     /// So many places with the same hash are compared.
     pub(crate) depth: usize,
     /// The shortest match.
@@ -24,10 +26,11 @@ pub(crate) struct Fineness {
 }
 
 impl Fineness {
-    /// What pays by default.
-    pub(crate) const QUICK: Self = Self { margin: 256, most: 4 << 10, depth: 4, shortest: 10 };
+    /// What pays by default: in a longer hole of literals alone, short matches take from zstd as much as they save.
+    pub(crate) const QUICK: Self = Self { margin: 256, most: 4 << 10, most_literal: 64, depth: 4, shortest: 10 };
     /// For the strongest levels.
-    pub(crate) const THOROUGH: Self = Self { margin: 4 << 10, most: 64 << 10, depth: 64, shortest: 20 };
+    pub(crate) const THOROUGH: Self =
+        Self { margin: 4 << 10, most: 64 << 10, most_literal: 64 << 10, depth: 64, shortest: 20 };
 }
 
 /// A copy of so many bytes is no accident.
@@ -77,6 +80,11 @@ struct Hole<'a> {
 }
 
 impl Hole<'_> {
+    /// Whether the search had found nothing in it.
+    fn is_literal(&self) -> bool {
+        matches!(self.ops, [Op::Literal { .. }])
+    }
+
     /// The source and the places in it between which the hole was, where its neighbours stand together.
     fn neighbours(&self, margin: u64) -> Option<(Source, u64, u64)> {
         let ((source, from), (same, to)) = (self.before?, self.behind?);
@@ -129,7 +137,8 @@ impl Refiner {
                 before,
                 behind: ops.get(last).and_then(|op| begin(*op)),
             };
-            let is_worth_it = (MIN_HOLE..=fineness.most).contains(&bytes) && outcome.is_ok();
+            let most = if hole.is_literal() { fineness.most_literal } else { fineness.most };
+            let is_worth_it = (MIN_HOLE..=most).contains(&bytes) && outcome.is_ok();
             if is_worth_it && hole.neighbours(fineness.margin).is_some() {
                 outcome = self.look_through(&hole, fineness, ends, read);
             } else {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -9,7 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests_harness::{Cli, Fleet, FleetOptions, as_seen_by, digest_tree, eventually, fill_random, private_mounts};
+use tests_harness::{
+    Cli, Fleet, FleetOptions, as_seen_by, digest_tree, eventually, fill_random, metric, private_mounts,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
@@ -104,6 +107,67 @@ fn a_full_destination_is_waited_for_and_its_reserve_is_kept() -> Result<()> {
     assert_eq!(ended(&cli, &name)?["state"], "SUCCEEDED");
     assert_eq!(digest_tree(&a.join("set"))?, digest_tree(&b.join("in/set"))?);
     assert_eq!(temporaries(&b)?, 0);
+    assert!(free_bytes(&b)? >= 4 * MIB, "the reserve is kept");
+    Ok(())
+}
+
+/// An update of which both ends hold the older version: that one stays whole and readable until there is room for the new one.
+#[test]
+fn an_update_that_finds_the_destination_full_leaves_the_old_version_readable_and_goes_on_by_itself() -> Result<()> {
+    let mut fleet = Fleet::start(&FleetOptions::default())?;
+    let (a, b) = (fleet.agents[0].root("data"), fleet.agents[1].root("data"));
+    let keep = "compression:\n  baseline_interval: 1s\ncontent:\n  copy_baselines: always\n";
+    restart_configured(&mut fleet, 0, "", keep)?;
+    restart_configured(&mut fleet, 1, &mount("size=72m", &b), keep)?;
+    fleet.all_ready()?;
+    let b = seen(&fleet, 1, &b);
+    let cli = fleet.cli()?;
+    let set = a.join("set");
+    fs::create_dir_all(&set)?;
+    for part in 0..3 {
+        fill_random(&set.join(format!("{part}")), 8 * MIB, part)?;
+    }
+    fs::write(set.join("small"), "the first version\n".repeat(1000))?;
+    let first = send(&cli, "data:/set", "site-b:data:/in")?;
+    assert_eq!(ended(&cli, &first)?["state"], "SUCCEEDED");
+    eventually("versions to be kept", LIMIT, || {
+        let kept = metric(&fleet.agents[0].metrics(), "dwcp_hde_baselines_synced").unwrap_or_default();
+        Ok((kept >= 4.0).then_some(()))
+    })?;
+    let old = digest_tree(&b.join("in/set"))?;
+
+    for part in 0..3 {
+        let file = fs::File::options().write(true).open(set.join(format!("{part}")))?;
+        file.write_all_at(b"changed", 3 * MIB + part)?;
+    }
+    fs::write(set.join("small"), "the second version\n".repeat(1000))?;
+    // Room for two of the three, besides the reserve.
+    let room = free_bytes(&b)? - 4 * MIB;
+    fill_random(&b.join("filler"), room - 18 * MIB, 8)?;
+    let name = send(&cli, "data:/set", "site-b:data:/in")?;
+    waits_for_space(&cli, &name)?;
+    // Each file is the old version or the new one, and nothing else is there under a final name.
+    let there = || -> Result<usize> {
+        let (now, new) = (digest_tree(&b.join("in/set"))?, digest_tree(&set)?);
+        for (path, entry) in now.iter().filter(|(path, _)| !path.ends_with(b".part")) {
+            ensure!(old.get(path) == Some(entry) || new.get(path) == Some(entry), "{}", String::from_utf8_lossy(path));
+        }
+        Ok(now.keys().filter(|path| !path.ends_with(b".part")).count())
+    };
+    // Of what the sender was told is in place, nothing is missing.
+    let told = cli.json(&["transfer", "get", &name])?["progress"]["filesDone"].as_str().map_or(Ok(0), str::parse)?;
+    assert_eq!(there()?, old.len());
+    let new = digest_tree(&set)?;
+    let in_place = digest_tree(&b.join("in/set"))?.iter().filter(|(path, entry)| new.get(*path) == Some(entry)).count();
+    ensure!((told..new.len()).contains(&in_place), "{in_place} of {told}");
+    fs::remove_file(b.join("filler"))?;
+    let done = ended(&cli, &name)?;
+    assert_eq!(done["state"], "SUCCEEDED", "{done:#}");
+    assert_eq!(digest_tree(&set)?, digest_tree(&b.join("in/set"))?);
+    assert_eq!(temporaries(&b)?, 0);
+    // What changed travelled, and it alone, also after the pause.
+    let sent = done["progress"]["bytesSent"].as_str().and_then(|bytes| bytes.parse::<u64>().ok());
+    assert!(sent.is_some_and(|bytes| bytes < MIB), "{done:#}");
     assert!(free_bytes(&b)? >= 4 * MIB, "the reserve is kept");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use dataplane_transfer::{Link, Received};
 use proto_model::{Grant, PublicKey, TransferOptions, TransferState};
 use proto_rpc::peer as rpc;
@@ -28,6 +29,9 @@ pub(crate) enum Step {
     /// Waits until the receiver has asked for something.
     Wanted,
     Piece(Header, Vec<u8>),
+    /// The same; others send it too.
+    #[allow(dead_code, reason = "only bombs are so large")]
+    Shared(Header, Bytes),
     /// Only one part of it.
     Part(Header, Vec<u8>, usize),
     /// A piece, whatever its bytes.
@@ -76,6 +80,7 @@ impl Liar {
                 Step::Verified => self.until(|frame| matches!(frame, ReceiverFrame::Progress { .. })).await,
                 Step::Resent => self.until(|frame| matches!(frame, ReceiverFrame::Resend { .. })).await,
                 Step::Piece(header, encoded) => self.say(None, Some(whole(header, &encoded)[0].clone())).await,
+                Step::Shared(header, encoded) => self.say(None, Some(whole(header, &encoded)[0].clone())).await,
                 Step::Part(header, encoded, part) => self.say(None, Some(whole(header, &encoded)[part].clone())).await,
                 Step::Raw(bytes) => self.say(None, Some(bytes.into())).await,
                 Step::Do(act) => {
@@ -98,7 +103,7 @@ impl Liar {
     }
 
     /// Says a frame or sends a piece, with an ear for the receiver; false once it has given up.
-    async fn say(&mut self, frame: Option<Vec<u8>>, piece: Option<bytes::Bytes>) -> bool {
+    async fn say(&mut self, frame: Option<Vec<u8>>, piece: Option<Bytes>) -> bool {
         let Link { control_out, control_in, pieces_out, .. } = &mut self.link;
         let send = async {
             match (frame, piece) {

@@ -24,7 +24,7 @@ use crate::{
     tree::{Tree, root},
 };
 
-/// Bytes that come into being, in any order.
+/// Bytes that come into being, in any order. What was not written yet is read as zeros, also where nothing stands behind it.
 pub trait WriteAt: ReadAt {
     /// Puts `bytes` at `offset`; what is skipped is zeros.
     ///
@@ -49,7 +49,20 @@ impl ReadAt for FileOutput {
     }
 
     fn read_at(&self, offset: u64, room: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(room, offset)
+        let mut filled = 0;
+        while filled < room.len() {
+            match self.0.read_at(&mut room[filled..], offset.saturating_add(wide(filled))) {
+                // Zeros are not written, so the file ends before them where nothing is written behind them yet.
+                Ok(0) => {
+                    room[filled..].fill(0);
+                    return Ok(());
+                }
+                Ok(more) => filled += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

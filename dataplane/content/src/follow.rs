@@ -5,6 +5,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use proto_model::Digest;
+use rustix::fs::Stat;
 
 use crate::{
     batch::Batch,
@@ -54,10 +55,9 @@ impl Batch {
         let (number, object) = place(digest);
         let Some(folder) = opened.present_shard(number)? else { return Ok(None) };
         let mut shard = opened.shards.counted(opened, number)?;
-        // Who pins it is about to need it.
-        let Some(stat) = stat_in(&folder, &object)?.filter(|_| !self.store().0.pins.holds(digest)) else {
-            return Ok(None);
-        };
+        // Who pins it is about to need it; what has another name besides, as in a copy by hard links, is somebody else's, too.
+        let is_ours = |stat: &Stat| stat.st_nlink == 1 && !self.store().0.pins.holds(digest);
+        let Some(stat) = stat_in(&folder, &object)?.filter(is_ours) else { return Ok(None) };
         let Some((name, file)) = opened.take_out(&folder, &object)? else { return Ok(None) };
         // Whoever opened it before has it; nobody can open it any more.
         if self.store().0.open.has(digest) {

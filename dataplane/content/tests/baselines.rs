@@ -338,3 +338,34 @@ async fn a_version_that_is_another_file_is_not_written_over_the_one_before() {
     assert_eq!((now.followed, now.copied), (0, 0));
     host.tasks.shutdown(Duration::from_secs(5)).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_has_another_name_besides_is_not_written_to() {
+    let host = Host::new(limits()).await;
+    host.keep(peer(1), "a", &pages(0), Went::Whole, SYNC).await;
+    let copy = host.dir.path().join("copy");
+    let digest = Digest::blake3(&pages(0)).to_string();
+    fs::hard_link(host.content.path().join("objects").join(&digest[..2]).join(&digest[2..]), &copy).unwrap();
+    assert_eq!(host.keep(peer(1), "a", &pages(1), DELTA, SYNC).await.left, 1);
+    assert_eq!(fs::read(&copy).unwrap(), pages(0));
+    assert_eq!(host.newest(peer(1), "a").await, [Digest::blake3(&pages(0))]);
+    host.tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_files_that_change_their_names_are_both_kept() {
+    let host = Host::new(limits()).await;
+    for (name, version) in [("a", 0), ("b", 1)] {
+        host.keep(peer(1), name, &pages(version), Went::Whole, SYNC).await;
+    }
+    let both = [("a", "first", 2), ("b", "second", 0)].map(|(name, file, version)| {
+        acknowledged(&host.file(file, &pages(version)), name, &pages(version), DELTA, SYNC)
+    });
+    host.hand.advance(Duration::from_secs(1));
+    let now = host.baselines.keep(peer(1), both.into()).await.unwrap();
+    assert_eq!(now.followed, 2, "{now:?}");
+    for (name, version) in [("a", 2), ("b", 0)] {
+        assert_eq!(host.newest(peer(1), name).await.first(), Some(&Digest::blake3(&pages(version))), "{name}");
+    }
+    host.tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+}

@@ -127,7 +127,9 @@ impl Baselines {
                 left = std::iter::once(candidate).chain(left).collect::<Vec<_>>().into_iter();
             }
         }
-        let Round { batch, taken, gone, now } = round;
+        let Round { batch, taken, mut gone, now } = round;
+        // What went from one place may have come to another.
+        gone.retain(|gone| taken.iter().all(|row| row.digest != *gone));
         let added: Vec<Added> = tasks.blocking("make baselines durable", move || batch.commit()).await??;
         let dropped = self.references.rows.put_peer_baselines(taken, self.settings().versions).await?;
         // From here on the rows hold them.

@@ -233,7 +233,11 @@ impl Published {
             (last, saved) = (Some(key), saved + 1);
         }
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&path, &aside)?;
+        // At no moment is there no record: a death in between finds the damaged one once more.
+        durable::remove(&aside)?;
+        if fs::hard_link(&path, &aside).is_err() {
+            fs::copy(&path, &aside)?;
+        }
         fs::rename(&made, &path)?;
         durable::sync_folder(&self.folder)?;
         *self = Self::open(&self.folder)?;

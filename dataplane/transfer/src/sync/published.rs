@@ -22,6 +22,8 @@ pub(crate) use self::record::{PathKey, Stamp, read_any_record};
 
 /// Records of the log in memory, some 20 MB; then they are merged.
 const MAX_CHANGES: usize = 100_000;
+/// What may stand at one path after crashes; each but the last took one.
+const MAX_INTENTS: usize = 16;
 /// Records that are read at once where one is looked for.
 const WINDOW: usize = 32;
 
@@ -35,12 +37,12 @@ const LOG_ASIDE: &str = "published.log.damaged";
 pub(super) const ASIDES: [&str; 2] = [ASIDE, LOG_ASIDE];
 
 /// What the log says of a path.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Change {
     /// The newest note; the inner none: it was deleted.
     noted: Option<Option<Record>>,
-    /// What was about to be put in place after it.
-    intended: Option<Record>,
+    /// What was about to be put in place after it, the newest last: after a crash any of it may stand there, also while the next is about to be.
+    intended: Vec<Record>,
 }
 
 /// How a file at the destination stands to what was published.
@@ -103,8 +105,8 @@ impl Published {
 
     /// How a file stands to what was published.
     pub(crate) fn standing(&self, key: PathKey, now: &Stamp) -> io::Result<Standing> {
-        let change = self.changes.get(&key).copied().unwrap_or_default();
-        if change.intended.is_some_and(|intended| intended.stamp.is(now) == Some(true)) {
+        let intended = self.changes.get(&key).map_or(&[][..], |change| &change.intended);
+        if intended.iter().any(|intended| intended.stamp.is(now) == Some(true)) {
             return Ok(Standing::Ours);
         }
         Ok(match self.record(key)?.map(|record| (record.stamp.is(now), record.digest)) {
@@ -142,7 +144,7 @@ impl Published {
     /// What was about to be put in place was not: others' file stays.
     pub(crate) fn withdraw(&mut self, key: PathKey) -> io::Result<()> {
         match self.changes.get(&key) {
-            Some(change) if change.intended.is_some() => self.put(Kind::Intent, key, None),
+            Some(change) if !change.intended.is_empty() => self.put(Kind::Intent, key, None),
             Some(_) | None => Ok(()),
         }
     }
@@ -175,7 +177,11 @@ impl Published {
             return Ok(());
         }
         // An intent that nobody noted may be in place or not: it stays in the log.
-        let open: Vec<_> = self.changes.iter().filter_map(|(key, change)| Some((*key, change.intended?))).collect();
+        let open: Vec<_> = self
+            .changes
+            .iter()
+            .flat_map(|(key, change)| change.intended.iter().map(|record| (*key, *record)))
+            .collect();
         let mut changed: Vec<_> = self.changes.iter().filter_map(|(key, change)| Some((*key, change.noted?))).collect();
         changed.sort_unstable_by_key(|(key, _)| *key);
         let path = self.folder.join("published.new");
@@ -340,10 +346,20 @@ fn read_next(old: &mut Old) -> io::Result<Option<(PathKey, Record)>> {
 fn apply(changes: &mut HashMap<PathKey, Change>, kind: Kind, key: PathKey, record: Option<Record>) {
     let change = changes.entry(key).or_default();
     match kind {
-        Kind::Noted => *change = Change { noted: Some(record), intended: None },
-        Kind::Intent => change.intended = record,
+        Kind::Noted => *change = Change { noted: Some(record), intended: Vec::new() },
+        Kind::Intent => match record {
+            Some(record) => {
+                change.intended.retain(|before| *before != record);
+                if change.intended.len() >= MAX_INTENTS {
+                    change.intended.remove(0);
+                }
+                change.intended.push(record);
+            }
+            // The newest was withdrawn; what is older may be in place.
+            None => drop(change.intended.pop()),
+        },
     }
-    if change.noted.is_none() && change.intended.is_none() {
+    if change.noted.is_none() && change.intended.is_empty() {
         changes.remove(&key);
     }
 }
@@ -428,6 +444,37 @@ mod tests {
         published.gone(key(1)).unwrap();
         published.merge().unwrap();
         assert!(Published::open(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_crash_left_in_place_is_ours_also_while_the_next_is_about_to_be_put_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut published = Published::open(dir.path()).unwrap();
+        published.note(key(1), stamp(1), None).unwrap();
+        published.merge().unwrap();
+        let ours = |published: &Published, there: &[u64]| {
+            for n in 1..6 {
+                let wanted = if there.contains(&n) { Standing::Ours } else { Standing::Others };
+                assert_eq!(published.standing(key(1), &stamp(n)).unwrap(), wanted, "{n} of {there:?}");
+            }
+        };
+        // Crashes before any of it is noted: nobody knows which is in place.
+        for n in [2, 3] {
+            published.intend(&[(key(1), stamp(n))]).unwrap();
+            published.merge().unwrap();
+            published = Published::open(dir.path()).unwrap();
+        }
+        ours(&published, &[1, 2, 3]);
+        published.intend(&[(key(1), stamp(4))]).unwrap();
+        ours(&published, &[1, 2, 3, 4]);
+        published.withdraw(key(1)).unwrap();
+        ours(&published, &[1, 2, 3]);
+        published.note(key(9), stamp(9), None).unwrap();
+        published.merge().unwrap();
+        published = Published::open(dir.path()).unwrap();
+        ours(&published, &[1, 2, 3]);
+        published.note(key(1), stamp(5), None).unwrap();
+        ours(&published, &[5]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod flushes;
 mod held_here;
 mod incoming;
 mod known;
+mod links;
 mod old_versions;
 mod parked;
 mod publish;

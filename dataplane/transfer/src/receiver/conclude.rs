@@ -1,21 +1,20 @@
-//! The last steps of a receiver: links, deletions, modes and times of folders, the digest of the tree.
+//! The last steps of a receiver: links (made by `links`), deletions, modes and times of folders, the digest of the tree.
 
-use std::{io, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use proto_wire::{
     frames::{Finished, ManifestEnd},
-    manifest::{Entry, Kind},
+    manifest::Entry,
 };
-use rustix::{fs::FileType, io::Errno};
 
 use super::{
     delete::delete,
-    files::temporary_name,
+    links::links,
     remains::{sweep_below, sweep_one},
     state::Receiving,
 };
 use crate::{
-    confine::{Folder, kind},
+    confine::Folder,
     reason::{end, issue},
     stop::Stop,
     tally::add,
@@ -82,7 +81,7 @@ fn is_gone(receiving: &Receiving, manifest: &ManifestEnd) -> Result<bool, Stop> 
 }
 
 /// Goes through all entries; what the visitor says of an entry is that entry's issue.
-fn each(receiving: &Receiving, mut visit: impl FnMut(u64, &Entry) -> Result<(), Stop>) -> Result<(), Stop> {
+pub(super) fn each(receiving: &Receiving, mut visit: impl FnMut(u64, &Entry) -> Result<(), Stop>) -> Result<(), Stop> {
     let mut stopped = Ok(());
     let read = receiving.pages.for_each(|index, entry| {
         if stopped.is_ok() {
@@ -92,51 +91,6 @@ fn each(receiving: &Receiving, mut visit: impl FnMut(u64, &Entry) -> Result<(), 
     });
     read.map_err(|error| receiving.own(&error))?;
     stopped
-}
-
-fn links(receiving: &Receiving) -> Result<(), Stop> {
-    each(receiving, |index, entry| {
-        let Kind::Symlink { target } = &entry.kind else { return Ok(()) };
-        if receiving.is_left_out(index) {
-            return Ok(());
-        }
-        match link(receiving, entry, target) {
-            Ok(false) => receiving.is_others(index, &entry.path),
-            Ok(true) => {
-                add(&receiving.tally.files_done, 1);
-                Ok(())
-            }
-            Err(error) => receiving.unwritable(index, &entry.path, &error),
-        }
-    })
-}
-
-/// False where others changed what stands there, in a run of a sync.
-fn link(receiving: &Receiving, entry: &Entry, target: &[u8]) -> io::Result<bool> {
-    let parent = receiving.parent(&entry.path)?;
-    let name = entry.path.name();
-    let there = parent.stat(name)?;
-    match there.as_ref().map(kind) {
-        Some(FileType::Symlink) if parent.link_target(name)? == target => {}
-        Some(FileType::Symlink | FileType::RegularFile) | None => {
-            if let Some(there) = &there
-                && !receiving.may_replace(entry.path.as_bytes(), &parent, name, there).map_err(io::Error::other)?
-            {
-                return Ok(false);
-            }
-            let temporary = temporary_name(receiving.id, receiving.journal().number());
-            parent.make_link(&temporary, target)?;
-            if let Err(error) = parent.rename(&temporary, name) {
-                // What cannot be removed either is removed with all that is left of the transfer.
-                drop(parent.remove(&temporary));
-                return Err(error);
-            }
-        }
-        Some(_) => return Err(io::Error::from(Errno::EXIST)),
-    }
-    parent.set_mtime(name, entry.mtime)?;
-    receiving.note_placed(entry.path.as_bytes(), &parent, name, None).map_err(io::Error::other)?;
-    Ok(true)
 }
 
 /// Modes and times of folders, once nothing in them changes any more.

@@ -33,7 +33,7 @@ pub use movers::{Moved, Movers};
 pub use nemesis::{Counts, Nemesis};
 pub use operators::{Operators, Outcome, Write, WriteKind};
 pub use postgres::Postgres;
-pub use power::{Cuts, can_cut_power, cut_power};
+pub use power::{Cuts, SyncCuts, can_cut_power, cut_power, cut_power_of_syncs};
 pub use probe::{agent_digest, http_get};
 pub use rig::{Mode, Rig};
 pub use rounds::{Cut, Resent, resend, revoke};

@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use tests_robustness::{
-    Cut, Killed, Mode, Options, cut_power, fail_agents, fail_server, fail_while_writing, kill_far_apart, resend,
-    revoke, run, start_often,
+    Cut, Killed, Mode, Options, cut_power, cut_power_of_syncs, fail_agents, fail_server, fail_while_writing,
+    kill_far_apart, resend, revoke, run, start_often,
 };
 
 /// What to hurt, and how much.
@@ -30,6 +30,9 @@ struct Args {
     /// Power cuts instead of kills (as root: it mounts a file system of its own).
     #[arg(long)]
     cuts: Option<u32>,
+    /// Power cuts of a host that sends one sync and receives another, instead (as root).
+    #[arg(long)]
+    sync_cuts: Option<u32>,
     /// Kills of a receiver in the middle of one large file, one transfer each, instead.
     #[arg(long)]
     resends: Option<u32>,
@@ -67,6 +70,10 @@ fn main() -> Result<()> {
     let seed = args.seed.unwrap_or_else(rand::random);
     if let Some(cuts) = args.cuts {
         println!("{:?}, seed {seed}", cut_power(cuts, seed, args.megabytes << 20)?);
+        return Ok(());
+    }
+    if let Some(cuts) = args.sync_cuts {
+        println!("{:?}, seed {seed}", cut_power_of_syncs(cuts, seed, args.megabytes << 20)?);
         return Ok(());
     }
     if let Some(rounds) = args.resends {

@@ -15,6 +15,10 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use tests_harness::{Agent, AgentOptions, Fleet, FleetOptions, digest_tree, eventually};
 
+mod syncs;
+
+pub use syncs::{SyncCuts, cut_power_of_syncs};
+
 use crate::files::{change_tree, file_is_whole};
 
 const LIMIT: Duration = Duration::from_secs(90);

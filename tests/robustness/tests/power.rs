@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use tests_harness::seed;
-use tests_robustness::{can_cut_power, cut_power};
+use tests_robustness::{can_cut_power, cut_power, cut_power_of_syncs};
 
 #[test]
 fn what_was_received_is_there_after_a_power_cut() -> Result<()> {
@@ -13,6 +13,18 @@ fn what_was_received_is_there_after_a_power_cut() -> Result<()> {
     }
     let seed = seed();
     let cuts = cut_power(3, seed, 30 << 20)?;
+    eprintln!("{cuts:?}");
+    Ok(())
+}
+
+#[test]
+fn a_sync_knows_its_files_from_others_after_a_power_cut_and_its_runs_go_on() -> Result<()> {
+    if !can_cut_power()? {
+        eprintln!("no file system of our own can be mounted and shut down here: nothing was tried");
+        return Ok(());
+    }
+    let seed = seed();
+    let cuts = cut_power_of_syncs(3, seed, 4 << 20)?;
     eprintln!("{cuts:?}");
     Ok(())
 }

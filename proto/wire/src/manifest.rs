@@ -355,7 +355,7 @@ pub struct TreeHasher(blake3::Hasher);
 impl TreeHasher {
     /// Adds the next entry; `root` is the BLAKE3 of a file whose contents were moved.
     pub fn push(&mut self, entry: &Entry, root: Option<&[u8; 32]>) {
-        let entry = peer::Entry { holes: 0, baseline: 0, root: Vec::new(), ..encode_entry(entry) };
+        let entry = peer::Entry { holes: 0, baseline: 0, root: Vec::new(), sketch: Vec::new(), ..encode_entry(entry) };
         let message = entry.encode_length_delimited_to_vec();
         self.0.update(&message);
         match root {

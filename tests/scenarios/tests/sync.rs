@@ -92,8 +92,8 @@ fn changes_deletes_and_renames_follow_and_what_is_unchanged_moves_nothing() -> R
     // Looks go on, and become no runs once the tree has been at rest for a while.
     let looks = |sync: &Value| number(&sync["status"]["looksUnchanged"]);
     let rest = eventually("a look that finds nothing changed", LIMIT, || {
-        let sync = bed.get()?;
-        Ok((looks(&sync) > 0).then_some(sync))
+        let now = bed.get()?;
+        Ok((looks(&now) > looks(&sync)).then_some(now))
     })?;
     let later = eventually("further looks", LIMIT, || {
         let sync = bed.get()?;

@@ -139,15 +139,17 @@ fn versions_that_were_sent_are_kept_and_losing_or_damaging_them_costs_only_bytes
         ensure!(digest_tree(&source.join("set"))? == digest_tree(&target.join("in/set"))?, "version {version}");
         Ok(())
     };
-    // One that replaced an older one is kept: the next is likely. Two are kept of each file, a second apart where they are copied. A send
-    // waits for what the one before it keeps.
+    // One that replaced an older one is kept: the next is likely. Two are kept of each file, a second apart where they are copied. One that is
+    // written to while it is copied is not kept: the next is not written before that is over, on a slow disk either.
     let mut version = 0;
     eventually("two versions to be kept", LIMIT, || {
         version += 1;
         send(version)?;
-        let soon =
-            eventually("this one to be kept", Duration::from_secs(3), || Ok((kept(&fleet)?.0 == 2).then_some(())));
-        Ok(soon.ok())
+        let wanted = u64::from(version - 1).min(2);
+        let soon = eventually("this one to be kept", Duration::from_secs(15), || {
+            Ok((kept(&fleet)?.0 == wanted).then_some(wanted))
+        });
+        Ok(soon.ok().filter(|kept| *kept == 2).map(drop))
     })?;
     ensure!(kept(&fleet)?.1 == 2, "{:?}", kept(&fleet));
     // Damaged on the disk: what arrives is whole all the same, and what does not verify is not used.

@@ -146,7 +146,7 @@ fn versions_that_were_sent_are_kept_and_losing_or_damaging_them_costs_only_bytes
         version += 1;
         send(version)?;
         let wanted = u64::from(version - 1).min(2);
-        let soon = eventually("this one to be kept", Duration::from_secs(15), || {
+        let soon = eventually("this one to be kept", Duration::from_secs(6), || {
             Ok((kept(&fleet)?.0 == wanted).then_some(wanted))
         });
         Ok(soon.ok().filter(|kept| *kept == 2).map(drop))
